@@ -14,39 +14,39 @@ import (
 
 // Namespace is the configuration of one namespace.
 type Namespace struct {
-	Name string `koanf:"name" help:"First token of the channels: lower-case letters, digits, - and _, at most 32."`
+	Name string `yaml:"name" help:"First token of the channels: lower-case letters, digits, - and _, at most 32."`
 	// History is nil in an ephemeral namespace.
-	History   *History `koanf:"history" help:"What is kept of each channel. A namespace says history or ephemeral, never neither and never both."`
-	Ephemeral bool     `koanf:"ephemeral" help:"Nothing is stored: no offset, history or de-duplication; messages may be lost."`
+	History   *History `yaml:"history" help:"What is kept of each channel. A namespace says history or ephemeral, never neither and never both."`
+	Ephemeral bool     `yaml:"ephemeral" help:"Nothing is stored: no offset, history or de-duplication; messages may be lost."`
 	// Partitions is the number of streams that the channels are spread over.
-	Partitions   int    `koanf:"partitions" default:"1" help:"Streams that the channels are spread over, 1 to 64; cannot be changed later."`
-	Replicas     int    `koanf:"replicas" default:"1" help:"NATS servers that keep a copy of each stream: 1, 3 or 5."`
-	Presence     bool   `koanf:"presence" help:"Whether the members of the channels are known."`
-	SlowConsumer string `koanf:"slow_consumer" default:"disconnect" help:"What happens to a client that reads too slowly: disconnect (close 4450)."`
-	Rate         *Rate  `koanf:"rate" help:"Publishes of one connection into the namespace, in place of edge.rate."`
-	Rules        []Rule `koanf:"rules" help:"Who may do what; the first rule whose pattern matches decides; what no rule allows is denied."`
+	Partitions   int    `yaml:"partitions" default:"1" help:"Streams that the channels are spread over, 1 to 64; cannot be changed later."`
+	Replicas     int    `yaml:"replicas" default:"1" help:"NATS servers that keep a copy of each stream: 1, 3 or 5."`
+	Presence     bool   `yaml:"presence" help:"Whether the members of the channels are known."`
+	SlowConsumer string `yaml:"slow_consumer" default:"disconnect" help:"What happens to a client that reads too slowly: disconnect (close 4450)."`
+	Rate         *Rate  `yaml:"rate" help:"Publishes of one connection into the namespace, in place of edge.rate."`
+	Rules        []Rule `yaml:"rules" help:"Who may do what; the first rule whose pattern matches decides; what no rule allows is denied."`
 }
 
 // History bounds what is kept.
 type History struct {
-	MaxMessages int           `koanf:"max_messages" default:"1000" help:"Most messages that one resume replays of a channel, 1 to 100000."`
-	MaxAge      time.Duration `koanf:"max_age" default:"24h" help:"Age at which a message is dropped, at least 1s."`
-	MaxBytes    Bytes         `koanf:"max_bytes" default:"1GiB" help:"Size of the namespace's stored messages at which the oldest are dropped, at least 1MiB; divided among the partitions."`
+	MaxMessages int           `yaml:"max_messages" default:"1000" help:"Most messages that one resume replays of a channel, 1 to 100000."`
+	MaxAge      time.Duration `yaml:"max_age" default:"24h" help:"Age at which a message is dropped, at least 1s."`
+	MaxBytes    Bytes         `yaml:"max_bytes" default:"1GiB" help:"Size of the namespace's stored messages at which the oldest are dropped, at least 1MiB; divided among the partitions."`
 }
 
 // Rate is a token bucket.
 type Rate struct {
-	Messages int           `koanf:"messages" help:"Messages refilled in the time of per; also the burst."`
-	Per      time.Duration `koanf:"per" default:"1s" help:"Time in which they are refilled."`
+	Messages int           `yaml:"messages" help:"Messages refilled in the time of per; also the burst."`
+	Per      time.Duration `yaml:"per" default:"1s" help:"Time in which they are refilled."`
 }
 
 // Rule says who may do what in the channels that match. The expressions are CEL
 // over user (string), claims (map) and the pattern's variables (strings).
 type Rule struct {
-	Channel   string `koanf:"channel" help:"Pattern: chat.{room} one token, invoices.{rest...} the remaining ones."`
-	Subscribe string `koanf:"subscribe" help:"CEL: may the user receive messages? Empty: no."`
-	Publish   string `koanf:"publish" help:"CEL: may the user send messages? Empty: no."`
-	Presence  string `koanf:"presence" help:"CEL: may the user see the members? Empty: as subscribe."`
+	Channel   string `yaml:"channel" help:"Pattern: chat.{room} one token, invoices.{rest...} the remaining ones."`
+	Subscribe string `yaml:"subscribe" help:"CEL: may the user receive messages? Empty: no."`
+	Publish   string `yaml:"publish" help:"CEL: may the user send messages? Empty: no."`
+	Presence  string `yaml:"presence" help:"CEL: may the user see the members? Empty: as subscribe."`
 }
 
 var nameSyntax = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)

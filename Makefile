@@ -1,0 +1,129 @@
+# Carillon: `make help` is the index.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # the steps of a check are timed one by one; go uses every core anyway
+
+GO ?= go
+BUF := tools/node_modules/.bin/buf
+STEP := tools/step
+STAMP := $(shell git rev-parse --quiet --verify HEAD >/dev/null 2>&1 && echo true || echo false)
+FUZZTIME ?= 30s
+BENCH ?= .
+PACKAGES ?= ./...
+
+##@ Every day
+
+.PHONY: help
+help: ## This index
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: dev
+dev: ## Run every role on this machine, with a console page (ARGS="…" for flags)
+	$(GO) run ./services/carillon dev $(ARGS)
+
+.PHONY: build
+build: bin/carillon ## Build bin/carillon
+
+.PHONY: test
+test: ## Install what is needed, then run every check and every test
+	@start=$$SECONDS; \
+	$(MAKE) --no-print-directory check unit; \
+	printf '==> all of make test: %d s\n' $$((SECONDS - start))
+
+.PHONY: unit
+unit: node_modules bin/carillon bin/nats-server bin/grpcurl ## Run the tests only, end to end included (PACKAGES=./services/edge/...)
+	@$(STEP) 'go test -race' $(GO) test -race -shuffle=on -timeout 15m $(PACKAGES)
+
+.PHONY: check
+check: deps node_modules bin/gofumpt bin/staticcheck ## Run the checks only: contract, format, vet, modules
+	@$(STEP) 'generated code' tools/generated
+	@$(STEP) 'buf lint' $(BUF) lint
+	@$(STEP) 'buf breaking' $(BUF) breaking proto --against proto/contract.binpb
+	@$(STEP) 'gofumpt' $(MAKE) --no-print-directory format
+	@$(STEP) 'go vet' $(GO) vet ./...
+	@$(STEP) 'staticcheck' bin/staticcheck ./...
+	@$(STEP) 'go mod tidy' $(GO) mod tidy -diff
+	@$(STEP) 'go mod tidy (tools)' $(GO) -C tools mod tidy -diff
+
+.PHONY: fmt
+fmt: bin/gofumpt ## Format the Go code
+	bin/gofumpt -w .
+
+.PHONY: generate
+generate: tools/node_modules/.package-lock.json ## Make gen/ from proto/
+	$(BUF) generate
+
+.PHONY: contract
+contract: tools/node_modules/.package-lock.json ## Take proto/ as the new contract; refuses a breaking change unless BREAKING=yes
+	@if [ -e proto/contract.binpb ] && ! $(BUF) breaking proto --against proto/contract.binpb; then \
+		[ '$(BREAKING)' = yes ] || { echo 'This breaks clients. If that is meant: make contract BREAKING=yes' >&2; exit 1; }; \
+	fi
+	$(BUF) build proto --exclude-source-info -o proto/contract.binpb
+
+##@ Now and then
+
+.PHONY: lint
+lint: bin/golangci-lint ## Run golangci-lint (its first build takes minutes)
+	bin/golangci-lint run ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s)
+	@for package in $$($(GO) list $(PACKAGES)); do \
+		for target in $$($(GO) test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do \
+			$(STEP) "$$target ($${package#*/carillon/})" \
+				$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$package"; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Run the benchmarks (BENCH=regexp, PACKAGES=…)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
+
+.PHONY: nats-server
+nats-server: bin/nats-server ## Build bin/nats-server, of the version that is embedded
+
+.PHONY: tools
+tools: node_modules bin/gofumpt bin/staticcheck bin/grpcurl ## Install the tools that the checks run
+
+.PHONY: deps
+deps: ## Check the programs that the tests need; as root, install them
+	@$(STEP) 'programs' tools/deps
+
+.PHONY: clean
+clean: ## Remove what was built and installed here
+	rm -rf bin tools/node_modules services/e2e/js/node_modules
+
+# What the targets above are made of.
+
+.PHONY: format
+format: bin/gofumpt
+	@unformatted=$$(bin/gofumpt -l .); \
+	[ -z "$$unformatted" ] || { echo "Not formatted (make fmt):"; echo "$$unformatted"; exit 1; } >&2
+
+.PHONY: FORCE
+bin/carillon: FORCE # go build knows best what has changed
+	@$(STEP) 'go build' $(GO) build -trimpath -buildvcs=$(STAMP) -o $@ ./services/carillon
+
+bin/nats-server: go.mod
+	@$(STEP) $@ $(GO) build -trimpath -o $@ github.com/nats-io/nats-server/v2
+
+bin/gofumpt: tool = mvdan.cc/gofumpt
+bin/staticcheck: tool = honnef.co/go/tools/cmd/staticcheck
+bin/grpcurl: tool = github.com/fullstorydev/grpcurl/cmd/grpcurl
+bin/gofumpt bin/staticcheck bin/grpcurl: tools/go.mod tools/go.sum
+	@$(STEP) $@ $(GO) build -modfile=tools/go.mod -o $@ $(tool)
+
+bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	@$(STEP) $@ $(GO) -C tools/lint build -trimpath -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+installed := tools/node_modules/.package-lock.json services/e2e/js/node_modules/.package-lock.json
+.PHONY: node_modules
+node_modules: $(installed)
+$(installed): %/node_modules/.package-lock.json: %/package.json %/package-lock.json %/.npmrc
+	@cd $* && $(CURDIR)/$(STEP) 'npm ci in $*' npm ci --ignore-scripts --loglevel=error
+	@touch $@

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	carillon "github.com/carillon-rt/carillon/clients/go"
+	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
+	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
+	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
+)
+
+// clientFlags are those of the commands that talk to a server as somebody.
+type clientFlags struct {
+	Token string `env:"CARILLON_TOKEN" help:"Token to show; default: one signed with the keys that dev keeps in the data directory."`
+
+	config.Flags
+}
+
+func newClientFlags() clientFlags { return clientFlags{Flags: config.NewFlags(config.NoRole)} }
+
+// callTimeout bounds one call of a command.
+const callTimeout = 15 * time.Second
+
+// tokenFor returns the token of the flags, or makes one.
+func (f *clientFlags) tokenFor(env environment, kind auth.Kind, subject string) (string, error) {
+	if f.Token != "" {
+		return f.Token, nil
+	}
+	loaded, err := config.Load(&f.Flags, config.NoRole, env.getenv)
+	if err != nil {
+		return "", err
+	}
+	issuer, err := signingIssuer(loaded, kind, "")
+	if err != nil {
+		return "", fmt.Errorf("no --token, and none can be made: %w", err)
+	}
+	return auth.Sign(issuer, config.Secrets(env.getenv), subject, devTokenTTL, nil)
+}
+
+// callAs opens a gRPC connection and a context that shows a caller's token.
+func (f *clientFlags) callAs(env environment, server string) (*grpc.ClientConn, context.Context, error) {
+	token, err := f.tokenFor(env, auth.ForCallers, config.DevCaller)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := rpc.Dial([]string{server}, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--server: %w", err)
+	}
+	return conn, metadata.AppendToOutgoingContext(env.ctx, "authorization", "Bearer "+token), nil
+}
+
+// explain words an error of a gRPC call for a person.
+func explain(server string, err error) error {
+	if err == nil {
+		return nil
+	}
+	refusal := fault.FromGRPC(err, "")
+	if refusal.Reason == "" {
+		return fmt.Errorf("%s does not answer: %w", server, err)
+	}
+	return fmt.Errorf("%s (%s): %s", refusal.CodeName(), refusal.Reason, refusal.Message)
+}
+
+type sendCommand struct {
+	Channel   string `arg:"" help:"Channel, for example chat.lobby."`
+	JSON      string `arg:"" name:"json" help:"Message, a JSON text."`
+	MessageID string `help:"Makes a retry safe."`
+	Server    string `default:"127.0.0.1:9090" help:"Address of the Publish API (${default})."`
+
+	clientFlags
+}
+
+func newSendCommand() sendCommand { return sendCommand{clientFlags: newClientFlags()} }
+
+// Run publishes and prints where the message was stored.
+func (s *sendCommand) Run(env environment) error {
+	conn, ctx, err := s.callAs(env, s.Server)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	receipt, err := publishv1.NewPublishServiceClient(conn).Publish(ctx, &publishv1.PublishRequest{
+		Target: &publishv1.PublishRequest_Channel{Channel: s.Channel}, Payload: &publishv1.PublishRequest_Json{Json: s.JSON},
+		MessageId: s.MessageID,
+	})
+	if err != nil {
+		return errors.Join(explain(s.Server, err), conn.Close())
+	}
+	_, err = fmt.Fprintf(env.stdout, "{\"epoch\":%q,\"offset\":%d,\"duplicate\":%t}\n", receipt.GetEpoch(), receipt.GetOffset(), receipt.GetDuplicate())
+	return errors.Join(err, conn.Close())
+}
+
+type whoCommand struct {
+	Channel string `arg:"" help:"Channel, for example chat.lobby."`
+	Server  string `default:"127.0.0.1:9091" help:"Address of the presence service (${default})."`
+
+	clientFlags
+}
+
+func newWhoCommand() whoCommand { return whoCommand{clientFlags: newClientFlags()} }
+
+// Run prints a line for each member: user, connections, since when.
+func (w *whoCommand) Run(env environment) error {
+	conn, ctx, err := w.callAs(env, w.Server)
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.list(ctx, env, presencev1.NewPresenceServiceClient(conn)), conn.Close())
+}
+
+func (w *whoCommand) list(ctx context.Context, env environment, client presencev1.PresenceServiceClient) error {
+	request := &presencev1.ListMembersRequest{Channel: w.Channel, PageSize: 1000}
+	for {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		page, err := client.ListMembers(call, request)
+		cancel()
+		if err != nil {
+			return explain(w.Server, err)
+		}
+		for _, m := range page.GetMembers() {
+			if _, err := fmt.Fprintf(env.stdout, "%s\t%d\t%s\n", m.GetUserId(), m.GetConnections(), since(m.GetSince())); err != nil {
+				return err
+			}
+		}
+		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+			return nil
+		}
+	}
+}
+
+func since(t *timestamppb.Timestamp) string { return t.AsTime().Format(time.RFC3339) }
+
+type tailCommand struct {
+	Channel string `arg:"" help:"Channel, for example chat.lobby."`
+	User    string `default:"tail" help:"User to follow as, where no token is given (${default})."`
+	Server  string `default:"ws://127.0.0.1:8080/v1/ws" help:"URL of the edge (${default})."`
+
+	clientFlags
+}
+
+func newTailCommand() tailCommand { return tailCommand{clientFlags: newClientFlags()} }
+
+// Run prints a line of JSON for each message, until a signal or the connection ends.
+func (t *tailCommand) Run(env environment) error {
+	token, err := t.tokenFor(env, auth.ForClients, t.User)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(env.ctx, callTimeout)
+	defer cancel()
+	client, err := carillon.Dial(ctx, carillon.Options{URL: t.Server, Token: token, Name: "carillon tail"})
+	if err != nil {
+		return err
+	}
+	if _, err := client.Subscribe(ctx, t.Channel); err != nil {
+		return errors.Join(err, client.Close())
+	}
+	fmt.Fprintf(env.stderr, "following %s as %s\n", t.Channel, client.Connected().GetUserId())
+	for {
+		select {
+		case <-env.ctx.Done():
+			return client.Close()
+		case push, open := <-client.Pushes():
+			if !open {
+				return client.Err()
+			}
+			if err := t.print(env, push); err != nil {
+				return errors.Join(err, client.Close())
+			}
+		}
+	}
+}
+
+func (t *tailCommand) print(env environment, push *clientv1.ServerFrame) error {
+	line := map[string]any{}
+	switch event := push.GetEvent().(type) {
+	case *clientv1.ServerFrame_Message:
+		if m := event.Message; m.GetChannel() == t.Channel {
+			line = messageLine(m)
+		}
+	case *clientv1.ServerFrame_Gap:
+		line["gap"] = map[string]any{"from": event.Gap.GetFrom(), "to": event.Gap.GetTo()}
+	case *clientv1.ServerFrame_Disconnect:
+		line["disconnect"] = event.Disconnect.GetMessage()
+	}
+	if len(line) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(line)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(env.stdout, "%s\n", text)
+	return err
+}
+
+func messageLine(m *clientv1.MessagePush) map[string]any {
+	line := map[string]any{"time": since(m.GetTime()), "publisher": m.GetPublisher()}
+	if m.GetOffset() > 0 {
+		line["offset"] = m.GetOffset()
+	}
+	if m.GetContentType() != "" {
+		line["contentType"], line["dataBase64"] = m.GetContentType(), m.GetData()
+	} else {
+		line["data"] = json.RawMessage(m.GetJson())
+	}
+	return line
+}

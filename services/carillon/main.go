@@ -1,0 +1,97 @@
+// Command carillon is every role of Carillon and the tools around them in one
+// binary. This package only wires: what a role does stands in its service.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/presence/policy"
+)
+
+// Exit statuses: a run that failed, and a command line or configuration that cannot
+// be run.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+type cli struct {
+	Dev      roleCommand    `cmd:"" help:"Run every role on this machine, with keys of its own and a console page."`
+	Serve    roleCommand    `cmd:"" help:"Run every role in one process."`
+	Edge     roleCommand    `cmd:"" help:"Run the WebSocket edge beside an external NATS."`
+	Presence roleCommand    `cmd:"" help:"Run the presence and authorization service."`
+	Publish  roleCommand    `cmd:"" help:"Run the Publish API beside an external NATS."`
+	Token    tokenCommand   `cmd:"" help:"Print a token for a user or a service."`
+	Send     sendCommand    `cmd:"" help:"Publish a message to a channel."`
+	Tail     tailCommand    `cmd:"" help:"Follow a channel."`
+	Who      whoCommand     `cmd:"" help:"List the members of a channel."`
+	Config   configCommand  `cmd:"" help:"Check or print the configuration."`
+	Version  versionCommand `cmd:"" help:"Print the version."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(exitStatus(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr), os.Stderr))
+}
+
+// usageError is a command line that cannot be run.
+type usageError struct{ error }
+
+// exitStatus prints an error, each problem on a line of its own.
+func exitStatus(err error, stderr io.Writer) int {
+	if err == nil {
+		return 0
+	}
+	if problems, ok := errors.AsType[config.Problems](err); ok {
+		for _, problem := range problems {
+			fmt.Fprintln(stderr, "carillon:", problem)
+		}
+		return exitUsage
+	}
+	fmt.Fprintln(stderr, "carillon:", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// run parses the arguments and runs the command until it ends or ctx does.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	env := environment{ctx: ctx, stdout: stdout, stderr: stderr, getenv: getenv, checks: []func(*config.Config) []string{checkRules}}
+	commands := cli{
+		Dev: newRoleCommand(config.Dev), Serve: newRoleCommand(config.Serve), Edge: newRoleCommand(config.EdgeRole),
+		Presence: newRoleCommand(config.PresenceRole), Publish: newRoleCommand(config.PublishRole),
+		Token: newTokenCommand(), Send: newSendCommand(), Tail: newTailCommand(), Who: newWhoCommand(), Config: newConfigCommand(),
+	}
+	helped := false
+	parser, err := kong.New(&commands, kong.Name("carillon"),
+		kong.Description("Pushes messages from backend services to users in real time without losing one."),
+		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }), kong.UsageOnError())
+	if err != nil {
+		return fmt.Errorf("command line: %w", err)
+	}
+	parsed, err := parser.Parse(args)
+	if helped {
+		return nil
+	}
+	if err != nil {
+		return usageError{fmt.Errorf("%w (carillon --help shows how)", err)}
+	}
+	return parsed.Run(env)
+}
+
+// checkRules finds rules that do not compile.
+func checkRules(c *config.Config) []string {
+	_, problems := policy.Compile(c.Namespaces)
+	return problems
+}

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"google.golang.org/grpc"
+
+	"github.com/carillon-rt/carillon/services/edge"
+	"github.com/carillon-rt/carillon/services/edge/authorization"
+	"github.com/carillon-rt/carillon/services/edge/roster"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/ops"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
+	"github.com/carillon-rt/carillon/services/internal/stream"
+	"github.com/carillon-rt/carillon/services/presence"
+	"github.com/carillon-rt/carillon/services/publish"
+)
+
+// process is the roles that run in this process and what they share.
+type process struct {
+	command    config.Command
+	config     *config.Config
+	env        environment
+	logger     *slog.Logger
+	parts      *lifecycle.Group
+	listeners  listeners
+	ops        *ops.Server
+	meter      metric.Meter
+	namespaces namespace.Set
+	callers    *auth.Callers
+	roleKey    *auth.RoleKey
+	embedded   *stream.Embedded // nil beside an external NATS
+	store      *stream.Store
+	presence   *rpc.Memory // reaches the presence role of this process; nil without one
+	stopping   atomic.Bool
+}
+
+// listeners are bound before anything else, so that a port taken is said at once.
+type listeners struct{ ops, presence, publish, publishHTTP, edge net.Listener }
+
+func newProcess(command config.Command, c *config.Config, env environment, logger *slog.Logger) *process {
+	return &process{
+		command: command, config: c, env: env, logger: logger,
+		parts: lifecycle.New(logger), ops: ops.New(logger, c.Ops.PProf), namespaces: namespace.NewSet(c.Namespaces),
+	}
+}
+
+// has tells whether a role runs in this process.
+func (p *process) has(role config.Command) bool {
+	return p.command == role || p.command == config.Dev || p.command == config.Serve
+}
+
+// run starts the roles, waits, and stops them in the reverse order: first the edge,
+// so that its clients go elsewhere, then the APIs, then the store, then metrics.
+func (p *process) run(ctx context.Context) error {
+	err := p.start(ctx)
+	if err != nil {
+		stopped, cancel := context.WithCancel(ctx)
+		cancel()
+		return errors.Join(err, p.parts.Wait(stopped, p.config.ShutdownTimeout, func() {}))
+	}
+	err = p.parts.Wait(ctx, p.config.ShutdownTimeout, func() {
+		p.stopping.Store(true)
+		p.logger.Info("stopping")
+	})
+	if err == nil {
+		p.logger.Info("stopped")
+	}
+	return err
+}
+
+func (p *process) start(ctx context.Context) error {
+	if err := p.listen(); err != nil {
+		return err
+	}
+	p.meter = p.ops.MeterProvider().Meter("github.com/carillon-rt/carillon")
+	p.ops.AddCheck("process", func() error {
+		if p.stopping.Load() {
+			return errors.New("stopping")
+		}
+		return nil
+	})
+	p.parts.Start("ops", func(ctx context.Context) error { return p.ops.Serve(ctx, p.listeners.ops) })
+	if err := p.loadKeys(); err != nil {
+		return err
+	}
+	steps := []struct {
+		needed bool
+		step   func(context.Context) error
+	}{
+		{p.has(config.EdgeRole) || p.has(config.PublishRole), p.startEmbedded},
+		{p.has(config.PresenceRole), p.startPresence},
+		{p.has(config.PublishRole) && !p.has(config.EdgeRole), p.openPublisher},
+		{p.has(config.EdgeRole), p.startEdge},
+		{p.has(config.PublishRole), p.startPublish},
+	}
+	for _, s := range steps {
+		if s.needed {
+			if err := s.step(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if p.command == config.Dev {
+		return p.greet()
+	}
+	return nil
+}
+
+// listen binds every address and logs it.
+func (p *process) listen() error {
+	c := p.config
+	for _, l := range []struct {
+		role    config.Command
+		name    string
+		address string
+		bound   *net.Listener
+	}{
+		{p.command, "ops", c.Ops.Listen, &p.listeners.ops},
+		{config.PresenceRole, "presence", c.Presence.Listen, &p.listeners.presence},
+		{config.PublishRole, "publish", c.Publish.Listen, &p.listeners.publish},
+		{config.PublishRole, "publish.http", c.Publish.HTTPListen, &p.listeners.publishHTTP},
+		{config.EdgeRole, "edge", c.Edge.Listen, &p.listeners.edge},
+	} {
+		if !p.has(l.role) {
+			continue
+		}
+		bound, err := net.Listen("tcp", l.address)
+		if err != nil {
+			return fmt.Errorf("%s cannot listen: %w", l.name, err)
+		}
+		*l.bound = bound
+		p.parts.OnStop(l.name+" listener", func() error {
+			_ = bound.Close() // closed already if its server ran
+			return nil
+		})
+		p.logger.Info("listening", "on", l.name, "address", bound.Addr().String())
+	}
+	return nil
+}
+
+// loadKeys reads what tokens are checked with, beside issuers.
+func (p *process) loadKeys() error {
+	var err error
+	if p.callers, err = auth.NewCallers(p.config.Callers); err != nil {
+		return err
+	}
+	secret := make([]byte, auth.MinSecretBytes)
+	if p.config.Auth.RolesSecret.IsZero() {
+		_, _ = rand.Read(secret) // nobody else needs to know it; never fails
+	} else if secret, err = config.Secrets(p.env.getenv)(p.config.Auth.RolesSecret); err != nil {
+		return fmt.Errorf("auth.roles_secret: %w", err)
+	}
+	p.roleKey, err = auth.NewRoleKey(secret)
+	return err
+}
+
+func (p *process) verifier(kind auth.Kind) (*auth.Verifier, error) {
+	return auth.NewVerifier(kind, p.config.Auth.Issuers, config.Secrets(p.env.getenv))
+}
+
+// startEmbedded starts the NATS inside, unless there is one outside.
+func (p *process) startEmbedded(context.Context) error {
+	if p.config.NATS.URL != "" {
+		return nil
+	}
+	embedded, err := stream.StartEmbedded(stream.EmbeddedOptions{
+		Dir: filepath.Join(p.config.DataDir, "nats"), SyncInterval: p.config.NATS.SyncInterval, Logger: p.logger,
+	})
+	if err != nil {
+		return err
+	}
+	p.embedded = embedded
+	p.parts.OnStop("embedded NATS", embedded.Close)
+	return nil
+}
+
+// openStore connects to NATS; receiver is nil where nobody listens.
+func (p *process) openStore(ctx context.Context, receiver stream.Receiver) error {
+	store, err := stream.Open(ctx, stream.Options{
+		URL: p.config.NATS.URL, Embedded: p.embedded, Namespaces: p.namespaces, Receiver: receiver,
+		Logger: p.logger, Name: "carillon " + string(p.command),
+	})
+	if err != nil {
+		return err
+	}
+	p.store = store
+	p.ops.AddCheck("store", store.Ready)
+	p.parts.OnStop("store", store.Close)
+	return nil
+}
+
+func (p *process) openPublisher(ctx context.Context) error { return p.openStore(ctx, nil) }
+
+func (p *process) startPresence(context.Context) error {
+	service, err := presence.New(presence.Options{Namespaces: p.namespaces, Callers: p.callers, Logger: p.logger})
+	if err != nil {
+		return err
+	}
+	verifier, err := p.verifier(auth.ForCallers)
+	if err != nil {
+		return err
+	}
+	server := rpc.NewServer(rpc.Options{Logger: p.logger, Authenticate: map[string]rpc.Authenticator{
+		presence.AuthorizationService: rpc.Bearer(p.roleKey),
+		presence.ReportService:        rpc.Bearer(p.roleKey),
+		presence.MembersService:       rpc.Bearer(rpc.FirstOf(p.roleKey, verifier)),
+	}})
+	service.Register(server)
+	for _, name := range []string{presence.AuthorizationService, presence.ReportService, presence.MembersService} {
+		server.SetServing(name, true)
+	}
+	p.ops.AddCheck("presence", service.Ready)
+	p.presence = rpc.NewMemory()
+	p.parts.Start("presence", func(ctx context.Context) error {
+		context.AfterFunc(ctx, service.Close)
+		return server.Serve(ctx, p.listeners.presence, p.presence)
+	})
+	return nil
+}
+
+// dialPresence reaches one replica of the presence role: that of this process if no
+// addresses are configured.
+func (p *process) dialPresence(addresses ...string) (*grpc.ClientConn, error) {
+	if len(p.config.Presence.Addresses) == 0 {
+		return p.presence.Dial(p.roleKey.Credentials())
+	}
+	return rpc.Dial(addresses, p.roleKey.Credentials())
+}
+
+func (p *process) startEdge(ctx context.Context) error {
+	verifier, err := p.verifier(auth.ForClients)
+	if err != nil {
+		return err
+	}
+	replicas := p.config.Presence.Addresses
+	authorizing, err := p.dialPresence(replicas...)
+	if err != nil {
+		return err
+	}
+	p.parts.OnStop("authorization client", authorizing.Close)
+	if len(replicas) == 0 {
+		replicas = []string{"in this process"}
+	}
+	members, err := roster.New(roster.Options{
+		EdgeID: rand.Text(), Addresses: replicas, Logger: p.logger,
+		Dial: func(address string) (*grpc.ClientConn, error) { return p.dialPresence(address) },
+	})
+	if err != nil {
+		return err
+	}
+	p.parts.Start("roster", func(ctx context.Context) error {
+		members.Run(ctx)
+		return nil
+	})
+	options := edge.Options{
+		Verifier: verifier, Authorizer: authorization.New(authorizing), Roster: members, Namespaces: p.namespaces,
+		Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
+		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
+			if err := p.openStore(ctx, receiver); err != nil {
+				return nil, err
+			}
+			return p.store, nil
+		},
+	}
+	if p.command == config.Dev {
+		options.Console = p.console()
+	}
+	e, err := edge.New(options)
+	if err != nil {
+		return err
+	}
+	p.parts.Start("edge", func(ctx context.Context) error { return e.Serve(ctx, p.listeners.edge) })
+	return nil
+}
+
+func limitsOf(c config.Edge) edge.Limits {
+	return edge.Limits{
+		MaxFrameBytes: int(c.MaxFrameBytes), MaxSubscriptions: c.MaxSubscriptions, MaxQueueBytes: int(c.MaxQueueBytes),
+		MaxInflight: c.MaxInflight, MaxConnections: c.MaxConnections, Rate: namespace.Rate(c.Rate),
+		ConnectTimeout: c.ConnectTimeout, PingInterval: c.PingInterval, PongTimeout: c.PongTimeout,
+	}
+}
+
+// publishService is the full name of the service that callers publish with.
+const publishService = "carillon.publish.v1.PublishService"
+
+func (p *process) startPublish(context.Context) error {
+	service, err := publish.New(publish.Options{Store: p.store, Namespaces: p.namespaces, Callers: p.callers, Meter: p.meter})
+	if err != nil {
+		return err
+	}
+	verifier, err := p.verifier(auth.ForCallers)
+	if err != nil {
+		return err
+	}
+	server := rpc.NewServer(rpc.Options{
+		Logger: p.logger, Authenticate: map[string]rpc.Authenticator{publishService: rpc.Bearer(verifier)},
+	})
+	service.Register(server)
+	memory := rpc.NewMemory()
+	p.parts.Start("publish", func(ctx context.Context) error {
+		health := time.NewTicker(healthInterval)
+		defer health.Stop()
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(ctx, p.listeners.publish, memory) }()
+		for {
+			server.SetServing(publishService, p.store.Ready() == nil)
+			select {
+			case err := <-served:
+				return err
+			case <-health.C:
+			}
+		}
+	})
+	conn, err := memory.Dial(nil)
+	if err != nil {
+		return err
+	}
+	p.parts.OnStop("publish.http client", conn.Close)
+	twin, err := publish.NewHTTP(conn, p.logger)
+	if err != nil {
+		return err
+	}
+	p.parts.Start("publish.http", func(ctx context.Context) error { return twin.Serve(ctx, p.listeners.publishHTTP) })
+	return nil
+}
+
+// healthInterval is how often the health service of the Publish API looks whether
+// the store is ready.
+const healthInterval = time.Second

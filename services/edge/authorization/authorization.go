@@ -1,0 +1,166 @@
+// Package authorization is the edge's side of authorization: it asks what a user
+// may do and remembers the answers for as long as they hold. The rules are the
+// service's; what a refusal looks like is the session's.
+package authorization
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+)
+
+const (
+	// cacheSize bounds the answers that are remembered, some 200 bytes each; beyond,
+	// the least recently used is forgotten.
+	cacheSize = 65_536
+	// maxChecks is how many checks one request may hold.
+	maxChecks = 256
+	// askTimeout bounds one request with its second attempt.
+	askTimeout = 2 * time.Second
+)
+
+// Action is what a user wants to do in a channel.
+type Action uint8
+
+// The actions.
+const (
+	Subscribe Action = iota + 1
+	Publish
+	Presence
+)
+
+// Check is one question about a subject.
+type Check struct {
+	Action  Action
+	Channel channel.Name
+}
+
+// Decision answers a Check.
+type Decision struct {
+	Allowed bool
+	// Rule is the rule that decided, for the log; may be empty.
+	Rule string
+	// Message says, for a refusal, why, and may be shown to the user.
+	Message string
+}
+
+// Client asks an authorization service. It is safe for concurrent use.
+type Client struct {
+	service authzv1.AuthorizationServiceClient
+	cache   *lru.Cache[key, answer]
+}
+
+// key is a question. Equal digests mean the same user and claims.
+type key struct {
+	subject digest
+	check   Check
+}
+
+type answer struct {
+	decision Decision
+	expires  time.Time
+}
+
+// New returns a Client that asks over a connection, which stays the caller's.
+func New(conn grpc.ClientConnInterface) *Client {
+	cache, err := lru.New[key, answer](cacheSize)
+	if err != nil { // only for a size below 1
+		panic(fmt.Sprintf("authorization: %v", err))
+	}
+	return &Client{service: authzv1.NewAuthorizationServiceClient(conn), cache: cache}
+}
+
+// Check returns a decision for each check, in their order. What is not remembered is
+// asked in one request (256 checks each). It blocks for 2 s a request at most. Its
+// error is a *fault.Error, AUTHORIZATION_UNAVAILABLE: nothing was decided, and what
+// is new must be refused.
+func (c *Client) Check(ctx context.Context, s *Subject, checks []Check) ([]Decision, error) {
+	decisions := make([]Decision, len(checks))
+	var missing []int // indices of checks
+	now := time.Now()
+	for i, check := range checks {
+		known, ok := c.cache.Get(key{s.digest, check})
+		if ok && now.Before(known.expires) {
+			decisions[i] = known.decision
+			continue
+		}
+		missing = append(missing, i)
+	}
+	for part := range slices.Chunk(missing, maxChecks) {
+		asked := make([]Check, len(part))
+		for j, i := range part {
+			asked[j] = checks[i]
+		}
+		answered, err := c.ask(ctx, s, asked)
+		if err != nil {
+			return nil, fault.Unavailable(fault.AuthorizationUnavailable, err, "the authorization service does not answer")
+		}
+		for j, i := range part {
+			decisions[i] = answered[j]
+		}
+	}
+	return decisions, nil
+}
+
+// ask makes one request and remembers its answers.
+func (c *Client) ask(ctx context.Context, s *Subject, checks []Check) ([]Decision, error) {
+	req, err := s.request(checks)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	asked := time.Now() // before the answer was made, so that it is not kept too long
+	res, err := c.service.CheckPermissions(ctx, req)
+	if status.Code(err) == codes.Unavailable { // asking changes nothing, and another replica may answer
+		res, err = c.service.CheckPermissions(ctx, req)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(res.GetDecisions()) != len(checks) {
+		return nil, errors.New("the answer does not have a decision for each check")
+	}
+	decisions := make([]Decision, len(checks))
+	for i, d := range res.GetDecisions() {
+		decisions[i] = decisionOf(d)
+		if keep := d.GetCacheFor(); keep.CheckValid() == nil && keep.AsDuration() > 0 {
+			c.cache.Add(key{s.digest, checks[i]}, answer{decisions[i], asked.Add(keep.AsDuration())})
+		}
+	}
+	return decisions, nil
+}
+
+func decisionOf(d *authzv1.Decision) Decision {
+	decision := Decision{Allowed: d.GetAllowed(), Rule: d.GetRule()}
+	if !decision.Allowed {
+		if decision.Message = d.GetMessage(); decision.Message == "" {
+			decision.Message = "this is not allowed"
+		}
+	}
+	return decision
+}
+
+func actionTo(a Action) authzv1.Action {
+	switch a {
+	case Subscribe:
+		return authzv1.Action_ACTION_SUBSCRIBE
+	case Publish:
+		return authzv1.Action_ACTION_PUBLISH
+	case Presence:
+		return authzv1.Action_ACTION_PRESENCE
+	default:
+		return authzv1.Action_ACTION_UNSPECIFIED
+	}
+}

@@ -1,0 +1,167 @@
+// Package edge owns the WebSocket edge: handshakes, sessions and their limits, and
+// the fan-out of a channel's messages to those who listen here. It knows channels,
+// positions and frames; how messages are stored, who may do what and who is where
+// it asks others.
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/carillon-rt/carillon/services/edge/authorization"
+	"github.com/carillon-rt/carillon/services/edge/roster"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+)
+
+// Broker stores messages and brings them. Its errors are *fault.Error.
+type Broker interface {
+	// Publish returns when the message is stored.
+	Publish(ctx context.Context, p message.Publication) (message.Receipt, error)
+	// Listen begins to receive a channel: everything after the position it returns.
+	Listen(ctx context.Context, name channel.Name) (message.Position, error)
+	// Unlisten ends that. It does not block.
+	Unlisten(name channel.Name)
+	// Head is a position at or after the channel's last message.
+	Head(ctx context.Context, name channel.Name) (message.Position, error)
+}
+
+// Receiver takes what a Broker brings.
+type Receiver interface {
+	// Receive takes a message. Those of one channel come one at a time, in order.
+	Receive(m *message.Message)
+	// Missed says that messages of any channel may have been missed.
+	Missed()
+}
+
+// Authorizer decides what a user may do, a decision for each check.
+type Authorizer interface {
+	Check(ctx context.Context, subject *authorization.Subject, checks []authorization.Check) ([]authorization.Decision, error)
+}
+
+// Roster knows who is in a channel on all edges, and is told who is on this one.
+type Roster interface {
+	Join(name channel.Name, user channel.User)
+	Leave(name channel.Name, user channel.User)
+	Members(ctx context.Context, name channel.Name, limit int) ([]roster.Member, int, error)
+}
+
+// Verifier checks clients' tokens.
+type Verifier interface {
+	Verify(token string) (auth.Identity, error)
+}
+
+// Options are what an edge works with; all are required but Console.
+type Options struct {
+	// OpenBroker opens the broker that brings messages to the receiver. The edge does
+	// not close it.
+	OpenBroker func(Receiver) (Broker, error)
+	Verifier   Verifier
+	Authorizer Authorizer
+	Roster     Roster
+	Namespaces namespace.Set
+	Limits     Limits
+	// DrainWindow is the time over which a stopping edge spreads its disconnects and
+	// its clients' reconnects.
+	DrainWindow time.Duration
+	// Console, if not nil, serves every path but /v1/ws.
+	Console http.Handler
+	Logger  *slog.Logger
+	Meter   metric.Meter
+}
+
+// Edge serves WebSockets. Its methods may be called concurrently.
+type Edge struct {
+	options    Options
+	hub        *hub
+	codecs     []*codec
+	metrics    *metrics
+	goroutines sync.WaitGroup // readers, workers and writers of sessions
+
+	context context.Context // of commands; ends when the edge has drained
+	cancel  context.CancelFunc
+
+	draining atomic.Bool
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	full     bool // the connection limit has been logged
+}
+
+// New makes an edge.
+func New(options Options) (*Edge, error) {
+	e := &Edge{options: options, codecs: newCodecs(), sessions: map[*session]struct{}{}}
+	e.context, e.cancel = context.WithCancel(context.Background())
+	var err error
+	if e.metrics, err = newMetrics(options.Meter); err != nil {
+		return nil, err
+	}
+	e.hub = newHub(e.metrics)
+	if e.hub.broker, err = options.OpenBroker(e.hub); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Handler serves /v1/ws and the console.
+func (e *Edge) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/v1/ws", e.serveWebSocket)
+	if e.options.Console != nil {
+		mux.Handle("/", e.options.Console)
+	}
+	return mux
+}
+
+// admit registers a session, unless the edge is draining or full.
+func (e *Edge) admit(s *session) *fault.Error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.draining.Load() {
+		return fault.Unavailable(fault.Draining, nil, "this edge is stopping")
+	}
+	if len(e.sessions) >= e.options.Limits.MaxConnections {
+		if !e.full {
+			e.options.Logger.Warn("connection limit reached: refusing connections", "limit", e.options.Limits.MaxConnections, "option", "edge.max_connections")
+		}
+		e.full = true
+		return fault.New(fault.ConnectionLimit, "", "this edge has its %d connections", e.options.Limits.MaxConnections)
+	}
+	e.sessions[s] = struct{}{}
+	e.metrics.connected(1)
+	return nil
+}
+
+// start runs an admitted session in a goroutine of its own, so that what net/http
+// needed for the handshake is freed.
+func (e *Edge) start(s *session) {
+	e.goroutines.Go(func() {
+		s.run()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.sessions, s)
+		e.full = false
+		e.metrics.connected(-1)
+	})
+}
+
+func (e *Edge) all() []*session {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]*session, 0, len(e.sessions))
+	for s := range e.sessions {
+		all = append(all, s)
+	}
+	return all
+}
+
+func newConnectionID() string { return rand.Text() }

@@ -1,0 +1,101 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/carillon-rt/carillon/services/edge/frame"
+	"github.com/carillon-rt/carillon/services/edge/socket"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+// metrics are the edge's instruments. Their label sets are bounded: close codes and
+// reasons, command names, fault reasons.
+type metrics struct {
+	connections metric.Int64UpDownCounter
+	closes      metric.Int64Counter
+	commands    metric.Int64Counter
+	refusals    metric.Int64Counter
+	messages    metric.Int64Counter
+	deliveries  metric.Int64Counter
+	latency     metric.Float64Histogram
+	gaps        metric.Int64Counter
+}
+
+func newMetrics(meter metric.Meter) (*metrics, error) {
+	var m metrics
+	var errs [8]error
+	m.connections, errs[0] = meter.Int64UpDownCounter("carillon.edge.connections", metric.WithDescription("Open connections."))
+	m.closes, errs[1] = meter.Int64Counter("carillon.edge.closes", metric.WithDescription("Connections closed, by code and by who closed."))
+	m.commands, errs[2] = meter.Int64Counter("carillon.edge.commands", metric.WithDescription("Commands of clients, by name and outcome."))
+	m.refusals, errs[3] = meter.Int64Counter("carillon.edge.refusals", metric.WithDescription("Handshakes and frames refused before they became commands, by reason."))
+	m.messages, errs[4] = meter.Int64Counter("carillon.edge.messages", metric.WithDescription("Messages received for channels with listeners here."))
+	m.deliveries, errs[5] = meter.Int64Counter("carillon.edge.deliveries", metric.WithDescription("Messages queued to connections: messages times recipients."))
+	m.latency, errs[6] = meter.Float64Histogram("carillon.edge.delivery.latency", metric.WithUnit("s"),
+		metric.WithDescription("Time from storing a message to queueing it to the recipients."),
+		metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5))
+	m.gaps, errs[7] = meter.Int64Counter("carillon.edge.gaps", metric.WithDescription("Gaps announced to the subscribers of a channel."))
+	return &m, errors.Join(errs[:]...)
+}
+
+func (m *metrics) connected(delta int64) { m.connections.Add(context.Background(), delta) }
+
+func (m *metrics) closed(code socket.CloseCode, by string) {
+	m.closes.Add(context.Background(), 1, metric.WithAttributes(attribute.Int("code", int(knownCode(code))), attribute.String("reason", by)))
+}
+
+// knownCode keeps the codes that clients make up out of the labels: 0 stands for them.
+func knownCode(code socket.CloseCode) socket.CloseCode {
+	switch {
+	case code >= 1000 && code <= 1014, code >= 4400 && code <= 4450:
+		return code
+	default:
+		return 0
+	}
+}
+
+func (m *metrics) command(body any, err error) {
+	outcome := "OK"
+	if err != nil {
+		outcome = fault.From(err).CodeName()
+	}
+	m.commands.Add(context.Background(), 1, metric.WithAttributes(attribute.String("command", commandName(body)), attribute.String("outcome", outcome)))
+}
+
+func commandName(body any) string {
+	switch body.(type) {
+	case frame.Connect:
+		return "connect"
+	case frame.Subscribe:
+		return "subscribe"
+	case frame.Unsubscribe:
+		return "unsubscribe"
+	case frame.Publish:
+		return "publish"
+	case frame.Presence:
+		return "presence"
+	case frame.Ping:
+		return "ping"
+	default:
+		return "unknown"
+	}
+}
+
+func (m *metrics) refused(refusal *fault.Error) {
+	m.refusals.Add(context.Background(), 1, metric.WithAttributes(attribute.String("reason", strings.ToLower(string(refusal.Reason)))))
+}
+
+func (m *metrics) delivered(recipients int, message *message.Message) {
+	ctx := context.Background()
+	m.messages.Add(ctx, 1)
+	m.deliveries.Add(ctx, int64(recipients))
+	m.latency.Record(ctx, time.Since(message.Time).Seconds())
+}
+
+func (m *metrics) gap() { m.gaps.Add(context.Background(), 1) }

@@ -1,0 +1,413 @@
+package roster
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"pgregory.net/rapid"
+
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+)
+
+const lobby = channel.Name("chat.lobby")
+
+func user(i int) channel.User { return channel.User(fmt.Sprintf("user-%05d", i)) }
+
+func wantFault(t *testing.T, err error, reason fault.Reason) {
+	t.Helper()
+	if f, ok := errors.AsType[*fault.Error](err); !ok || f.Reason != reason {
+		t.Fatalf("got %v, want %s", err, reason)
+	}
+}
+
+func TestReportOfOneEdge(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := started(t, 2)
+		synctest.Wait()
+		s.Join(lobby, "ann")
+		s.Join(lobby, "ann")
+		s.Leave(lobby, "nobody")
+		synctest.Wait()
+		s.Join(lobby, "bob") // these gather for 50 ms
+		s.Leave(lobby, "ann")
+		s.Join("chat.attic", "ann")
+		s.Leave("chat.attic", "ann")
+		time.Sleep(coalesce - time.Millisecond)
+		synctest.Wait()
+		for _, p := range s.replicas {
+			p.wantLog(t, "hello complete+0 changes+1")
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		at := began.UnixMilli()
+		for _, p := range s.replicas {
+			p.wantLog(t, "hello complete+0 changes+1 changes+3")
+			want := map[seat]attendance{{lobby, "ann"}: {1, at}, {lobby, "bob"}: {1, at}}
+			if got, _ := p.state(); !maps.Equal(got, want) {
+				t.Fatalf("got %v, want %v", got, want)
+			}
+		}
+		time.Sleep(2*heartbeat + time.Second)
+		s.Leave(lobby, "bob")
+		synctest.Wait()
+		time.Sleep(heartbeat - time.Second) // would be time for one, had nothing been said
+		synctest.Wait()
+		stopping := time.Now()
+		s.stop()
+		if took := time.Since(stopping); took != 0 {
+			t.Errorf("stopping took %v", took)
+		}
+		for _, p := range s.replicas {
+			p.wantLog(t, "hello complete+0 changes+1 changes+3 heartbeat heartbeat changes+1 goodbye")
+		}
+	})
+}
+
+func TestLargeSnapshotAndChangesGoInParts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		synctest.Wait()
+		s.hosts[0].stop()
+		for i := range 2500 {
+			s.Join(lobby, user(i))
+		}
+		p := newPresence()
+		s.replicas[0] = p
+		s.hosts[0].start(p)
+		time.Sleep(3 * maxBackoff)
+		synctest.Wait()
+		_, log := p.state()
+		if want := "hello snapshot+1000 snapshot+1000 complete+500"; len(log) < len(want) || log[:len(want)] != want {
+			t.Fatalf("heard %q, want %q", log, want)
+		}
+		members, total, err := s.Members(t.Context(), lobby, 2400)
+		if err != nil || total != 2500 || len(members) != 2400 || members[2399].User != user(2399) || p.lists != 3 {
+			t.Fatalf("%d members of %d in %d pages: %v", len(members), total, p.lists, err)
+		}
+		if members, total, err = s.Members(t.Context(), lobby, 0); err != nil || len(members) != 0 || total != 2500 {
+			t.Fatalf("no members: %d of %d, %v", len(members), total, err)
+		}
+		for i := range 2500 {
+			s.Leave(lobby, user(i))
+		}
+		if members, total, err = s.Members(t.Context(), lobby, 10); err != nil || len(members) != 0 || total != 0 {
+			t.Fatalf("after all left: %d of %d, %v", len(members), total, err)
+		}
+		s.stop()
+	})
+}
+
+func TestMembersHoldOnesOwnJoin(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 2)
+		synctest.Wait()
+		for i := range 10 { // on either replica, however recent the last change
+			now := time.Now()
+			s.Join(lobby, user(i))
+			members, total, err := s.Members(t.Context(), lobby, 100)
+			if err != nil || total != i+1 || members[i].User != user(i) || members[i].Connections != 1 || !members[i].Since.Equal(now) {
+				t.Fatalf("after %d joined: %v of %d, %v", i+1, members, total, err)
+			}
+			if waited := time.Since(now); waited != 0 {
+				t.Fatalf("an idle replica took %v", waited)
+			}
+		}
+		if a, b := s.replicas[0].lists, s.replicas[1].lists; a != 5 || b != 5 {
+			t.Fatalf("the replicas were asked %d and %d times", a, b)
+		}
+		s.stop()
+	})
+}
+
+func TestMembersWaitForASlowReplicaBut500ms(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		synctest.Wait()
+		release := s.replicas[0].hold()
+		s.Join(lobby, "ann")
+		started := time.Now()
+		_, total, err := s.Members(t.Context(), lobby, 100)
+		if waited := time.Since(started); err != nil || total != 0 || waited != settleTimeout {
+			t.Fatalf("%d members after %v: %v", total, waited, err)
+		}
+		time.AfterFunc(settleTimeout/2, release)
+		if _, total, err = s.Members(t.Context(), lobby, 100); err != nil || total != 1 {
+			t.Fatalf("%d members: %v", total, err)
+		}
+		s.stop()
+	})
+}
+
+func TestMembersTurnToAnotherReplica(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 2)
+		s.Join(lobby, "ann")
+		synctest.Wait()
+		s.replicas[0].failWith = status.Error(codes.Unavailable, "starting")
+		for range 4 {
+			if _, total, err := s.Members(t.Context(), lobby, 100); err != nil || total != 1 {
+				t.Fatalf("%d members: %v", total, err)
+			}
+		}
+		s.replicas[0].failWith = nil
+		s.hosts[0].stop()
+		synctest.Wait()
+		for range 4 {
+			if _, total, err := s.Members(t.Context(), lobby, 100); err != nil || total != 1 {
+				t.Fatalf("%d members: %v", total, err)
+			}
+		}
+		s.hosts[1].stop()
+		synctest.Wait()
+		_, _, err := s.Members(t.Context(), lobby, 100)
+		wantFault(t, err, fault.PresenceUnavailable)
+		if f := fault.From(err); f.RetryAfter != time.Second || f.Message != "the presence service does not answer" {
+			t.Fatalf("got %v", f)
+		}
+		s.stop()
+	})
+}
+
+func TestMembersErrors(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		synctest.Wait()
+		for _, c := range []struct{ said, want fault.Reason }{
+			{fault.NamespaceUnknown, fault.NamespaceUnknown},
+			{fault.PresenceDisabled, fault.PresenceDisabled},
+			{fault.TokenExpired, fault.PresenceUnavailable}, // the role's token, not the user's
+			{fault.Internal, fault.PresenceUnavailable},
+		} {
+			s.replicas[0].failWith = fault.New(c.said, "channel", "told by the service")
+			_, _, err := s.Members(t.Context(), lobby, 100)
+			wantFault(t, err, c.want)
+		}
+		s.stop()
+	})
+}
+
+func TestReplicaThatDoesNotAcknowledgeIsLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		synctest.Wait()
+		release := s.replicas[0].hold()
+		s.Join(lobby, "ann")
+		time.Sleep(ackTimeout + maxBackoff)
+		release()
+		time.Sleep(3 * maxBackoff)
+		synctest.Wait()
+		if got, log := s.replicas[0].state(); len(got) != 1 || s.replicas[0].streams < 2 {
+			t.Fatalf("%v in %d streams: %s", got, s.replicas[0].streams, log)
+		}
+		s.stop()
+	})
+}
+
+func TestEndDoesNotWaitForAReplicaThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		synctest.Wait()
+		release := s.replicas[0].hold()
+		defer release()
+		s.Join(lobby, "ann")
+		synctest.Wait()
+		began := time.Now()
+		s.stop()
+		if took := time.Since(began); took != goodbyeTimeout {
+			t.Fatalf("took %v", took)
+		}
+	})
+}
+
+// What a replica is behind by is bounded: beyond, it gets a new snapshot.
+func TestBacklogIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		synctest.Wait()
+		release := s.replicas[0].hold()
+		for i := range maxBacklog + 1000 {
+			s.Join(lobby, user(i))
+			s.Leave(lobby, user(i))
+			s.mu.Lock()
+			n := len(s.Roster.replicas[0].dirty)
+			s.mu.Unlock()
+			if n > maxBacklog+1 {
+				t.Fatalf("%d changes are kept", n)
+			}
+		}
+		s.Join(lobby, "ann")
+		release()
+		time.Sleep(3 * maxBackoff)
+		synctest.Wait()
+		if got, _ := s.replicas[0].state(); len(got) != 1 || s.replicas[0].streams != 2 {
+			t.Fatalf("%v in %d streams", got, s.replicas[0].streams)
+		}
+		s.stop()
+	})
+}
+
+func TestNewNeedsAddresses(t *testing.T) {
+	t.Parallel()
+	if _, err := New(Options{}); err == nil {
+		t.Error("without addresses")
+	}
+	refuse := errors.New("refused")
+	if _, err := New(Options{Addresses: []string{"x"}, Dial: func(string) (*grpc.ClientConn, error) { return nil, refuse }}); !errors.Is(err, refuse) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := New(Options{Addresses: []string{"no port"}}); err == nil {
+		t.Error("an address without a port")
+	}
+}
+
+// Whatever joins, leaves, stops and starts: left alone, every replica that runs knows
+// exactly who is here.
+func TestReplicasAgreeWithTheEdge(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		bubble(t, func(t *testing.T) {
+			m := &model{system: started(t, 2), attendances: map[seat]attendance{}}
+			defer m.stop()
+			rt.Repeat(map[string]func(*rapid.T){
+				"join":    m.join,
+				"leave":   m.leave,
+				"restart": m.restart,
+				"settle":  m.settle,
+				"wait": func(rt *rapid.T) {
+					time.Sleep(time.Duration(rapid.IntRange(1, 3000).Draw(rt, "ms")) * time.Millisecond)
+				},
+			})
+		})
+	})
+}
+
+// bubble runs f in a bubble of its own and panics as f does, which is how rapid fails.
+// One bubble for all runs is not possible: it has no deadline, and the race detector
+// does not bear that many timers in one.
+func bubble(t *testing.T, f func(t *testing.T)) {
+	var panicked any
+	synctest.Test(t, func(t *testing.T) {
+		defer func() { panicked = recover() }()
+		f(t)
+	})
+	if panicked != nil {
+		panic(panicked)
+	}
+}
+
+// model is a naive count beside a system.
+type model struct {
+	*system
+	attendances map[seat]attendance
+}
+
+func someone(rt *rapid.T) seat {
+	return seat{
+		rapid.SampledFrom([]channel.Name{"chat.a", "chat.b"}).Draw(rt, "channel"),
+		rapid.SampledFrom([]channel.User{"u1", "u2", "u3"}).Draw(rt, "user"),
+	}
+}
+
+func (m *model) join(rt *rapid.T) {
+	at := someone(rt)
+	a := m.attendances[at]
+	if a.connections++; a.connections == 1 {
+		a.since = time.Now().UnixMilli()
+	}
+	m.attendances[at] = a
+	m.Join(at.name, at.user)
+}
+
+func (m *model) leave(rt *rapid.T) {
+	at := someone(rt)
+	m.Leave(at.name, at.user)
+	a := m.attendances[at]
+	if a.connections < 2 {
+		delete(m.attendances, at)
+		return
+	}
+	a.connections--
+	m.attendances[at] = a
+}
+
+func (m *model) restart(rt *rapid.T) {
+	i := rapid.IntRange(0, 1).Draw(rt, "replica")
+	m.hosts[i].stop()
+	if broken := m.system.replicas[i].broken; broken != nil {
+		rt.Fatal(broken)
+	}
+	time.Sleep(time.Duration(rapid.IntRange(0, 3000).Draw(rt, "ms")) * time.Millisecond)
+	m.system.replicas[i] = newPresence()
+	m.hosts[i].start(m.system.replicas[i])
+}
+
+func (m *model) settle(rt *rapid.T) {
+	time.Sleep(3 * maxBackoff)
+	synctest.Wait()
+	for i, p := range m.system.replicas {
+		if got, log := p.state(); !maps.Equal(got, m.attendances) || p.broken != nil {
+			rt.Fatalf("replica %d has %v, want %v; it heard %s; %v", i, got, m.attendances, log, p.broken)
+		}
+	}
+}
+
+func TestMembersComeInOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		for _, u := range []channel.User{"c", "a", "b"} {
+			s.Join(lobby, u)
+		}
+		synctest.Wait()
+		members, _, err := s.Members(t.Context(), lobby, 2)
+		if err != nil || !slices.IsSortedFunc(members, func(a, b Member) int { return slices.Compare([]byte(a.User), []byte(b.User)) }) || len(members) != 2 {
+			t.Fatalf("%v, %v", members, err)
+		}
+		s.stop()
+	})
+}
+
+func BenchmarkJoinLeave(b *testing.B) {
+	s := started(b, 2)
+	for i := range 100_000 {
+		s.Join(lobby, user(i))
+	}
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		n++
+		s.Join("chat.bench", user(n%1000))
+		s.Leave("chat.bench", user((n+500)%1000))
+	}
+}
+
+func BenchmarkMembers(b *testing.B) {
+	s := started(b, 1)
+	for i := range 100 {
+		s.Join(lobby, user(i))
+	}
+	for b.Loop() {
+		if _, total, err := s.Members(b.Context(), lobby, 1000); err != nil || total != 100 {
+			b.Fatal(total, err)
+		}
+	}
+}

@@ -1,0 +1,95 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/fault"
+)
+
+const (
+	// checkInterval is how often time's demands on sessions are looked at.
+	checkInterval = 500 * time.Millisecond
+	// maxHeaderBytes makes net/http, which adds 4 KiB of its own, allow 8 KiB.
+	maxHeaderBytes    = 4 << 10
+	readHeaderTimeout = 5 * time.Second
+	idleTimeout       = 60 * time.Second
+	// drainPace is the longest wait between two disconnects of a drain, so that an edge
+	// with few connections stops at once.
+	drainPace = time.Millisecond
+)
+
+// Serve accepts connections until ctx ends, then drains: it takes no more, tells
+// the clients one by one over the drain window to reconnect, and returns when the
+// last connection has ended.
+func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler: e.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	checks, stopChecks := context.WithCancel(context.Background())
+	checked := make(chan struct{})
+	go func() {
+		defer close(checked)
+		e.checkSessions(checks)
+	}()
+	defer func() {
+		stopChecks()
+		<-checked
+		e.cancel()
+	}()
+
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	e.draining.Store(true)
+	e.drain(server)
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// drain disconnects everybody and waits for it.
+func (e *Edge) drain(server *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), readHeaderTimeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil { // handshakes that do not end
+		_ = server.Close()
+	}
+	sessions := e.all()
+	if len(sessions) > 0 {
+		pace := time.NewTicker(min(drainPace, e.options.DrainWindow/time.Duration(len(sessions))+1))
+		defer pace.Stop()
+		for _, s := range sessions {
+			cause := fault.New(fault.Draining, "", "this edge is stopping")
+			s.end(cause, rand.N(e.options.DrainWindow+1))
+			<-pace.C
+		}
+	}
+	e.goroutines.Wait()
+}
+
+// checkSessions does what time demands: pings, and the ends of those that are late.
+func (e *Edge) checkSessions(ctx context.Context) {
+	ticker := time.NewTicker(checkInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			for _, s := range e.all() {
+				s.check(now)
+			}
+		}
+	}
+}

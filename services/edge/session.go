@@ -1,0 +1,288 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/edge/authorization"
+	"github.com/carillon-rt/carillon/services/edge/frame"
+	"github.com/carillon-rt/carillon/services/edge/socket"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+)
+
+// session is one connection. Its reader goroutine takes commands in; a worker
+// goroutine, there only while commands are pending, carries them out one after the
+// other, so that replies come in the order of the commands and a connection's
+// messages are stored in the order sent.
+type session struct {
+	edge   *Edge
+	id     string
+	codec  *codec
+	socket *socket.Socket
+	logger *slog.Logger
+
+	// credential is the token that came with the handshake, if any.
+	credential credential
+	opened     time.Time
+	lastHeard  atomic.Int64 // Unix nanoseconds of the client's last word
+	pinged     atomic.Bool  // a ping is out that nothing has followed
+	expires    atomic.Int64 // Unix nanoseconds at which the token expires; 0 before connected
+
+	// Of the reader.
+	limits limits
+
+	mu       sync.Mutex
+	idle     sync.Cond // signalled when pending shrinks and when the worker ends
+	pending  []frame.Command
+	inflight map[uint64]struct{} // ids not yet replied to
+	working  bool
+
+	ended atomic.Bool // the connection is closing: nothing more is taken or carried out
+
+	// Of the worker, and of the reader after the worker has ended.
+	user          channel.User
+	identity      auth.Identity
+	subject       *authorization.Subject
+	subscriptions map[channel.Name]*subscription
+}
+
+// credential is a verified token.
+type credential struct {
+	token    string
+	identity auth.Identity
+}
+
+func newSession(e *Edge, c *codec, logger *slog.Logger) *session {
+	id := newConnectionID()
+	now := time.Now()
+	s := &session{
+		edge: e, id: id, codec: c, logger: logger.With("connection_id", id), opened: now,
+		limits:   newLimits(e.options.Limits.Rate),
+		inflight: map[uint64]struct{}{},
+	}
+	s.idle.L = &s.mu
+	s.lastHeard.Store(now.UnixNano())
+	return s
+}
+
+// run reads until the connection ends, then leaves every channel.
+func (s *session) run() {
+	err := s.read()
+	s.socket.CloseNow()
+	<-s.socket.Done()
+
+	s.ended.Store(true)
+	s.mu.Lock()
+	for s.working {
+		s.idle.Wait()
+	}
+	s.mu.Unlock()
+	for name, sub := range s.subscriptions {
+		s.leave(name, sub)
+	}
+	if code, ok := socket.Received(err); ok {
+		s.edge.metrics.closed(code, "client")
+	}
+	s.logger.Debug("connection ended", "user_id", string(s.user), "lasted", time.Since(s.opened))
+}
+
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+func (s *session) read() error {
+	for {
+		if err := s.readOne(); err != nil {
+			return err
+		}
+	}
+}
+
+// readOne takes in one frame. Its buffer is borrowed for that long only, so that an
+// idle connection has none.
+func (s *session) readOne() error {
+	b := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(b)
+	b.Reset()
+	text, err := s.socket.Read(b)
+	if errors.Is(err, socket.ErrTooBig) {
+		limit := s.edge.options.Limits.MaxFrameBytes
+		s.end(fault.New(fault.FrameTooLarge, "", "the frame has more than %d bytes", limit), 0)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	s.heard()
+	if text != s.codec.Text() {
+		s.end(fault.New(fault.FrameMalformed, "", "%s wants %s messages", s.codec.Subprotocol(), kindName(s.codec.Text())), 0)
+		return nil
+	}
+	command, err := s.codec.Decode(b.Bytes())
+	if err != nil {
+		s.end(fault.From(err), 0)
+		return nil
+	}
+	s.take(command)
+	return nil
+}
+
+func kindName(text bool) string {
+	if text {
+		return "text"
+	}
+	return "binary"
+}
+
+func (s *session) heard() {
+	s.lastHeard.Store(time.Now().UnixNano())
+	s.pinged.Store(false)
+}
+
+// take queues a command for the worker, unless it can be answered at once.
+func (s *session) take(command frame.Command) {
+	if s.ended.Load() {
+		return
+	}
+	if refusal, fatal := s.limits.admit(command, s.edge.options.Namespaces); refusal != nil {
+		s.edge.metrics.refused(refusal)
+		if fatal {
+			s.end(refusal, reconnectAfter(refusal))
+			return
+		}
+		if s.isInflight(command.ID) {
+			return
+		}
+		s.reply(command.ID, frame.Refused{Error: refusal})
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, used := s.inflight[command.ID]; used {
+		s.endInflight(command.ID)
+		return
+	}
+	for len(s.inflight) >= s.edge.options.Limits.MaxInflight && !s.ended.Load() { // the client waits in its socket
+		s.idle.Wait()
+	}
+	s.inflight[command.ID] = struct{}{}
+	s.pending = append(s.pending, command)
+	if !s.working {
+		s.working = true
+		s.edge.goroutines.Go(s.work)
+	}
+}
+
+// isInflight ends a connection that uses an id twice, and tells whether it did.
+func (s *session) isInflight(id uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, used := s.inflight[id]
+	if used {
+		s.endInflight(id)
+	}
+	return used
+}
+
+func (s *session) endInflight(id uint64) {
+	s.end(fault.New(fault.FrameMalformed, "id", "the id %d is still in flight", id), 0)
+}
+
+// work carries out pending commands until there are none.
+func (s *session) work() {
+	for {
+		s.mu.Lock()
+		if len(s.pending) == 0 || s.ended.Load() {
+			s.pending, s.working = nil, false
+			s.idle.Broadcast()
+			s.mu.Unlock()
+			return
+		}
+		command := s.pending[0]
+		s.pending = s.pending[1:]
+		s.mu.Unlock()
+
+		s.carryOut(command)
+
+		s.mu.Lock()
+		delete(s.inflight, command.ID)
+		s.idle.Broadcast()
+		s.mu.Unlock()
+	}
+}
+
+// commandTimeout bounds what one command waits for: permission, a head, a store.
+const commandTimeout = 10 * time.Second
+
+// carryOut does one command and replies to it.
+func (s *session) carryOut(command frame.Command) {
+	ctx, cancel := context.WithTimeout(s.edge.context, commandTimeout)
+	defer cancel()
+	event, err := s.handle(ctx, command)
+	s.edge.metrics.command(command.Body, err)
+	if err != nil {
+		refusal := fault.From(err)
+		s.logRefusal(refusal)
+		event = frame.Refused{Error: refusal}
+	}
+	if event != nil {
+		s.reply(command.ID, event)
+	}
+	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && s.subject == nil {
+		s.end(fault.From(err), 0) // a connection that cannot connect has no other use
+	}
+}
+
+func (s *session) logRefusal(refusal *fault.Error) {
+	level := slog.LevelDebug
+	switch refusal.Reason {
+	case fault.Internal, fault.StoreUnavailable, fault.AuthorizationUnavailable, fault.PresenceUnavailable:
+		level = slog.LevelWarn
+	case fault.PolicyDenied:
+		level = slog.LevelInfo
+	}
+	s.logger.Log(context.Background(), level, "command refused", "user_id", string(s.user), "reason", string(refusal.Reason), "error", refusal)
+}
+
+// send queues a push. A client that does not read is disconnected.
+func (s *session) send(f socket.Frame) {
+	if errors.Is(s.socket.Send(f), socket.ErrFull) {
+		limit := s.edge.options.Limits.MaxQueueBytes
+		s.end(fault.New(fault.SlowConsumer, "", "more than %d bytes wait to be read", limit), 0)
+	}
+}
+
+func (s *session) reply(id uint64, event frame.Event) { s.send(s.codec.build(id, event)) }
+
+// end tells the client why and closes the connection; it returns at once.
+func (s *session) end(cause *fault.Error, reconnectAfter time.Duration) {
+	s.ended.Store(true)
+	code, name := closingOf(cause)
+	last := s.codec.build(0, frame.Disconnect{Cause: cause, ReconnectAfter: reconnectAfter})
+	if s.socket.Close(last, code, name, cause.Reason == fault.SlowConsumer) {
+		s.edge.metrics.closed(code, name)
+		s.logger.Debug("disconnecting", "code", int(code), "reason", string(cause.Reason), "error", cause)
+	}
+}
+
+// check does what time demands of a session; the edge calls it about twice a second.
+func (s *session) check(now time.Time) {
+	limits := &s.edge.options.Limits
+	expires := s.expires.Load()
+	silent := now.Sub(time.Unix(0, s.lastHeard.Load()))
+	switch {
+	case expires != 0 && now.UnixNano() >= expires:
+		s.end(fault.New(fault.TokenExpired, "", "the token has expired"), 0)
+	case expires == 0 && now.Sub(s.opened) >= limits.ConnectTimeout:
+		s.end(fault.New(fault.Timeout, "", "no connect within %v", limits.ConnectTimeout), 0)
+	case s.pinged.Load() && silent >= limits.PingInterval+limits.PongTimeout:
+		s.end(fault.New(fault.Timeout, "", "no answer to a ping within %v", limits.PongTimeout), 0)
+	case silent >= limits.PingInterval && s.pinged.CompareAndSwap(false, true):
+		_ = s.socket.Ping() // full or closing: then other ends apply
+	}
+}

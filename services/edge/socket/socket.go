@@ -1,0 +1,261 @@
+// Package socket owns one WebSocket's bytes: reading messages within a bound, and
+// a bounded queue of frames to write, so that a sender never waits for a reader. It
+// knows nothing of what the messages say.
+package socket
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// ErrFull means that a frame did not fit the queue: the client reads too slowly.
+var ErrFull = errors.New("socket: the outbound queue is full")
+
+// ErrTooBig means that a message was larger than Options.MaxMessageBytes.
+var ErrTooBig = errors.New("socket: the message is too big")
+
+// CloseCode is a WebSocket close code (RFC 6455, 7.4).
+type CloseCode int
+
+// Options are the bounds of a socket.
+type Options struct {
+	// Subprotocol is what the handshake answers; may be empty.
+	Subprotocol string
+	// MaxMessageBytes bounds a message read.
+	MaxMessageBytes int
+	// MaxQueueBytes bounds the frames that wait to be written, the ones being written
+	// included.
+	MaxQueueBytes int
+	// OnPong is called for each pong, from within Read.
+	OnPong func()
+	// Go runs a goroutine that its owner waits for.
+	Go func(func())
+}
+
+// Socket is a server's end of a WebSocket. Read is for one goroutine, everything
+// else for any.
+type Socket struct {
+	ws      *websocket.Conn
+	wire    *wire
+	options Options
+	done    chan struct{}
+	over    func() // closes done
+
+	mu      sync.Mutex
+	queue   net.Buffers // frames that wait; nil while there are none
+	bytes   int         // of the queue and of what is being written
+	corked  bool        // frames wait for Uncork
+	writing bool        // a writer goroutine is at work
+	ending  *ending     // set once: nothing more is queued
+}
+
+type ending struct {
+	code   CloseCode
+	reason string
+}
+
+// closeTimeout bounds all of a close: writing what is queued, the close frame, and
+// the wait for the client's.
+const closeTimeout = 5 * time.Second
+
+// Accept upgrades a request. Where it fails it has answered the request.
+func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, error) {
+	h := &hijacker{ResponseWriter: w}
+	accept := &websocket.AcceptOptions{
+		// Any Origin may connect: authentication is by token, never ambient.
+		InsecureSkipVerify: true,
+		CompressionMode:    websocket.CompressionDisabled,
+		OnPongReceived:     func(context.Context, []byte) { options.OnPong() },
+	}
+	if options.Subprotocol != "" {
+		accept.Subprotocols = []string{options.Subprotocol}
+	}
+	ws, err := websocket.Accept(h, r, accept)
+	if err != nil {
+		return nil, fmt.Errorf("accept: %w", err)
+	}
+	ws.SetReadLimit(-1) // Read has its own limit, so that its caller closes
+	done := make(chan struct{})
+	return &Socket{ws: ws, wire: h.wire, options: options, done: done, over: sync.OnceFunc(func() { close(done) })}, nil
+}
+
+// Read waits for a message and appends it to b, which the caller owns. Errors:
+// ErrTooBig; anything else means that the connection is gone.
+func (s *Socket) Read(b *bytes.Buffer) (text bool, err error) {
+	kind, r, err := s.ws.Reader(context.Background()) // Close ends it
+	if err != nil {
+		return false, fmt.Errorf("read: %w", err)
+	}
+	n, err := b.ReadFrom(io.LimitReader(r, int64(s.options.MaxMessageBytes)+1))
+	if err != nil {
+		return false, fmt.Errorf("read: %w", err)
+	}
+	if n > int64(s.options.MaxMessageBytes) {
+		return false, ErrTooBig
+	}
+	return kind == websocket.MessageText, nil
+}
+
+// Send queues a frame and returns at once. ErrFull means that it was not queued;
+// net.ErrClosed that the socket is closing.
+func (s *Socket) Send(f Frame) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending != nil {
+		return net.ErrClosed
+	}
+	if s.bytes+len(f) > s.options.MaxQueueBytes {
+		return ErrFull
+	}
+	s.push(f)
+	return nil
+}
+
+// Ping queues a ping.
+func (s *Socket) Ping() error { return s.Send(ping) }
+
+// push queues a frame and sees to it that somebody writes; the caller holds mu.
+func (s *Socket) push(f Frame) {
+	s.queue = append(s.queue, f)
+	s.bytes += len(f)
+	s.startWriting()
+}
+
+// startWriting begins a writer goroutine unless there is one, or nothing may be
+// written yet; an idle socket has none. The caller holds mu.
+func (s *Socket) startWriting() {
+	if s.writing || (s.corked && s.ending == nil) || (len(s.queue) == 0 && s.ending == nil) {
+		return
+	}
+	s.writing = true
+	s.options.Go(s.write)
+}
+
+// Cork makes frames wait until Uncork.
+func (s *Socket) Cork() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.corked = true
+}
+
+// Uncork sends a frame ahead of all that were queued since Cork, then those. The
+// frame is not subject to the queue's bound.
+func (s *Socket) Uncork(first Frame) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.corked = false
+	if s.ending != nil {
+		return
+	}
+	s.queue = append(net.Buffers{first}, s.queue...)
+	s.bytes += len(first)
+	s.startWriting()
+}
+
+// write empties the queue, several frames in one system call, then closes if Close
+// was called.
+func (s *Socket) write() {
+	for {
+		s.mu.Lock()
+		batch, end := s.queue, s.ending
+		s.queue = nil
+		if len(batch) == 0 {
+			s.writing = end != nil // the last writer stays the last
+			s.mu.Unlock()
+			if end != nil {
+				s.finish(*end)
+			}
+			return
+		}
+		s.mu.Unlock()
+
+		size := 0
+		for _, f := range batch {
+			size += len(f)
+		}
+		err := s.wire.writeAll(&batch)
+		s.mu.Lock()
+		s.bytes -= size
+		if err != nil {
+			s.queue = nil
+			if s.ending == nil {
+				s.ending = &ending{}
+			}
+		}
+		s.mu.Unlock()
+		if err != nil {
+			s.release()
+			return
+		}
+	}
+}
+
+// finish does the closing handshake (RFC 6455, 7.1.2) within closeTimeout.
+func (s *Socket) finish(end ending) {
+	stop := time.AfterFunc(closeTimeout, func() { _ = s.wire.Conn.Close() })
+	defer stop.Stop()
+	_ = s.ws.Close(websocket.StatusCode(end.code), end.reason) // the client may be gone already
+	s.release()
+}
+
+// release frees the connection, which ends Read. It may be called again.
+func (s *Socket) release() {
+	_ = s.wire.Conn.Close()
+	_ = s.ws.CloseNow()
+	s.over()
+}
+
+// CloseNow ends the connection without a word, unless Close has been called.
+func (s *Socket) CloseNow() {
+	s.mu.Lock()
+	first := s.ending == nil
+	if first {
+		s.ending = &ending{}
+		s.queue = nil
+	}
+	s.mu.Unlock()
+	if first {
+		s.release()
+	}
+}
+
+// Done is closed when the connection is.
+func (s *Socket) Done() <-chan struct{} { return s.done }
+
+// Close sends what is queued, or with drop forgets it, then sends last and closes
+// with a code; it returns at once, and Read ends within 5 s. Only the first call
+// counts; it reports whether it was the first.
+func (s *Socket) Close(last Frame, code CloseCode, reason string, drop bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending != nil {
+		return false
+	}
+	s.ending = &ending{code, reason}
+	if drop || s.corked { // what was corked must not go without its first frame
+		s.queue = nil
+	}
+	if last != nil {
+		s.queue = append(s.queue, last)
+	}
+	// A client that does not read must not keep the writer for longer.
+	_ = s.wire.SetWriteDeadline(time.Now().Add(closeTimeout))
+	s.startWriting()
+	return true
+}
+
+// Received returns the code of the close frame that the client sent, from the error
+// of Read; ok is false if there was none.
+func Received(err error) (code CloseCode, ok bool) {
+	status := websocket.CloseStatus(err)
+	return CloseCode(status), status != -1
+}

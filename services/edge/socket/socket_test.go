@@ -1,0 +1,339 @@
+package socket_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"go.uber.org/goleak"
+
+	"github.com/carillon-rt/carillon/services/edge/socket"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// server accepts one socket and hands it to the test.
+type server struct {
+	*httptest.Server
+	sockets    chan *socket.Socket
+	pongs      chan struct{}
+	goroutines sync.WaitGroup
+}
+
+func newServer(t *testing.T, maxMessage, maxQueue int) *server {
+	t.Helper()
+	s := &server{sockets: make(chan *socket.Socket, 1), pongs: make(chan struct{}, 256)}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		accepted, err := socket.Accept(w, r, socket.Options{
+			Subprotocol: "test", MaxMessageBytes: maxMessage, MaxQueueBytes: maxQueue,
+			OnPong: func() { s.pongs <- struct{}{} }, Go: s.goroutines.Go,
+		})
+		if err == nil {
+			s.sockets <- accepted
+		}
+	}))
+	t.Cleanup(func() {
+		s.Server.Close()
+		s.goroutines.Wait()
+	})
+	return s
+}
+
+// pair is both ends of a WebSocket.
+func pair(t *testing.T, maxMessage, maxQueue int) (*socket.Socket, *websocket.Conn, *server) {
+	t.Helper()
+	s := newServer(t, maxMessage, maxQueue)
+	client, response, err := websocket.Dial(t.Context(), s.URL, &websocket.DialOptions{Subprotocols: []string{"test"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Header.Get("Sec-WebSocket-Protocol") != "test" {
+		t.Error("the subprotocol was not echoed")
+	}
+	client.SetReadLimit(-1)
+	accepted := <-s.sockets
+	t.Cleanup(func() {
+		accepted.CloseNow()
+		_ = client.CloseNow()
+		<-accepted.Done()
+	})
+	return accepted, client, s
+}
+
+func text(s string) socket.Frame {
+	return socket.Build(true, func(dst []byte) []byte { return append(dst, s...) })
+}
+
+// readAll reads in the background, as a session does, until the end.
+func readAll(s *socket.Socket) <-chan error {
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			var b bytes.Buffer
+			if _, err := s.Read(&b); err != nil {
+				s.CloseNow()
+				ended <- err
+				return
+			}
+		}
+	}()
+	return ended
+}
+
+func TestFramesOfEveryLengthArrive(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 1, 1<<20)
+	for _, n := range []int{0, 1, 125, 126, 127, 65535, 65536, 100_000} {
+		want := strings.Repeat("x", n)
+		if err := s.Send(text(want)); err != nil {
+			t.Fatal(err)
+		}
+		if kind, got, err := client.Read(t.Context()); err != nil || kind != websocket.MessageText || string(got) != want {
+			t.Fatalf("%d bytes arrived as %d bytes of %v, %v", n, len(got), kind, err)
+		}
+	}
+	if err := s.Send(socket.Build(false, func(dst []byte) []byte { return append(dst, 1, 2) })); err != nil {
+		t.Fatal(err)
+	}
+	if kind, got, err := client.Read(t.Context()); err != nil || kind != websocket.MessageBinary || !bytes.Equal(got, []byte{1, 2}) {
+		t.Errorf("%v %v %v", kind, got, err)
+	}
+}
+
+func TestConcurrentSendersKeepFramesWhole(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 1, 64<<20)
+	ended := readAll(s)
+	const senders, each = 8, 500
+	for i := range senders {
+		go func() {
+			for j := range each {
+				_ = s.Send(text(fmt.Sprintf("%d %d %s", i, j, strings.Repeat("y", j))))
+				if j%50 == 0 {
+					_ = s.Ping()
+				}
+			}
+		}()
+	}
+	next := [senders]int{}
+	for range senders * each {
+		_, got, err := client.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var i, j int
+		if _, err := fmt.Sscan(string(got), &i, &j); err != nil || j != next[i] {
+			t.Fatalf("got %.20q, want number %d of sender %d: %v", got, next[i], i, err)
+		}
+		next[i]++
+	}
+	s.CloseNow()
+	<-ended
+}
+
+func TestReadBounds(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 10, 1<<20)
+	for _, message := range []string{"0123456789", "01234567890"} {
+		if err := client.Write(t.Context(), websocket.MessageText, []byte(message)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	if isText, err := s.Read(&b); err != nil || !isText || b.String() != "0123456789" {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+	b.Reset()
+	if _, err := s.Read(&b); !errors.Is(err, socket.ErrTooBig) {
+		t.Errorf("11 bytes: %v", err)
+	}
+}
+
+// A frame may lie in the same packet as the handshake: net/http has then read it.
+func TestWhatWasReadAheadIsNotLost(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, 100, 1<<20)
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	masked := []byte{0x81, 0x85, 0, 0, 0, 0, 'h', 'e', 'l', 'l', 'o'} // RFC 6455, 5.7, with a zero key
+	if _, err := conn.Write(append([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"), masked...)); err != nil {
+		t.Fatal(err)
+	}
+	s := <-srv.sockets
+	defer s.CloseNow()
+	var b bytes.Buffer
+	if _, err := s.Read(&b); err != nil || b.String() != "hello" {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+	if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || response.StatusCode != http.StatusSwitchingProtocols {
+		t.Errorf("%v, %v", response, err)
+	}
+}
+
+func TestCork(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 1, 1<<20)
+	s.Cork()
+	for _, m := range []string{"2", "3"} {
+		if err := s.Send(text(m)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Uncork(text("1"))
+	for _, want := range []string{"1", "2", "3"} {
+		if _, got, err := client.Read(t.Context()); err != nil || string(got) != want {
+			t.Errorf("got %q, want %q, %v", got, want, err)
+		}
+	}
+}
+
+func TestCloseSendsTheQueueThenTheLastFrame(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 1, 1<<20)
+	ended := readAll(s)
+	_ = s.Send(text("queued"))
+	if !s.Close(text("last"), 4401, "unauthenticated", false) || s.Close(nil, 1000, "", false) {
+		t.Error("only the first Close counts")
+	}
+	if err := s.Send(text("late")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("sent after Close: %v", err)
+	}
+	for _, want := range []string{"queued", "last"} {
+		if _, got, err := client.Read(t.Context()); err != nil || string(got) != want {
+			t.Errorf("got %q, want %q, %v", got, want, err)
+		}
+	}
+	_, _, err := client.Read(t.Context())
+	var closed websocket.CloseError
+	if !errors.As(err, &closed) || closed.Code != 4401 || closed.Reason != "unauthenticated" {
+		t.Errorf("closed with %v", err)
+	}
+	<-ended
+	<-s.Done()
+}
+
+func TestCloseWhileCorkedForgetsWhatWaits(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 1, 1<<20)
+	ended := readAll(s)
+	s.Cork()
+	_ = s.Send(text("must not go without its first frame"))
+	s.Close(text("last"), 1012, "draining", false)
+	s.Uncork(text("too late"))
+	if _, got, err := client.Read(t.Context()); err != nil || string(got) != "last" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	_, _, _ = client.Read(t.Context())
+	<-ended
+}
+
+// A client that does not read fills the queue; it costs the bound and no more, and
+// closing it does not wait for it for longer than 5 s.
+func TestAClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	const bound = 64 << 10
+	s, _, _ := pair(t, 1, bound)
+	ended := readAll(s)
+	frame := text(strings.Repeat("x", 16<<10))
+	sent := 0
+	for ; ; sent += len(frame) {
+		if err := s.Send(frame); err != nil {
+			if !errors.Is(err, socket.ErrFull) {
+				t.Fatal(err)
+			}
+			break
+		}
+		if sent > 64<<20 {
+			t.Fatal("the queue has no bound")
+		}
+	}
+	if err := s.Send(text(strings.Repeat("x", bound))); !errors.Is(err, socket.ErrFull) {
+		t.Errorf("a frame over the bound: %v", err)
+	}
+	began := time.Now()
+	s.Close(text("last"), 4450, "slow_consumer", true)
+	<-s.Done()
+	<-ended
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("closing took %v", took)
+	}
+}
+
+func TestPing(t *testing.T) {
+	t.Parallel()
+	s, client, srv := pair(t, 1, 1<<20)
+	ended := readAll(s)
+	ctx := client.CloseRead(context.Background()) // answers pings
+	if err := s.Ping(); err != nil {
+		t.Fatal(err)
+	}
+	<-srv.pongs
+	s.CloseNow()
+	<-ended
+	<-ctx.Done()
+}
+
+func TestReceivedCloseCode(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 1, 1<<20)
+	ended := readAll(s)
+	if err := client.Close(4000, "bye"); err != nil {
+		t.Fatal(err)
+	}
+	if code, ok := socket.Received(<-ended); !ok || code != 4000 {
+		t.Errorf("%d, %v", code, ok)
+	}
+	if _, ok := socket.Received(io.EOF); ok {
+		t.Error("a broken connection has no close code")
+	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	frame := text(strings.Repeat("x", 200))
+	sockets := make(chan *socket.Socket, 1)
+	var goroutines sync.WaitGroup
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, err := socket.Accept(w, r, socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1 << 30, OnPong: func() {}, Go: goroutines.Go})
+		if err != nil {
+			b.Error(err)
+		}
+		sockets <- s
+	}))
+	defer web.Close()
+	client, _, err := websocket.Dial(b.Context(), web.URL, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := <-sockets
+	go func() {
+		for {
+			if _, _, err := client.Read(context.Background()); err != nil {
+				return
+			}
+		}
+	}()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Send(frame); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s.CloseNow()
+	_ = client.CloseNow()
+	goroutines.Wait()
+}

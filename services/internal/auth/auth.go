@@ -1,0 +1,92 @@
+// Package auth owns tokens: who issues them, whether one is good, and whom it names.
+// It signs and verifies JWTs (RFC 7519), knows which caller may use which channels,
+// and makes the tokens that roles show each other. What a user may do is the
+// authorization service's business; where a token stands in a request is the edge's
+// and the gRPC server's.
+package auth
+
+import (
+	"time"
+)
+
+// Kind says whom an issuer's tokens name. A token of one kind is never accepted for
+// another.
+type Kind string
+
+// The kinds. ForRoles has no configured issuer; see RoleKey.
+const (
+	ForClients Kind = "clients" // users, on the edge
+	ForCallers Kind = "callers" // backend services, on the gRPC APIs
+	ForRoles   Kind = "roles"   // Carillon's own processes, among themselves
+)
+
+// Audiences that set the kinds apart: the aud of a caller's token holds the first, a
+// role's the second, a client's neither.
+const (
+	CallerAudience = "carillon-api"
+	RoleAudience   = "carillon-role"
+)
+
+// Bounds of a token.
+const (
+	MaxTokenBytes = 8 << 10
+	// MinSecretBytes is the least size of an HMAC secret (RFC 7518 section 3.2).
+	MinSecretBytes = 32
+	// MaxClaimDepth bounds the nesting of claims, which travel in a
+	// google.protobuf.Struct whose decoder refuses deep ones.
+	MaxClaimDepth = 32
+	// maxSkew is by how much an issuer's clock may be ahead: it excuses nbf and iat,
+	// never exp.
+	maxSkew = 5 * time.Second
+)
+
+// ServicePrefix begins the publisher of what a caller sends, so no user id may.
+const ServicePrefix = "service:"
+
+// Identity is whom a verified token names. Its claims are shared by all who hold the
+// identity and must not be modified.
+type Identity struct {
+	// Kind is whom the token names.
+	Kind Kind
+	// Issuer is the configured name of the issuer, not its iss; of a role "roles".
+	Issuer string
+	// Subject is a user id (user_prefix included, checked by channel.ParseUser), or
+	// the name of a caller or role.
+	Subject string
+	// Claims are all claims of the token as encoding/json decodes them: numbers are
+	// float64.
+	Claims map[string]any
+	// ExpiresAt is when the identity ends, to the second.
+	ExpiresAt time.Time
+}
+
+// Issuer is the configuration of one issuer of tokens.
+type Issuer struct {
+	Name       string   `yaml:"name" help:"Name in logs; letters, digits, - and _, at most 64; each issuer its own."`
+	For        Kind     `yaml:"for" enum:"clients,callers" help:"Whom the tokens name: clients (users, on the edge) or callers (services, on the APIs); their aud holds carillon-api."`
+	Algorithms []string `yaml:"algorithms" help:"Algorithms allowed: HS256 HS384 HS512 with a secret; RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA with the public key that fits."`
+	Issuer     string   `yaml:"issuer" help:"Value of iss that chooses this issuer; empty: tokens without iss. One issuer for each value and kind."`
+	Audience   string   `yaml:"audience" help:"Value that aud must hold; empty: not checked."`
+	Secret     Secret   `yaml:"secret" help:"The HMAC secret, at least 32 bytes."`
+	PublicKey  Secret   `yaml:"public_key" help:"The public key in PEM: PKIX (PUBLIC KEY) or a certificate."`
+	UserPrefix string   `yaml:"user_prefix" help:"Put before the subject to make the user id; all issuers for clients but one need their own."`
+}
+
+// Secret says where a secret is; the zero Secret says that there is none.
+type Secret struct {
+	Env  string `yaml:"env" help:"Name of the environment variable that holds it."`
+	File string `yaml:"file" help:"File that holds it; a newline at the end is not part of it. A relative path starts at the working directory."`
+}
+
+// IsZero tells whether neither place is given.
+func (s Secret) IsZero() bool { return s == Secret{} }
+
+// Load reads what a Secret names.
+type Load = func(Secret) ([]byte, error)
+
+// Caller is the configuration of one backend service.
+type Caller struct {
+	Name     string   `yaml:"name" help:"Subject of the caller's tokens."`
+	Publish  []string `yaml:"publish" help:"Patterns of the channels that it may publish to: user.{id}, invoices.{rest...}, {rest...} for every channel."`
+	Presence []string `yaml:"presence" help:"Patterns of the channels whose members it may list."`
+}

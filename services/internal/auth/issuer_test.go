@@ -1,0 +1,134 @@
+package auth_test
+
+import (
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/carillon-rt/carillon/services/internal/auth"
+)
+
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	p256 := ecdsaKey(t, elliptic.P256())
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(p256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string, der []byte) auth.Secret {
+		return auth.Secret{Env: string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))}
+	}
+	ec := publicPEM(t, p256.Public())
+	for name, c := range map[string]struct {
+		change func(*auth.Issuer)
+		want   []string // each a part of the line of that place
+	}{
+		"good":               {func(*auth.Issuer) {}, nil},
+		"name":               {func(i *auth.Issuer) { i.Name = "a b" }, []string{`[0].name: "a b" is not a name`}},
+		"name of the roles":  {func(i *auth.Issuer) { i.Name = "roles" }, []string{"[0].name: "}},
+		"for":                {func(i *auth.Issuer) { i.For = "users" }, []string{`[0].for: "users"`}},
+		"for roles":          {func(i *auth.Issuer) { i.For = auth.ForRoles }, []string{`[0].for: "roles"`}},
+		"no algorithm":       {func(i *auth.Issuer) { i.Algorithms = nil }, []string{"[0].algorithms: is required"}},
+		"none":               {func(i *auth.Issuer) { i.Algorithms = []string{"none"} }, []string{`[0].algorithms: "none" is not one of ES256 ES384`}},
+		"unknown algorithm":  {func(i *auth.Issuer) { i.Algorithms = []string{"HS256", "hs512"} }, []string{`[0].algorithms: "hs512"`}},
+		"algorithm misfits":  {func(i *auth.Issuer) { i.Algorithms = []string{"RS256", "HS256", "EdDSA"} }, []string{"RS256 does not fit the key, which is an HMAC secret", "EdDSA does not fit"}},
+		"curve misfits":      {func(i *auth.Issuer) { i.Secret, i.PublicKey, i.Algorithms = auth.Secret{}, ec, []string{"ES384"} }, []string{"which is an ECDSA public key on P-256"}},
+		"secret is short":    {func(i *auth.Issuer) { i.Secret.Env = secret[1:] }, []string{"[0].secret: has 31 bytes; it needs at least 32"}},
+		"secret is missing":  {func(i *auth.Issuer) { i.Secret = auth.Secret{File: "x"} }, []string{"[0].secret: there is no such file"}},
+		"no key":             {func(i *auth.Issuer) { i.Secret = auth.Secret{} }, []string{"[0].secret: neither secret nor public_key"}},
+		"two keys":           {func(i *auth.Issuer) { i.PublicKey = ec }, []string{"an issuer has one key"}},
+		"key is missing":     {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, auth.Secret{File: "x"} }, []string{"[0].public_key: there is no such file"}},
+		"key is no PEM":      {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, auth.Secret{Env: "x"} }, []string{"[0].public_key: is not PEM"}},
+		"key is broken":      {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, block("PUBLIC KEY", []byte("x")) }, []string{"holds a PUBLIC KEY that cannot be read"}},
+		"certificate broken": {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, block("CERTIFICATE", nil) }, []string{"holds a CERTIFICATE that cannot be read"}},
+		"key is private":     {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, block("PRIVATE KEY", private) }, []string{"holds a private key; give only the public one"}},
+		"key is PKCS 1":      {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, block("RSA PUBLIC KEY", nil) }, []string{"neither a PUBLIC KEY (PKIX) nor a CERTIFICATE"}},
+		"two PEM blocks":     {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, auth.Secret{Env: ec.Env + ec.Env} }, []string{"more than one PEM block"}},
+		"RSA is weak": {func(i *auth.Issuer) {
+			i.Secret, i.PublicKey, i.Algorithms = auth.Secret{}, publicPEM(t, weak.Public()), []string{"RS256"}
+		}, []string{"RSA key of 1024 bits; it needs at least 2048"}},
+		"audience of callers": {func(i *auth.Issuer) { i.Audience = auth.CallerAudience }, []string{"[0].audience: "}},
+		"prefix of services":  {func(i *auth.Issuer) { i.UserPrefix = "service:a" }, []string{"[0].user_prefix: "}},
+		"prefix for callers":  {func(i *auth.Issuer) { i.For, i.UserPrefix = auth.ForCallers, "x-" }, []string{"[0].user_prefix: is only for clients"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			issuer := hmacIssuer(auth.ForClients)
+			c.change(&issuer)
+			got := auth.Problems([]auth.Issuer{issuer}, texts)
+			wantLines(t, got, c.want)
+			if _, err := auth.NewVerifier(issuer.For, []auth.Issuer{issuer}, texts); (err == nil) != (len(c.want) == 0) {
+				t.Errorf("NewVerifier: %v", err)
+			}
+		})
+	}
+}
+
+func wantLines(t *testing.T, got, want []string) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("problems\n%s\nwant %d lines: %q", strings.Join(got, "\n"), len(want), want)
+	}
+	for i := range want {
+		if !strings.Contains(got[i], want[i]) {
+			t.Errorf("line %d: %s\nwant %q", i, got[i], want[i])
+		}
+	}
+	if text := strings.Join(got, "\n"); strings.Contains(text, secret[1:]) || strings.Contains(text, "BEGIN") {
+		t.Errorf("shows a secret: %s", text)
+	}
+}
+
+func TestProblemsTogether(t *testing.T) {
+	t.Parallel()
+	named := func(name, iss, prefix string) auth.Issuer {
+		i := hmacIssuer(auth.ForClients)
+		i.Name, i.Issuer, i.UserPrefix = name, iss, prefix
+		return i
+	}
+	callers := hmacIssuer(auth.ForCallers)
+	callers.Name = "services"
+	for name, c := range map[string]struct {
+		issuers []auth.Issuer
+		want    []string
+	}{
+		"apart":               {[]auth.Issuer{named("a", "", ""), callers, named("b", "b", "b-"), named("c", "c", "c-")}, nil},
+		"one name":            {[]auth.Issuer{callers, named("services", "", "")}, []string{"[1].name: is the same as that of [0]"}},
+		"one iss":             {[]auth.Issuer{named("a", "x", ""), named("b", "x", "b-")}, []string{"[1].issuer: is the same as that of [0], which is also for clients"}},
+		"no prefix":           {[]auth.Issuer{named("a", "", ""), named("b", "b", "")}, []string{`[1].user_prefix: is required, since "a" has none`}},
+		"prefixes alike":      {[]auth.Issuer{named("a", "", "x"), named("b", "b", "x-")}, []string{`[1].user_prefix: "x-" and the "x" of "a" begin alike`}},
+		"everything is wrong": {[]auth.Issuer{{}, {Name: "b"}}, []string{"[0].name", "[0].for", "[0].algorithms", "[0].secret", "[1].for", "[1].algorithms", "[1].secret", "[1].issuer"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			wantLines(t, auth.Problems(c.issuers, texts), c.want)
+		})
+	}
+	if _, err := auth.NewVerifier(auth.ForClients, []auth.Issuer{named("a", "x", ""), named("b", "x", "b-")}, texts); err == nil {
+		t.Error("NewVerifier takes two issuers of one iss")
+	}
+}
+
+func FuzzPublicKey(f *testing.F) {
+	f.Add([]byte(publicPEM(f, ecdsaKey(f, elliptic.P256()).Public()).Env))
+	f.Add([]byte(certificatePEM(f, ecdsaKey(f, elliptic.P384())).Env))
+	f.Add([]byte("-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		issuer := auth.Issuer{Name: "main", For: auth.ForClients, Algorithms: []string{"ES256"}, PublicKey: auth.Secret{File: "key.pem"}}
+		load := func(auth.Secret) ([]byte, error) { return text, nil }
+		for _, line := range auth.Problems([]auth.Issuer{issuer}, load) {
+			if !slices.ContainsFunc([]string{"[0].public_key: ", "[0].algorithms: "}, func(key string) bool { return strings.HasPrefix(line, key) }) {
+				t.Fatalf("%q: %s", text, line)
+			}
+		}
+	})
+}

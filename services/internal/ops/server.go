@@ -1,0 +1,170 @@
+// Package ops owns what the people who run a process look at: metrics, liveness,
+// readiness and profiles over HTTP, and the meter provider that other packages
+// record with. What is measured and what is checked belongs to them.
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/otlptranslator"
+	exporter "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
+	sdk "go.opentelemetry.io/otel/sdk/metric"
+)
+
+// Bounds of the HTTP server.
+const (
+	readTimeout    = 5 * time.Second
+	writeTimeout   = 30 * time.Second // a profile's own duration comes on top
+	idleTimeout    = 60 * time.Second
+	maxHeaderBytes = 16 << 10
+	stopTimeout    = 5 * time.Second
+	// maxScrapes bounds the requests for metrics that are answered at the same time;
+	// more get 503.
+	maxScrapes = 4
+)
+
+// Server answers /metrics, /healthz, /readyz and, if asked to, /debug/pprof/.
+type Server struct {
+	log      *slog.Logger
+	pprof    bool
+	registry *prometheus.Registry
+	meters   *sdk.MeterProvider
+
+	mu     sync.Mutex
+	checks []check
+}
+
+type check struct {
+	name string
+	run  func() error
+}
+
+// New returns a server that listens nowhere yet. Its metrics are its own: nothing
+// is registered in a global registry or provider. With profiling it serves
+// loopback addresses only.
+func New(logger *slog.Logger, profiling bool) *Server {
+	s := &Server{log: logger, pprof: profiling, registry: prometheus.NewRegistry()}
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reader, err := exporter.New(
+		exporter.WithRegisterer(s.registry),
+		exporter.WithTranslationStrategy(otlptranslator.UnderscoreEscapingWithSuffixes),
+		exporter.WithoutScopeInfo(),
+		exporter.WithoutTargetInfo(),
+	)
+	if err != nil { // only for a collector that is registered already
+		panic(fmt.Sprintf("ops: a new registry refused the exporter: %v", err))
+	}
+	s.meters = sdk.NewMeterProvider(sdk.WithReader(reader))
+	return s
+}
+
+// MeterProvider records what /metrics shows.
+func (s *Server) MeterProvider() metric.MeterProvider { return s.meters }
+
+// AddCheck makes readiness depend on run, which must return at once, may be called
+// at any time and returns why the process is not ready. The name stands before it.
+func (s *Server) AddCheck(name string, run func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.checks = append(s.checks, check{name: name, run: run})
+}
+
+// Handler is what Serve serves.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelError),
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: maxScrapes,
+	}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET /readyz", s.ready)
+	if s.pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	checks := s.checks[:len(s.checks):len(s.checks)]
+	s.mu.Unlock()
+	var failed strings.Builder
+	for _, c := range checks {
+		if err := c.run(); err != nil {
+			reason := strings.Join(strings.Fields(err.Error()), " ") // one line each
+			fmt.Fprintf(&failed, "%s: %s\n", c.name, reason)
+		}
+	}
+	if failed.Len() > 0 {
+		answer(w, http.StatusServiceUnavailable, failed.String())
+		return
+	}
+	answer(w, http.StatusOK, "ready\n")
+}
+
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text) // a probe that has gone needs no answer
+}
+
+// Serve answers requests on the listener, which it closes, until ctx ends; then
+// those that run have 5 s. It returns nil after ctx ended. With profiling it
+// refuses a listener that others than this host can reach.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	if s.pprof && !loopback(listener.Addr()) {
+		_ = listener.Close() // the error below is what matters
+		return fmt.Errorf("profiles are served on loopback only, not on %s: set ops.listen to 127.0.0.1 or leave ops.pprof out", listener.Addr())
+	}
+	server := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serving ops on %s: %w", listener.Addr(), err)
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := server.Shutdown(stopping); err != nil {
+		_ = server.Close() // cuts off what did not end in time
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving ops on %s: %w", listener.Addr(), err)
+	}
+	return nil
+}
+
+// loopback tells whether only this host can reach an address.
+func loopback(address net.Addr) bool {
+	tcp, ok := address.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}

@@ -1,0 +1,178 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/carillon-rt/carillon/services/internal/fault"
+)
+
+// call is one call on its way through the server, for the log.
+type call struct {
+	server *Server
+	ctx    context.Context //nolint:containedctx // as it came, then with the identity; lives as long as the call
+	method string
+	caller string
+	start  time.Time
+}
+
+// The order is the same for both kinds of call: recover, log, authenticate, validate.
+
+func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	s.unary.Add(1)
+	defer s.unary.Add(-1)
+	c := call{server: s, ctx: ctx, method: info.FullMethod, start: time.Now()}
+	defer func() { err = c.finish(recover(), err) }()
+	if err := c.authenticate(); err != nil {
+		return nil, err
+	}
+	if err := s.validate(req); err != nil {
+		return nil, err
+	}
+	return handle(c.ctx, req)
+}
+
+func (s *Server) interceptStream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	c := call{server: s, ctx: stream.Context(), method: info.FullMethod, start: time.Now()}
+	defer func() { err = c.finish(recover(), err) }()
+	if err := c.authenticate(); err != nil {
+		return err
+	}
+	return handle(service, &validatedStream{ServerStream: stream, ctx: c.ctx, server: s})
+}
+
+// validatedStream checks each message that is received.
+type validatedStream struct {
+	grpc.ServerStream
+	ctx    context.Context //nolint:containedctx // what Context returns
+	server *Server
+}
+
+func (s *validatedStream) Context() context.Context { return s.ctx }
+
+func (s *validatedStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return s.server.validate(m)
+}
+
+func unknownMethod(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	return fault.New(fault.CommandUnknown, "", "there is no method %.128q", method)
+}
+
+// service is the full name of the service that is called.
+func (c *call) service() string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(c.method, "/"), "/")
+	return name
+}
+
+func (c *call) authenticate() error {
+	service := c.service()
+	if open(service) {
+		return nil
+	}
+	authenticate := c.server.authenticate[service]
+	if authenticate == nil {
+		return fault.New(fault.CommandUnknown, "", "there is no service %.128q", service)
+	}
+	token, err := tokenOf(c.ctx)
+	if err != nil {
+		return err
+	}
+	ctx, err := authenticate(c.ctx, token)
+	if err != nil {
+		return err
+	}
+	c.ctx = ctx
+	if identity, ok := IdentityFrom(ctx); ok {
+		c.caller = identity.Subject
+	}
+	return nil
+}
+
+// finish turns what the handler returned, or panicked with, into what the client
+// gets, and logs it.
+func (c *call) finish(panicked any, err error) error {
+	if panicked != nil {
+		c.server.log.LogAttrs(c.ctx, slog.LevelError, "panic in a call",
+			slog.String("method", c.method), slog.String("panic", fmt.Sprint(panicked)), slog.String("stack", string(debug.Stack())))
+		err = fault.From(fmt.Errorf("panic: %v", panicked))
+	}
+	if err == nil {
+		c.log(slog.LevelDebug, "call", codes.OK, nil)
+		return nil
+	}
+	answer := answerTo(c.ctx, c.service(), err)
+	level := slog.LevelInfo
+	switch answer.code {
+	case codes.Internal, codes.Unknown, codes.DataLoss:
+		level = slog.LevelError
+	case codes.Unavailable:
+		level = slog.LevelWarn
+	case codes.Canceled:
+		level = slog.LevelDebug
+	}
+	c.log(level, "call refused", answer.code, answer)
+	return answer.err
+}
+
+func (c *call) log(level slog.Level, text string, code codes.Code, refused *answer) {
+	log := c.server.log
+	if !log.Enabled(c.ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 8)
+	attrs = append(attrs,
+		slog.String("method", c.method),
+		slog.String("code", CodeName(code)),
+		slog.Duration("duration", time.Since(c.start)),
+		slog.String("peer", peerOf(c.ctx)))
+	if c.caller != "" {
+		attrs = append(attrs, slog.String("caller", c.caller))
+	}
+	if refused != nil {
+		if refused.reason != "" {
+			attrs = append(attrs, slog.String("reason", string(refused.reason)))
+		}
+		if refused.field != "" {
+			attrs = append(attrs, slog.String("field", refused.field))
+		}
+		// A cause is text of a library: of interest where the server is at fault, and
+		// never asked for where it might quote what a client sent.
+		if refused.cause != nil && level >= slog.LevelWarn {
+			attrs = append(attrs, slog.String("cause", refused.cause.Error()))
+		}
+	}
+	log.LogAttrs(c.ctx, level, text, attrs...)
+}
+
+// peerOf is the client's address; for a call that came through Memory, whose other
+// end is trusted, the last address that the other end vouches for.
+func peerOf(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ""
+	}
+	if p.Addr.Network() != memoryNetwork {
+		return p.Addr.String()
+	}
+	if forwarded := metadata.ValueFromIncomingContext(ctx, "x-forwarded-for"); len(forwarded) > 0 {
+		list := forwarded[len(forwarded)-1]
+		if address := strings.TrimSpace(list[strings.LastIndexByte(list, ',')+1:]); net.ParseIP(address) != nil {
+			return address
+		}
+	}
+	return p.Addr.String()
+}

@@ -1,0 +1,95 @@
+package rpc
+
+import (
+	"context"
+	"strings"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+)
+
+// Verifier checks a token; auth.Verifier and auth.RoleKey do.
+type Verifier interface {
+	Verify(token string) (auth.Identity, error)
+}
+
+// Bearer authenticates with a verifier and leaves the identity in the context.
+func Bearer(v Verifier) Authenticator {
+	return func(ctx context.Context, token string) (context.Context, error) {
+		identity, err := v.Verify(token)
+		if err != nil {
+			return nil, err
+		}
+		return WithIdentity(ctx, identity), nil
+	}
+}
+
+// FirstOf returns a verifier that takes a token that any of the verifiers takes, which
+// it asks in order. Its error is that of the last.
+func FirstOf(verifiers ...Verifier) Verifier { return firstOf(verifiers) }
+
+type firstOf []Verifier
+
+// Verify implements Verifier.
+func (f firstOf) Verify(token string) (identity auth.Identity, err error) {
+	for _, v := range f {
+		if identity, err = v.Verify(token); err == nil {
+			return identity, nil
+		}
+	}
+	return auth.Identity{}, err
+}
+
+type identityKey struct{}
+
+// WithIdentity returns a context that tells who calls.
+func WithIdentity(ctx context.Context, identity auth.Identity) context.Context {
+	return context.WithValue(ctx, identityKey{}, identity)
+}
+
+// IdentityFrom tells who calls, and whether the call was authenticated at all.
+func IdentityFrom(ctx context.Context) (auth.Identity, bool) {
+	identity, ok := ctx.Value(identityKey{}).(auth.Identity)
+	return identity, ok
+}
+
+// BearerToken reads the values of an "authorization" header: one, "Bearer" in any
+// case, then the token. Its error is TOKEN_MISSING or TOKEN_MALFORMED.
+func BearerToken(values []string) (string, error) {
+	const want = "send the header authorization: Bearer <JWT>"
+	switch {
+	case len(values) == 0 || len(values) == 1 && strings.TrimSpace(values[0]) == "":
+		return "", fault.New(fault.TokenMissing, "", "no token: %s", want)
+	case len(values) > 1:
+		return "", fault.New(fault.TokenMalformed, "", "more than one authorization header: %s", want)
+	}
+	scheme, token, _ := strings.Cut(strings.TrimSpace(values[0]), " ")
+	token = strings.TrimSpace(token)
+	if !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsAny(token, " \t") {
+		return "", fault.New(fault.TokenMalformed, "", "the authorization header is not a bearer token: %s", want)
+	}
+	if len(token) > auth.MaxTokenBytes {
+		return "", fault.New(fault.TokenMalformed, "", "the token has %d bytes, more than %d", len(token), auth.MaxTokenBytes)
+	}
+	return token, nil
+}
+
+func tokenOf(ctx context.Context) (string, error) {
+	return BearerToken(metadata.ValueFromIncomingContext(ctx, "authorization"))
+}
+
+// open tells whether anybody may call a service: those that tell nothing of users.
+func open(service string) bool {
+	switch service {
+	case healthv1.Health_ServiceDesc.ServiceName,
+		reflectionv1.ServerReflection_ServiceDesc.ServiceName,
+		reflectionv1alpha.ServerReflection_ServiceDesc.ServiceName:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,192 @@
+// Package rpc owns how Carillon's roles speak gRPC: a server that recovers, logs,
+// authenticates and validates every call in one place, connections between roles,
+// and the shape in which errors leave. It knows no service, and tokens only as
+// text that somebody else verifies.
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+)
+
+// Bounds of a server.
+const (
+	// MaxMessageBytes bounds a message that is received; larger is RESOURCE_EXHAUSTED.
+	MaxMessageBytes = 4 << 20
+	// MaxHeaderBytes bounds a call's metadata, the token included.
+	MaxHeaderBytes = 16 << 10
+	// MaxStreams bounds the calls of one connection that run at the same time; more
+	// wait at the client.
+	MaxStreams = 1024
+
+	connectionTimeout  = 10 * time.Second
+	defaultStopTimeout = 10 * time.Second
+	// streamStopTimeout is how long streams, which have no end of their own, may go
+	// on after a server was told to stop.
+	streamStopTimeout = time.Second
+)
+
+// Authenticator turns a bearer token into a context that tells who calls (see
+// WithIdentity). Its error is a *fault.Error, UNAUTHENTICATED as a rule.
+type Authenticator = func(ctx context.Context, token string) (context.Context, error)
+
+// Options configure a server.
+type Options struct {
+	// Logger gets a line for each refused call, and for every call at debug level.
+	Logger *slog.Logger
+	// Authenticate has an entry for each service that is registered, by its full
+	// name. A service without one is refused; health and reflection are open.
+	Authenticate map[string]Authenticator
+	// StopTimeout is how long calls may go on after Serve's context ended; 10 s if 0.
+	StopTimeout time.Duration
+}
+
+// Server is a gRPC server with health and reflection. Services register on it
+// before Serve.
+type Server struct {
+	grpc         *grpc.Server
+	health       *health.Server
+	validator    protovalidate.Validator
+	log          *slog.Logger
+	authenticate map[string]Authenticator
+	stopTimeout  time.Duration
+	unary        atomic.Int64 // unary calls that are running
+}
+
+// NewServer returns a server that listens nowhere yet. It panics only if the
+// validation library is broken, whatever the options.
+func NewServer(opts Options) *Server {
+	validator, err := protovalidate.New()
+	if err != nil { // no option is given that could be at fault
+		panic(fmt.Sprintf("rpc: protovalidate: %v", err))
+	}
+	s := &Server{
+		health:       health.NewServer(),
+		validator:    validator,
+		log:          opts.Logger,
+		authenticate: opts.Authenticate,
+		stopTimeout:  opts.StopTimeout,
+	}
+	if s.stopTimeout == 0 {
+		s.stopTimeout = defaultStopTimeout
+	}
+	s.grpc = grpc.NewServer(
+		grpc.UnaryInterceptor(s.interceptUnary),
+		grpc.StreamInterceptor(s.interceptStream),
+		grpc.UnknownServiceHandler(unknownMethod),
+		grpc.MaxRecvMsgSize(MaxMessageBytes),
+		grpc.MaxHeaderListSize(MaxHeaderBytes),
+		grpc.MaxConcurrentStreams(MaxStreams),
+		grpc.ConnectionTimeout(connectionTimeout),
+		grpc.WaitForHandlers(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+	)
+	healthv1.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	return s
+}
+
+// RegisterService registers a service, NOT_SERVING until SetServing says otherwise.
+// It makes a Server a grpc.ServiceRegistrar.
+func (s *Server) RegisterService(desc *grpc.ServiceDesc, implementation any) {
+	s.grpc.RegisterService(desc, implementation)
+	s.SetServing(desc.ServiceName, false)
+}
+
+// SetServing sets what the health service says of a service, "" for the process as
+// a whole. It does not keep calls out. Once Serve's context has ended everything is
+// NOT_SERVING.
+func (s *Server) SetServing(service string, serving bool) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if serving {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus(service, status)
+}
+
+// Serve accepts connections of all the listeners, which it closes, until ctx ends.
+// Then calls may finish within Options.StopTimeout, streams within a second; what
+// is left is cut off. It returns when every handler has returned: nil after ctx
+// ended, an error if a listener failed or a registered service has no
+// authentication. A Server serves once.
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
+	if err := s.checkAuthenticated(); err != nil {
+		for _, l := range listeners {
+			_ = l.Close() // the error above is what matters
+		}
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		group.Go(func() error {
+			if err := s.grpc.Serve(l); err != nil {
+				return fmt.Errorf("serving gRPC on %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		s.stop()
+		return nil
+	})
+	return group.Wait()
+}
+
+// checkAuthenticated finds services that were registered and forgotten in
+// Options.Authenticate.
+func (s *Server) checkAuthenticated() error {
+	var missing []string
+	for name := range s.grpc.GetServiceInfo() {
+		if s.authenticate[name] == nil && !open(name) {
+			missing = append(missing, name)
+		}
+	}
+	if missing == nil {
+		return nil
+	}
+	slices.Sort(missing)
+	return fmt.Errorf("no authentication is configured for %s", strings.Join(missing, ", "))
+}
+
+func (s *Server) stop() {
+	s.health.Shutdown()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.grpc.GracefulStop()
+	}()
+	deadline := time.NewTimer(s.stopTimeout)
+	defer deadline.Stop()
+	streams := time.NewTicker(streamStopTimeout)
+	defer streams.Stop()
+	for {
+		select {
+		case <-stopped:
+			return
+		case <-streams.C:
+			if s.unary.Load() > 0 {
+				continue
+			}
+		case <-deadline.C:
+		}
+		s.grpc.Stop()
+		<-stopped
+		return
+	}
+}

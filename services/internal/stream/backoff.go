@@ -1,0 +1,23 @@
+package stream
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// backoff waits longer each time, with jitter, up to max.
+type backoff struct{ next, max time.Duration }
+
+// wait returns ctx's error if ctx ends first.
+func (b *backoff) wait(ctx context.Context) error {
+	timer := time.NewTimer(b.next/2 + rand.N(b.next))
+	defer timer.Stop()
+	b.next = min(2*b.next, b.max)
+	select {
+	case <-timer.C:
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

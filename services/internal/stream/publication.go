@@ -1,0 +1,127 @@
+package stream
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+// Headers of a stored message. All others are the publisher's own.
+const (
+	// The publisher is percent-encoded, since a user id may hold any printable
+	// Unicode and begin with a space.
+	headerPublisher   = "Carillon-Publisher"
+	headerMessageID   = "Carillon-Message-Id"
+	headerContentType = "Carillon-Content-Type" // absent with JSON
+	headerTime        = "Carillon-Time"         // ephemeral only: Unix nanoseconds
+
+	headerNATSID       = "Nats-Msg-Id"
+	headerSequence     = "Nats-Sequence"
+	headerLastSequence = "Nats-Last-Sequence"
+	headerTimestamp    = "Nats-Time-Stamp"
+)
+
+// encode writes a publication as the NATS message for a subject.
+func encode(p message.Publication, subject string) *nats.Msg {
+	const own = 4
+	values := make([]string, 0, own+len(p.Headers)) // one array for all of the header's slices
+	header := make(nats.Header, own+len(p.Headers))
+	set := func(name, value string) {
+		values = append(values, value)
+		header[name] = values[len(values)-1 : len(values) : len(values)]
+	}
+	for name, value := range p.Headers {
+		set(name, value)
+	}
+	set(headerPublisher, url.PathEscape(p.Publisher.Name))
+	if p.ID != "" {
+		set(headerMessageID, p.ID)
+	}
+	if !p.Payload.IsJSON() {
+		set(headerContentType, p.Payload.ContentType)
+	}
+	return &nats.Msg{Subject: subject, Header: header, Data: p.Payload.Data}
+}
+
+// encodeStored adds what NATS recognises a repetition by: for a publication without an
+// ID something random, so that Publish itself may try again.
+func encodeStored(p message.Publication, subject string) *nats.Msg {
+	m := encode(p, subject)
+	if p.ID == "" {
+		m.Header[headerNATSID] = []string{rand.Text()}
+	} else {
+		m.Header[headerNATSID] = []string{deduplicationID(p)}
+	}
+	return m
+}
+
+func encodeEphemeral(p message.Publication, now time.Time) *nats.Msg {
+	m := encode(p, subjectEphemeral+string(p.Channel))
+	m.Header[headerTime] = []string{strconv.FormatInt(now.UnixNano(), 10)}
+	return m
+}
+
+// deduplicationID is 128 bits of a hash, since the table of a stream is shared by the
+// channels and publishers of its partition, and no one may meet another's id.
+func deduplicationID(p message.Publication) string {
+	text := make([]byte, 0, 512)
+	for _, part := range [...]string{p.Publisher.Issuer, p.Publisher.Name, string(p.Channel), p.ID} {
+		text = binary.AppendUvarint(text, uint64(len(part)))
+		text = append(text, part...)
+	}
+	sum := sha256.Sum256(text)
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// sameContent tells whether a stored message is what the publication says. NATS cuts
+// white space from the front of values.
+func sameContent(p message.Publication, header nats.Header, data []byte) bool {
+	if string(p.Payload.Data) != string(data) || trim(p.Payload.ContentType) != trim(first(header, headerContentType)) {
+		return false
+	}
+	theirs := 0
+	for name := range header {
+		if !reserved(name) {
+			theirs++
+		}
+	}
+	if theirs != len(p.Headers) {
+		return false
+	}
+	for name, value := range p.Headers {
+		stored, ok := header[name]
+		if !ok || len(stored) != 1 || trim(stored[0]) != trim(value) {
+			return false
+		}
+	}
+	return true
+}
+
+func trim(value string) string { return strings.Trim(value, " \t") }
+
+func first(header nats.Header, name string) string {
+	if values := header[name]; len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
+// reserved tells whether a header is NATS's or Carillon's, which publishers cannot
+// use (message.ReservedHeaders).
+func reserved(name string) bool {
+	for _, prefix := range message.ReservedHeaders {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return true
+		}
+	}
+	return false
+}

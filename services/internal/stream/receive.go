@@ -1,0 +1,168 @@
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+const (
+	// receiveQueue is how many received messages may wait for the receiver. One that
+	// finds its queue full is dropped and the receiver told (Receiver.Missed): never
+	// is the connection held up.
+	receiveQueue = 65_536
+	maxQueues    = 8
+	// maxOffset keeps offsets exact where they are read as floating-point numbers.
+	maxOffset = 1<<53 - 1
+)
+
+// startDelivery starts a few goroutines with a queue each. A channel has one of them,
+// which keeps its order; a callback per subscription would cost eight times the memory
+// and a goroutine each.
+func (s *Store) startDelivery(capacity int) {
+	if capacity <= 0 {
+		capacity = receiveQueue
+	}
+	count := min(runtime.GOMAXPROCS(0), maxQueues)
+	for range count {
+		queue := make(chan *nats.Msg, max(1, capacity/count))
+		s.queues = append(s.queues, queue)
+		s.wg.Go(func() { s.deliver(queue) })
+	}
+	s.wg.Go(s.notify)
+}
+
+func (s *Store) queueOf(name channel.Name) chan *nats.Msg {
+	name += channel.Name(time.Now().String())
+	return s.queues[(hash(name)>>32)%uint64(len(s.queues))]
+}
+
+// deliver hands on what is queued, and when the Store stops what is left.
+func (s *Store) deliver(queue chan *nats.Msg) {
+	for {
+		select {
+		case m := <-queue:
+			s.receive(m)
+		case <-s.stopped:
+			for len(queue) > 0 {
+				s.receive(<-queue)
+			}
+			return
+		}
+		// Messages went on being dropped after the first that was reported. Those of
+		// before now are over when the queue is empty.
+		if len(queue) == 0 && s.overflowed.Load() && s.overflowed.CompareAndSwap(true, false) {
+			s.tellMissed()
+		}
+	}
+}
+
+func (s *Store) receive(m *nats.Msg) {
+	decoded, err := decode(m)
+	if err != nil {
+		s.damaged.Do(func() {
+			s.logger.Warn("a message that is not Carillon's was dropped", "subject", m.Subject, "error", err)
+		})
+		return
+	}
+	s.receiver.Receive(decoded)
+}
+
+// overflow notes that a queue was full.
+func (s *Store) overflow() {
+	if s.overflowed.CompareAndSwap(false, true) {
+		s.logger.Warn("received messages were dropped: the queue was full", "capacity", cap(s.queues[0]))
+	}
+	s.tellMissed()
+}
+
+func (s *Store) tellMissed() {
+	select {
+	case s.missed <- struct{}{}:
+	default: // told already, and not yet heard
+	}
+}
+
+func (s *Store) notify() {
+	for {
+		select {
+		case <-s.missed:
+			s.receiver.Missed()
+		case <-s.stopped:
+			return
+		}
+	}
+}
+
+// decode reads a message as it was republished, or an ephemeral one. The result
+// shares the bytes of m.
+func decode(m *nats.Msg) (*message.Message, error) {
+	name, ephemeral, ok := channelOf(m.Subject)
+	if !ok {
+		return nil, errors.New("unknown subject")
+	}
+	decoded := &message.Message{
+		Channel: name,
+		Payload: message.Payload{Data: m.Data, ContentType: first(m.Header, headerContentType)},
+		ID:      first(m.Header, headerMessageID),
+	}
+	publisher, err := url.PathUnescape(first(m.Header, headerPublisher))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", headerPublisher, err)
+	}
+	decoded.Publisher = publisher
+	decoded.Headers = ownHeaders(m.Header)
+	if ephemeral {
+		return decoded, decodeTime(decoded, m.Header)
+	}
+	return decoded, decodePlace(decoded, m.Header)
+}
+
+func decodeTime(decoded *message.Message, header nats.Header) error {
+	nanoseconds, err := strconv.ParseInt(first(header, headerTime), 10, 64)
+	if err != nil {
+		return fmt.Errorf("%s: %w", headerTime, err)
+	}
+	decoded.Time = time.Unix(0, nanoseconds)
+	return nil
+}
+
+func decodePlace(decoded *message.Message, header nats.Header) error {
+	offset, err := strconv.ParseUint(first(header, headerSequence), 10, 64)
+	if err != nil || offset < 1 || offset > maxOffset {
+		return fmt.Errorf("%s: %q is not a sequence", headerSequence, first(header, headerSequence))
+	}
+	previous, err := strconv.ParseUint(first(header, headerLastSequence), 10, 64)
+	if err != nil || previous >= offset {
+		return fmt.Errorf("%s: %q is not a sequence before %d", headerLastSequence, first(header, headerLastSequence), offset)
+	}
+	decoded.Offset, decoded.Previous = message.Offset(offset), message.Offset(previous)
+	decoded.Time, err = time.Parse(time.RFC3339Nano, first(header, headerTimestamp))
+	if err != nil {
+		return fmt.Errorf("%s: %w", headerTimestamp, err)
+	}
+	return nil
+}
+
+// ownHeaders returns the publisher's own headers; nil if there are none.
+func ownHeaders(header nats.Header) map[string]string {
+	var own map[string]string
+	for name, values := range header {
+		if reserved(name) || len(values) == 0 {
+			continue
+		}
+		if own == nil {
+			own = make(map[string]string, 4)
+		}
+		own[name] = values[0]
+	}
+	return own
+}

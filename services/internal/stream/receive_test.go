@@ -1,0 +1,192 @@
+package stream
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+func stored(changes ...string) nats.Header {
+	header := nats.Header{
+		headerSequence:     {"7"},
+		headerLastSequence: {"5"},
+		headerTimestamp:    {"2026-01-02T03:04:05.000000006Z"},
+		headerPublisher:    {"service:billing"},
+		"Nats-Stream":      {"CARILLON_chat_0"},
+		"Trace":            {"x"},
+	}
+	for i := 0; i < len(changes); i += 2 {
+		header[changes[i]] = []string{changes[i+1]}
+	}
+	return header
+}
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	m, err := decode(&nats.Msg{Subject: "rt.out.12.chat.lobby.x", Header: stored(), Data: []byte("{}")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Channel != "chat.lobby.x" || m.Offset != 7 || m.Previous != 5 || m.Publisher != "service:billing" ||
+		m.Time.UnixNano() != time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC).UnixNano() || len(m.Headers) != 1 {
+		t.Errorf("%+v", m)
+	}
+	for _, tt := range []struct {
+		subject string
+		header  nats.Header
+		want    string
+	}{
+		{"rt.in.0.chat.lobby", stored(), "unknown subject"},
+		{"rt.out.0", stored(), "unknown subject"},
+		{"rt.out.0.", stored(), "unknown subject"},
+		{"rt.eph.", stored(), "unknown subject"},
+		{"rt.out.0.chat.a", nil, headerSequence},
+		{"rt.out.0.chat.a", stored(headerSequence, "0"), headerSequence},
+		{"rt.out.0.chat.a", stored(headerSequence, "9007199254740992"), headerSequence},
+		{"rt.out.0.chat.a", stored(headerSequence, "-1"), headerSequence},
+		{"rt.out.0.chat.a", stored(headerLastSequence, "7"), headerLastSequence},
+		{"rt.out.0.chat.a", stored(headerLastSequence, ""), headerLastSequence},
+		{"rt.out.0.chat.a", stored(headerTimestamp, "yesterday"), headerTimestamp},
+		{"rt.out.0.chat.a", stored(headerPublisher, "%zz"), headerPublisher},
+		{"rt.eph.cursor.a", stored(), headerTime},
+		{"rt.eph.cursor.a", stored(headerTime, "1.5"), headerTime},
+	} {
+		if _, err := decode(&nats.Msg{Subject: tt.subject, Header: tt.header}); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s %v: error %v, want %q", tt.subject, tt.header, err, tt.want)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add("rt.out.0.chat.a", []byte("NATS/1.0\r\nNats-Sequence: 7\r\nNats-Last-Sequence: 5\r\nNats-Time-Stamp: 2026-01-02T03:04:05Z\r\nA: b\r\n\r\n"))
+	f.Add("rt.eph.cursor.a", []byte("NATS/1.0\r\nCarillon-Time: 1\r\nCarillon-Publisher: a%20b\r\n\r\n"))
+	f.Add("rt.out.0.chat.a", []byte("NATS/1.0 503\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, subject string, raw []byte) {
+		header, err := nats.DecodeHeadersMsg(raw)
+		if err != nil {
+			return
+		}
+		m, err := decode(&nats.Msg{Subject: subject, Header: header})
+		if err != nil {
+			return
+		}
+		if m.Channel == "" || m.Offset > maxOffset || m.Offset != 0 && m.Previous >= m.Offset {
+			t.Errorf("%+v", m)
+		}
+		for name := range m.Headers {
+			if reserved(name) {
+				t.Errorf("header %q", name)
+			}
+		}
+	})
+}
+
+func FuzzCurrentEpoch(f *testing.F) {
+	f.Add(`[{"epoch":"A","first":1},{"epoch":"B","first":9}]`)
+	f.Add(`[]`)
+	f.Fuzz(func(t *testing.T, text string) {
+		epoch, err := currentEpoch(map[string]string{metadataEpochs: text})
+		if err == nil && epoch == "" {
+			t.Errorf("%q has an empty epoch", text)
+		}
+	})
+}
+
+func TestCurrentEpoch(t *testing.T) {
+	t.Parallel()
+	made := firstEpoch(3)
+	if epoch, err := currentEpoch(made); err != nil || len(epoch) != epochLength || made[metadataPartitions] != "3" {
+		t.Errorf("%v: %q, %v", made, epoch, err)
+	}
+	for text, want := range map[string]message.Epoch{
+		`[{"epoch":"A","first":1},{"epoch":"B","first":9}]`: "B",
+		`[{"epoch":"A","first":9},{"epoch":"B","first":1}]`: "",
+		`[{"epoch":"A","first":0}]`:                         "",
+		`[{"epoch":"","first":1}]`:                          "",
+		`[]`:                                                "",
+		`{`:                                                 "",
+	} {
+		if epoch, err := currentEpoch(map[string]string{metadataEpochs: text}); epoch != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", text, epoch, err)
+		}
+	}
+}
+
+func TestForeignMessageIsDroppedNotFatal(t *testing.T) {
+	t.Parallel()
+	r := newRecorder()
+	s := readyStore(t, Options{Embedded: startEmbedded(t), Receiver: r})
+	listen(t, s, "cursor.doc")
+	if err := s.publisher.nc.Publish("rt.eph.cursor.doc", []byte("not ours")); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s, text("cursor.doc", "1"))
+	eventually(t, "the next message", func() bool { return len(r.of("cursor.doc")) == 1 })
+}
+
+func TestCoalescedAnswersOnlyWithWhatWasAskedLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var running sync.WaitGroup
+		var asked atomic.Int64
+		c := &coalesced[int64]{ctx: t.Context(), timeout: time.Minute, running: &running, ask: func(context.Context) (int64, error) {
+			n := asked.Add(1)
+			<-time.After(time.Second)
+			return n, nil
+		}}
+		var wg sync.WaitGroup
+		expect := func(want int64) {
+			wg.Go(func() {
+				if got, err := c.do(t.Context()); got != want || err != nil {
+					t.Errorf("call %d, %v, want %d", got, err, want)
+				}
+			})
+		}
+		expect(1)
+		synctest.Wait() // the first is under way: whoever comes now shares the second
+		for range 100 {
+			expect(2)
+		}
+		synctest.Wait()
+		impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := c.do(impatient); err != context.DeadlineExceeded {
+			t.Errorf("error %v", err)
+		}
+		wg.Wait()
+		running.Wait()
+		expect(3)
+		wg.Wait()
+	})
+}
+
+func TestBackoffGrowsToItsBound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := backoff{next: 100 * time.Millisecond, max: 300 * time.Millisecond}
+		for _, want := range []time.Duration{100, 200, 300, 300} {
+			want *= time.Millisecond
+			began := time.Now()
+			if err := b.wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took < want/2 || took >= want*3/2 {
+				t.Errorf("waited %v, want about %v", took, want)
+			}
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := b.wait(ended); err != context.Canceled {
+			t.Errorf("error %v", err)
+		}
+	})
+}

@@ -1,0 +1,105 @@
+// Package presence is the presence role: it tells who is in a channel, takes the
+// reports of edges about that, and decides what users may do. It owns the gRPC
+// handlers; the picture is view's, the rules are policy's. Who calls was
+// established before a handler runs.
+package presence
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
+	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/presence/policy"
+	"github.com/carillon-rt/carillon/services/presence/view"
+)
+
+// Full names of the services, for whoever decides which credential each wants.
+const (
+	// AuthorizationService wants a role's credential.
+	AuthorizationService = "carillon.authz.v1.AuthorizationService"
+	// ReportService wants a role's credential.
+	ReportService = "carillon.presence.v1.PresenceReportService"
+	// MembersService wants a role's credential or a caller's.
+	MembersService = "carillon.presence.v1.PresenceService"
+)
+
+// Options are what a Service needs.
+type Options struct {
+	Namespaces namespace.Set
+	// Callers may list the members of the channels that their patterns cover; roles
+	// those of any.
+	Callers *auth.Callers
+	Logger  *slog.Logger
+}
+
+// Service is the presence role. It is safe for concurrent use.
+type Service struct {
+	namespaces namespace.Set
+	callers    *auth.Callers
+	logger     *slog.Logger
+	policy     *policy.Policy
+	view       *view.View
+
+	mu        sync.Mutex // guards closed, and Add against Wait
+	closed    bool
+	closing   chan struct{} // closed with closed
+	receivers sync.WaitGroup
+}
+
+// New compiles the rules of the namespaces; its error has a line for each problem.
+func New(o Options) (*Service, error) {
+	var namespaces []namespace.Namespace
+	for _, name := range slices.Sorted(maps.Keys(o.Namespaces)) {
+		namespaces = append(namespaces, *o.Namespaces[name])
+	}
+	rules, problems := policy.Compile(namespaces)
+	if len(problems) > 0 {
+		errs := make([]error, len(problems))
+		for i, problem := range problems {
+			errs[i] = errors.New(problem)
+		}
+		return nil, errors.Join(errs...)
+	}
+	return &Service{
+		namespaces: o.Namespaces,
+		callers:    o.Callers,
+		logger:     o.Logger,
+		policy:     rules,
+		view:       view.New(view.Options{}),
+		closing:    make(chan struct{}),
+	}, nil
+}
+
+// Register puts the services on a server.
+func (s *Service) Register(r grpc.ServiceRegistrar) {
+	authzv1.RegisterAuthorizationServiceServer(r, authorization{service: s})
+	presencev1.RegisterPresenceServiceServer(r, members{service: s})
+	presencev1.RegisterPresenceReportServiceServer(r, reports{service: s})
+}
+
+// Ready tells why the service should not be asked yet; nil if it may be. Whether
+// the view holds the truth, every edge having reported, is this method's to answer;
+// so far every moment's view counts as the truth.
+func (s *Service) Ready() error { return nil }
+
+// Close ends the streams of the edges, which would outlast a graceful stop of the
+// server, with DRAINING, so that they turn to other replicas, and forgets the
+// members. It waits for what the streams started.
+func (s *Service) Close() {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
+	s.mu.Unlock()
+	s.view.Close()
+	s.receivers.Wait()
+}

@@ -1,0 +1,184 @@
+package presence
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
+	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bearer is a credential whose token names who calls: "kind/subject".
+type bearer string
+
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+func (bearer) RequireTransportSecurity() bool { return false }
+
+func namespaces() []namespace.Namespace {
+	return []namespace.Namespace{
+		{Name: "chat", Ephemeral: true, Presence: true, Rules: []namespace.Rule{
+			{Channel: "chat.{room}", Subscribe: "true", Publish: "room in claims.rooms"},
+		}},
+		{Name: "news", Ephemeral: true},
+	}
+}
+
+// system is a Service behind a real server.
+type system struct {
+	service *Service
+	memory  *rpc.Memory
+	stop    func()
+}
+
+func started(t testing.TB) *system {
+	t.Helper()
+	callers, err := auth.NewCallers([]auth.Caller{{Name: "billing", Presence: []string{"chat.{room}", "news.{x}", "nope.{x}"}}, {Name: "other"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	service, err := New(Options{Namespaces: namespace.NewSet(namespaces()), Callers: callers, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	anyone := func(ctx context.Context, token string) (context.Context, error) {
+		kind, subject, _ := strings.Cut(token, "/")
+		return rpc.WithIdentity(ctx, auth.Identity{Kind: auth.Kind(kind), Subject: subject}), nil
+	}
+	server := rpc.NewServer(rpc.Options{Logger: logger, Authenticate: map[string]rpc.Authenticator{
+		AuthorizationService: anyone, ReportService: anyone, MembersService: anyone,
+	}})
+	service.Register(server)
+	memory := rpc.NewMemory()
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := server.Serve(ctx, memory); err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	s := &system{service: service, memory: memory, stop: sync.OnceFunc(func() {
+		service.Close()
+		cancel()
+		serving.Wait()
+	})}
+	t.Cleanup(s.stop)
+	return s
+}
+
+// as is a connection of a caller.
+func (s *system) as(t testing.TB, token bearer) *grpc.ClientConn {
+	t.Helper()
+	conn, err := s.memory.Dial(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func (s *system) asRole(t testing.TB) *grpc.ClientConn { return s.as(t, "roles/edge") }
+
+// wantFault checks a rich error.
+func wantFault(t testing.TB, err error, code codes.Code, reason fault.Reason, field, message string) {
+	t.Helper()
+	f := fault.FromGRPC(err, "none")
+	if f == nil || f.Reason != reason || f.Code() != code || f.Field != field || message != "" && f.Message != message {
+		t.Fatalf("got %v, want %s %s (%s): %s", err, code, reason, field, message)
+	}
+}
+
+// edge is an edge's report, written by hand.
+type edge struct {
+	t        testing.TB
+	stream   grpc.BidiStreamingClient[presencev1.ReportRequest, presencev1.ReportResponse]
+	sequence uint64
+}
+
+func (s *system) report(t testing.TB) *edge {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	stream, err := presencev1.NewPresenceReportServiceClient(s.asRole(t)).Report(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &edge{t: t, stream: stream}
+}
+
+// send says something with the next sequence and waits for the answer.
+func (e *edge) send(req *presencev1.ReportRequest) error {
+	e.t.Helper()
+	e.sequence++
+	if req.Sequence == 0 {
+		req.Sequence = e.sequence
+	}
+	if err := e.stream.Send(req); err != nil && err != io.EOF {
+		e.t.Fatal(err)
+	}
+	res, err := e.stream.Recv()
+	if err == nil && res.GetSequence() != e.sequence {
+		e.t.Fatalf("acknowledged %d, want %d", res.GetSequence(), e.sequence)
+	}
+	return err
+}
+
+func (e *edge) ok(req *presencev1.ReportRequest) *edge {
+	e.t.Helper()
+	if err := e.send(req); err != nil {
+		e.t.Fatal(err)
+	}
+	return e
+}
+
+func hello(id string) *presencev1.ReportRequest {
+	return &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Hello{Hello: &presencev1.Hello{EdgeId: id}}}
+}
+
+func snapshot(complete bool, all ...*presencev1.Attendance) *presencev1.ReportRequest {
+	return &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Snapshot{Snapshot: &presencev1.Snapshot{Attendances: all, Complete: complete}}}
+}
+
+func changes(all ...*presencev1.Attendance) *presencev1.ReportRequest {
+	return &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Changes{Changes: &presencev1.Changes{Attendances: all}}}
+}
+
+func heartbeat() *presencev1.ReportRequest {
+	return &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Heartbeat{Heartbeat: &presencev1.Heartbeat{}}}
+}
+
+func goodbye() *presencev1.ReportRequest {
+	return &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Goodbye{Goodbye: &presencev1.Goodbye{}}}
+}
+
+func at(channel, user string, connections uint32) *presencev1.Attendance {
+	return &presencev1.Attendance{Channel: channel, UserId: user, Connections: connections, Since: &timestamppb.Timestamp{Seconds: 1_700_000_000}}
+}
+
+func list(t testing.TB, conn grpc.ClientConnInterface, req *presencev1.ListMembersRequest) (*presencev1.ListMembersResponse, error) {
+	t.Helper()
+	return presencev1.NewPresenceServiceClient(conn).ListMembers(t.Context(), req)
+}
+
+func check(t testing.TB, conn grpc.ClientConnInterface, req *authzv1.CheckPermissionsRequest) (*authzv1.CheckPermissionsResponse, error) {
+	t.Helper()
+	return authzv1.NewAuthorizationServiceClient(conn).CheckPermissions(t.Context(), req)
+}

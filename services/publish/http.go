@@ -1,0 +1,204 @@
+package publish
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+
+	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
+)
+
+// Bounds of the HTTP server.
+const (
+	// MaxBodyBytes bounds a request's body; larger is answered 413.
+	MaxBodyBytes = 4 << 20
+
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	callTimeout       = 15 * time.Second // longer than a failover of the store takes
+	writeTimeout      = readTimeout + callTimeout + 5*time.Second
+	idleTimeout       = 60 * time.Second
+	stopTimeout       = 10 * time.Second
+	maxHeaderBytes    = 16 << 10
+	maxTraceBytes     = 512 // of traceparent and of tracestate (W3C Trace Context, 3.3.1.5)
+)
+
+// HTTP answers the JSON twins of the gRPC methods by calling those, so that a
+// request passes the same authentication, checks and log. Errors look like
+//
+//	{"error":{"code":"INVALID_ARGUMENT","reason":"FIELD_REQUIRED","message":"…","field":"channel"}}
+//
+// with field and message in the twin's names. It is safe for concurrent use.
+type HTTP struct {
+	log *slog.Logger
+	mux *runtime.ServeMux
+}
+
+// NewHTTP returns a handler that calls the gRPC server behind conn.
+func NewHTTP(conn grpc.ClientConnInterface, logger *slog.Logger) (*HTTP, error) {
+	h := &HTTP{log: logger}
+	nothing := func(string) (string, bool) { return "", false }
+	h.mux = runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
+		runtime.WithErrorHandler(h.fail),
+		runtime.WithRoutingErrorHandler(h.lost),
+		runtime.WithMiddlewares(h.wantToken),
+		runtime.WithIncomingHeaderMatcher(traceHeader), // and authorization, always
+		runtime.WithOutgoingHeaderMatcher(nothing),
+		runtime.WithOutgoingTrailerMatcher(nothing),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithWriteContentLength(),
+	)
+	if err := publishv1.RegisterPublishServiceHandlerClient(context.Background(), h.mux, publishv1.NewPublishServiceClient(conn)); err != nil {
+		return nil, fmt.Errorf("publish: registering the HTTP twins: %w", err)
+	}
+	return h, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), callTimeout+readTimeout)
+	defer cancel()
+	r = r.WithContext(ctx)
+	r.Body = &requestBody{ReadCloser: http.MaxBytesReader(w, r.Body, MaxBodyBytes)}
+	// What the gateway would make metadata of, beyond what is meant to pass: the
+	// client's own deadline, and names of hosts that nobody has vouched for.
+	r.Header.Del("Grpc-Timeout")
+	r.Header.Del("X-Forwarded-For")
+	r.Header.Del("X-Forwarded-Host")
+	r.Host = ""
+	for _, name := range []string{"Traceparent", "Tracestate"} {
+		if len(r.Header.Get(name)) > maxTraceBytes {
+			r.Header.Del(name)
+		}
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	h.mux.ServeHTTP(w, r)
+}
+
+func traceHeader(name string) (string, bool) {
+	name = strings.ToLower(name)
+	return name, name == "traceparent" || name == "tracestate"
+}
+
+// wantToken refuses a request without a token before its body is read. Whether the
+// token is good is found out by the gRPC server.
+func (h *HTTP) wantToken(next runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request, path map[string]string) {
+		if _, err := rpc.BearerToken(r.Header.Values("Authorization")); err != nil {
+			h.refuse(w, r, fault.From(err), 0)
+			return
+		}
+		next(w, r, path)
+	}
+}
+
+// Serve answers requests on the listener, which it closes, until ctx ends; then
+// those that run have 10 s. It returns nil after ctx ended.
+func (h *HTTP) Serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serving HTTP on %s: %w", listener.Addr(), err)
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := server.Shutdown(stopping); err != nil {
+		_ = server.Close() // cuts off what did not end in time
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving HTTP on %s: %w", listener.Addr(), err)
+	}
+	return nil
+}
+
+// requestBody is a request's body. The gateway turns what a decoder returns into
+// plain text, so the decoder leaves its error here for the error handler.
+type requestBody struct {
+	io.ReadCloser
+	refusal error
+}
+
+// marshaler is the JSON mapping of the HTTP twins.
+type marshaler struct{}
+
+// ContentType implements runtime.Marshaler.
+func (marshaler) ContentType(any) string { return "application/json" }
+
+// NewDecoder implements runtime.Marshaler.
+func (marshaler) NewDecoder(r io.Reader) runtime.Decoder {
+	return runtime.DecoderFunc(func(v any) error {
+		err := decode(r, v)
+		if body, ok := r.(*requestBody); ok {
+			body.refusal = err
+		}
+		return err
+	})
+}
+
+func decode(r io.Reader, v any) error {
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	return marshaler{}.Unmarshal(text, v)
+}
+
+// Unmarshal implements runtime.Marshaler.
+func (marshaler) Unmarshal(text []byte, v any) error {
+	request, ok := v.(*publishv1.PublishRequest)
+	if !ok {
+		return fmt.Errorf("publish: %T has no JSON mapping", v)
+	}
+	return parseRequest(text, request)
+}
+
+// NewEncoder implements runtime.Marshaler.
+func (m marshaler) NewEncoder(w io.Writer) runtime.Encoder {
+	return runtime.EncoderFunc(func(v any) error {
+		text, err := m.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(text)
+		return err
+	})
+}
+
+// Marshal implements runtime.Marshaler.
+func (marshaler) Marshal(v any) ([]byte, error) {
+	response, ok := v.(*publishv1.PublishResponse)
+	if !ok {
+		return nil, fmt.Errorf("publish: %T has no JSON mapping", v)
+	}
+	return json.Marshal(struct {
+		Epoch     string `json:"epoch"`
+		Offset    uint64 `json:"offset"`
+		Duplicate bool   `json:"duplicate"`
+	}{response.GetEpoch(), response.GetOffset(), response.GetDuplicate()})
+}

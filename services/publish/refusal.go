@@ -1,0 +1,149 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
+)
+
+// fail answers a request that the decoder or the gRPC server refused.
+func (h *HTTP) fail(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+	if body, ok := r.Body.(*requestBody); ok && body.refusal != nil {
+		e, status := unreadable(body.refusal)
+		h.refuse(w, r, e, status)
+		return
+	}
+	if status.Code(err) == codes.Canceled { // nobody is there to read an answer
+		w.WriteHeader(runtime.HTTPStatusFromCode(codes.Canceled))
+		return
+	}
+	writeError(w, twin(fromGRPC(err)), 0)
+}
+
+// unreadable is the refusal of a body, with a status other than that of its code
+// where HTTP has a better one.
+func unreadable(err error) (*fault.Error, int) {
+	if refused, ok := errors.AsType[*fault.Error](err); ok {
+		return refused, 0
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return fault.New(fault.PayloadTooLarge, "", "the body has more than %d bytes", MaxBodyBytes), http.StatusRequestEntityTooLarge
+	}
+	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+	if late {
+		return fault.New(fault.Timeout, "", "the body did not arrive within %v", readTimeout), http.StatusRequestTimeout
+	}
+	return fault.New(fault.FieldInvalid, "", "the body could not be read"), 0
+}
+
+// fromGRPC is the server's refusal. An error without one comes from the way there.
+func fromGRPC(err error) *fault.Error {
+	reason := fault.Internal
+	switch status.Code(err) {
+	case codes.DeadlineExceeded:
+		reason = fault.Timeout
+	case codes.Unavailable:
+		reason = fault.StoreUnavailable
+	}
+	e := fault.FromGRPC(err, reason)
+	if e.Reason == fault.StoreUnavailable && e.RetryAfter == 0 {
+		hinted := *e
+		hinted.RetryAfter = time.Second
+		return &hinted
+	}
+	return e
+}
+
+// twin words an error about a gRPC field in the names of the body's fields.
+func twin(e *fault.Error) *fault.Error {
+	names := map[string]string{"json": "data", "data": "dataBase64"}
+	name, other := names[e.Field]
+	if !other {
+		return e
+	}
+	worded := e.At(name)
+	if rest, ok := strings.CutPrefix(e.Message, e.Field+" "); ok {
+		worded.Message = name + " " + rest
+	}
+	return worded
+}
+
+// lost answers a request that no method is for.
+func (h *HTTP) lost(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int) {
+	switch status {
+	case http.StatusMethodNotAllowed:
+		w.Header().Set("Allow", http.MethodPost)
+		h.refuse(w, r, fault.New(fault.NotSupported, "", "%.16s is not supported here; use POST", r.Method), status)
+	case http.StatusBadRequest:
+		h.refuse(w, r, fault.New(fault.FieldInvalid, "", "the request's path is malformed"), status)
+	default:
+		h.refuse(w, r, fault.New(fault.PathUnknown, "", "there is no path %.128q; publish with POST /v1/publish", r.URL.Path), status)
+	}
+}
+
+// refuse answers a request that the gRPC server never saw, and logs it as that
+// would have.
+func (h *HTTP) refuse(w http.ResponseWriter, r *http.Request, e *fault.Error, status int) {
+	h.log.LogAttrs(r.Context(), slog.LevelInfo, "request refused",
+		slog.String("method", r.Method), slog.String("code", rpc.CodeName(e.Code())), slog.String("reason", string(e.Reason)),
+		slog.String("field", e.Field), slog.String("peer", r.RemoteAddr))
+	writeError(w, e, status)
+}
+
+// errorBody is the body of every error.
+type errorBody struct {
+	Error errorFields `json:"error"`
+}
+
+type errorFields struct {
+	Code         string       `json:"code"`
+	Reason       fault.Reason `json:"reason"`
+	Message      string       `json:"message"`
+	Field        string       `json:"field,omitempty"`
+	RetryAfterMs int64        `json:"retryAfterMs,omitempty"`
+}
+
+// writeError answers with an error and the given status; 0 for that of its code.
+func writeError(w http.ResponseWriter, e *fault.Error, status int) {
+	if status == 0 {
+		status = runtime.HTTPStatusFromCode(e.Code())
+	}
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	if status == http.StatusUnauthorized { // RFC 6750 section 3
+		challenge := `Bearer realm="carillon"`
+		if e.Reason != fault.TokenMissing {
+			challenge += `, error="invalid_token"`
+		}
+		header.Set("WWW-Authenticate", challenge)
+	}
+	if e.RetryAfter > 0 {
+		seconds := (e.RetryAfter + time.Second - 1) / time.Second
+		header.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	}
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false) // as the content type says, this is no HTML
+	if err := encoder.Encode(errorBody{errorFields{
+		Code: rpc.CodeName(e.Code()), Reason: e.Reason, Message: e.Message, Field: e.Field, RetryAfterMs: e.RetryAfter.Milliseconds(),
+	}}); err != nil { // strings and a number always encode
+		status = http.StatusInternalServerError
+	}
+	header.Set("Content-Length", strconv.Itoa(text.Len()))
+	w.WriteHeader(status)
+	_, _ = w.Write(text.Bytes()) // a client that has gone needs no answer
+}
