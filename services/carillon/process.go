@@ -44,6 +44,7 @@ type process struct {
 	embedded   *stream.Embedded // nil beside an external NATS
 	store      *stream.Store
 	presence   *rpc.Memory // reaches the presence role of this process; nil without one
+	edge       *edge.Edge
 	stopping   atomic.Bool
 }
 
@@ -103,8 +104,9 @@ func (p *process) start(ctx context.Context) error {
 		{p.has(config.EdgeRole) || p.has(config.PublishRole), p.startEmbedded},
 		{p.has(config.PresenceRole), p.startPresence},
 		{p.has(config.PublishRole) && !p.has(config.EdgeRole), p.openPublisher},
-		{p.has(config.EdgeRole), p.startEdge},
+		{p.has(config.EdgeRole), p.openEdge},
 		{p.has(config.PublishRole), p.startPublish},
+		{p.has(config.EdgeRole), p.startEdge},
 	}
 	for _, s := range steps {
 		if s.needed {
@@ -240,7 +242,8 @@ func (p *process) dialPresence(addresses ...string) (*grpc.ClientConn, error) {
 	return rpc.Dial(addresses, p.roleKey.Credentials())
 }
 
-func (p *process) startEdge(ctx context.Context) error {
+// openEdge makes the edge, and with it the store, which publishing shares.
+func (p *process) openEdge(ctx context.Context) error {
 	verifier, err := p.verifier(auth.ForClients)
 	if err != nil {
 		return err
@@ -278,11 +281,13 @@ func (p *process) startEdge(ctx context.Context) error {
 	if p.command == config.Dev {
 		options.Console = p.console()
 	}
-	e, err := edge.New(options)
-	if err != nil {
-		return err
-	}
-	p.parts.Start("edge", func(ctx context.Context) error { return e.Serve(ctx, p.listeners.edge) })
+	p.edge, err = edge.New(options)
+	return err
+}
+
+// startEdge is the last to start, so that it is the first to stop.
+func (p *process) startEdge(context.Context) error {
+	p.parts.Start("edge", func(ctx context.Context) error { return p.edge.Serve(ctx, p.listeners.edge) })
 	return nil
 }
 

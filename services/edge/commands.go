@@ -83,6 +83,7 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	}
 	s.user = channel.User(s.identity.Subject)
 	s.subject = authorization.NewSubject(s.identity)
+	s.identity.Claims = nil // the subject has them, in less memory
 	s.subscriptions = map[channel.Name]*subscription{}
 
 	entries := s.prepare(ctx, c.Subscriptions)

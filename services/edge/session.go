@@ -106,7 +106,7 @@ func (s *session) read() error {
 // readOne takes in one frame. Its buffer is borrowed for that long only, so that an
 // idle connection has none.
 func (s *session) readOne() error {
-	b := buffers.Get().(*bytes.Buffer)
+	b, _ := buffers.Get().(*bytes.Buffer) // the pool holds nothing else
 	defer buffers.Put(b)
 	b.Reset()
 	text, err := s.socket.Read(b)

@@ -37,10 +37,10 @@ type replica struct {
 	live    bool
 	abandon context.CancelFunc
 	dirty   map[seat]struct{}
-	// told is the roster's version that the replica is known, by this stream, to have
-	// applied.
+	// told is the roster's version that the replica is known to have applied; 0 where
+	// no stream is open.
 	told uint64
-	// progress is closed, and replaced, when told or live changes.
+	// progress is closed, and replaced, when told changes.
 	progress chan struct{}
 }
 
@@ -102,7 +102,7 @@ func (r *replica) mark(s seat) {
 func (r *replica) enter(abandon context.CancelFunc) uint64 {
 	r.roster.mu.Lock()
 	defer r.roster.mu.Unlock()
-	r.live, r.abandon, r.dirty, r.told = true, abandon, map[seat]struct{}{}, 0
+	r.live, r.abandon, r.dirty = true, abandon, map[seat]struct{}{}
 	return r.roster.version
 }
 
@@ -111,7 +111,7 @@ func (r *replica) leave() {
 	if !r.live {
 		return
 	}
-	r.live, r.dirty = false, nil
+	r.live, r.dirty, r.told = false, nil, 0
 	r.abandon()
 	r.progressed()
 }
@@ -196,9 +196,11 @@ func (r *replica) members(ctx context.Context, name channel.Name, limit int) ([]
 				Since:       m.GetSince().AsTime(),
 			})
 		}
-		if req.PageToken = res.GetNextPageToken(); req.PageToken == "" || len(members) >= limit {
+		next := res.GetNextPageToken()
+		if next == "" || len(members) >= limit {
 			return members[:min(len(members), max(limit, 0))], int(res.GetTotal()), nil
 		}
+		req.PageToken = next
 	}
 }
 
@@ -208,7 +210,7 @@ func (r *replica) settle(ctx context.Context) {
 	defer deadline.Stop()
 	r.roster.mu.Lock()
 	version := r.roster.version
-	for r.live && r.told < version {
+	for r.told < version {
 		progress := r.progress
 		r.roster.mu.Unlock()
 		select {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -222,11 +223,7 @@ func (l *lister) ListMembers(_ context.Context, req *presencev1.ListMembersReque
 func (p *presence) state() (map[seat]attendance, string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	said := make(map[seat]attendance, len(p.said))
-	for s, a := range p.said {
-		said[s] = a
-	}
-	return said, strings.Join(p.log, " ")
+	return maps.Clone(p.said), strings.Join(p.log, " ")
 }
 
 func (p *presence) wantLog(t testing.TB, want string) {

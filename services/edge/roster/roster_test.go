@@ -109,6 +109,46 @@ func TestLargeSnapshotAndChangesGoInParts(t *testing.T) {
 	})
 }
 
+// What changes while a snapshot is on its way arrives after it, and whoever asks waits
+// for both.
+func TestChangesDuringASnapshot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		for i := range 1500 {
+			s.Join(lobby, user(i))
+		}
+		synctest.Wait()
+		s.hosts[0].stop()
+		p := newPresence()
+		release := p.hold()
+		s.replicas[0] = p
+		s.hosts[0].start(p)
+		time.Sleep(maxBackoff + time.Second) // hello is held
+		release()
+		release = p.hold()
+		synctest.Wait() // and now the first part is
+		time.AfterFunc(settleTimeout/4, func() { release(); release = p.hold() })
+		began := time.Now()
+		if _, _, err := s.Members(t.Context(), lobby, 1); err != nil || time.Since(began) != settleTimeout {
+			t.Fatalf("nothing changed, and the answer came after %v: %v", time.Since(began), err)
+		}
+		synctest.Wait() // for the second hold to be seen here
+		s.Join(lobby, user(0))
+		s.Join(lobby, user(5000))
+		for i := 1; i < 1500; i++ {
+			s.Leave(lobby, user(i))
+		}
+		time.AfterFunc(settleTimeout/2, release)
+		members, total, err := s.Members(t.Context(), lobby, 10)
+		if err != nil || total != 2 || members[0].User != user(0) || members[0].Connections != 2 || members[1].User != user(5000) {
+			_, log := p.state()
+			t.Fatalf("%v of %d, %v; it heard %s", members, total, err, log)
+		}
+		s.stop()
+	})
+}
+
 func TestMembersHoldOnesOwnJoin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -127,6 +167,18 @@ func TestMembersHoldOnesOwnJoin(t *testing.T) {
 		}
 		if a, b := s.replicas[0].lists, s.replicas[1].lists; a != 5 || b != 5 {
 			t.Fatalf("the replicas were asked %d and %d times", a, b)
+		}
+		s.stop()
+	})
+}
+
+func TestMembersWaitForTheFirstStream(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		s.Join(lobby, "ann")
+		if _, total, err := s.Members(t.Context(), lobby, 10); err != nil || total != 1 {
+			t.Fatalf("%d members: %v", total, err)
 		}
 		s.stop()
 	})

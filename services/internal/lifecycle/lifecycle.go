@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -76,8 +77,7 @@ func (g *Group) Wait(ctx context.Context, timeout time.Duration, stopping func()
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
 	late := false
-	for i := len(g.parts) - 1; i >= 0; i-- {
-		p := g.parts[i]
+	for _, p := range slices.Backward(g.parts) {
 		p.cancel()
 		if late {
 			continue

@@ -53,7 +53,7 @@ func TestBytes(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	for contentType, want := range map[string]fault.Reason{
-		"": fault.FieldRequired, "no type": fault.FieldInvalid, "a/b\r\nX: y": fault.FieldInvalid, "a/" + strings.Repeat("b", 127): fault.FieldInvalid,
+		"": fault.FieldRequired, "png": fault.FieldInvalid, "no type": fault.FieldInvalid, "a/b\r\nX: y": fault.FieldInvalid, "a/" + strings.Repeat("b", 127): fault.FieldInvalid,
 	} {
 		if _, err := message.Bytes("data", nil, contentType); err == nil || fault.From(err).Reason != want || fault.From(err).Field != "contentType" {
 			t.Errorf("%q: %v", contentType, err)

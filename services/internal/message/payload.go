@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"mime"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -57,7 +58,7 @@ func Bytes(field string, data []byte, contentType string) (Payload, error) {
 	if contentType == "" {
 		return Payload{}, fault.New(fault.FieldRequired, "contentType", "contentType is required with %s", field)
 	}
-	if _, _, err := mime.ParseMediaType(contentType); err != nil || len(contentType) > MaxContentTypeBytes || !printable(contentType) {
+	if kind, _, err := mime.ParseMediaType(contentType); err != nil || !strings.Contains(kind, "/") || len(contentType) > MaxContentTypeBytes || !printable(contentType) {
 		return Payload{}, fault.New(fault.FieldInvalid, "contentType", "contentType must be a media type such as image/png, at most %d bytes", MaxContentTypeBytes)
 	}
 	return Payload{Data: data, ContentType: contentType}, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,6 +68,9 @@ func dial(o Options, role string, on events) (*connection, error) {
 		options = append(options, nats.InProcessServer(o.Embedded))
 	}
 	nc, err := nats.Connect(o.URL, options...)
+	if bad, ok := errors.AsType[*url.Error](err); ok {
+		err = fmt.Errorf("the URL cannot be read: %w", bad.Err) // without the URL, which may hold a password
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stream: connect to NATS: %w", err)
 	}
@@ -75,12 +79,11 @@ func dial(o Options, role string, on events) (*connection, error) {
 }
 
 func (c *connection) connected(nc *nats.Conn, on events, again bool) {
-	c.refused.Store(nil)
-	level, text := slog.LevelDebug, "connected to NATS"
-	if again {
-		level, text = slog.LevelInfo, "reconnected to NATS"
+	level := slog.LevelDebug // nobody need know that all is as it should be
+	if c.refused.Swap(nil) != nil || again {
+		level = slog.LevelInfo
 	}
-	c.logger.Log(context.Background(), level, text, "server", nc.ConnectedServerName())
+	c.logger.Log(context.Background(), level, "connected to NATS", "server", nc.ConnectedServerName())
 	on.connected(nc, again)
 }
 
@@ -93,11 +96,11 @@ func (c *connection) disconnected(nc *nats.Conn, on events, err error) {
 	on.disconnected()
 }
 
-// failed keeps a failed attempt to connect, and logs it unless the one before it
-// failed for the same reason.
+// failed keeps a failed attempt to connect, and logs the first since the last
+// connection.
 func (c *connection) failed(err error) {
 	text := err.Error()
-	if last := c.refused.Swap(&text); last == nil || *last != text {
+	if c.refused.Swap(&text) == nil {
 		c.logger.Warn("NATS cannot be reached; trying again", "error", err)
 	}
 }

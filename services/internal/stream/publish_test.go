@@ -2,10 +2,13 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
@@ -230,5 +233,37 @@ func TestDeduplicationIDKeepsPartsApart(t *testing.T) {
 			t.Errorf("%q", s)
 		}
 		seen[s] = true
+	}
+}
+
+func TestRequestsGiveUp(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	asked := make(chan *nats.Msg, 1)
+	if _, err := s.publisher.nc.ChanSubscribe("silent", asked); err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for _, tt := range []struct {
+		name           string
+		ctx, connected context.Context
+		subject        string
+		want           error
+	}{
+		{"nobody listens", t.Context(), t.Context(), "absent", nats.ErrNoResponders},
+		{"disconnected", t.Context(), ended, "silent", nats.ErrDisconnected},
+		{"cancelled", ended, t.Context(), "silent", context.Canceled},
+		{"no reply", t.Context(), t.Context(), "silent", nats.ErrTimeout},
+		{"unsendable", t.Context(), t.Context(), "", nats.ErrBadSubject},
+	} {
+		if _, err := s.requests.do(tt.ctx, tt.connected, &nats.Msg{Subject: tt.subject}); !errors.Is(err, tt.want) {
+			t.Errorf("%s: error %v, want %v", tt.name, err, tt.want)
+		}
+	}
+	s.requests.replied(&nats.Msg{Subject: s.requests.prefix + "late"})
+	s.requests.replied(&nats.Msg{Subject: s.requests.prefix + "1"})
+	if len(s.requests.waiting) != 0 {
+		t.Errorf("%d requests left", len(s.requests.waiting))
 	}
 }

@@ -41,7 +41,6 @@ func (s *Store) startDelivery(capacity int) {
 }
 
 func (s *Store) queueOf(name channel.Name) chan *nats.Msg {
-	name += channel.Name(time.Now().String())
 	return s.queues[(hash(name)>>32)%uint64(len(s.queues))]
 }
 

@@ -1,13 +1,12 @@
 package stream
 
 import (
-	"strings"
-	"testing"
-	"testing/synctest"
-
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"

@@ -78,12 +78,14 @@ func TestOpenRefusesBadOptions(t *testing.T) {
 	}{
 		{t.Context(), Options{}, "exactly one of a URL and an embedded server"},
 		{t.Context(), Options{URL: "nats://h", Embedded: &Embedded{}}, "exactly one"},
-		{t.Context(), Options{URL: "nats://[::1", Receiver: newRecorder()}, "connect to NATS"},
+		{t.Context(), Options{URL: "nats://user:secret@[::1", Receiver: newRecorder()}, "connect to NATS: the URL cannot be read"},
 		{ended, Options{URL: "nats://127.0.0.1:1"}, "context canceled"},
 	} {
 		tt.o.Logger = testLogger(t)
 		if s, err := Open(tt.ctx, tt.o); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("Open(%+v): %v, %v, want %q", tt.o, s, err, tt.want)
+		} else if strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error holds the password: %v", err)
 		}
 	}
 }

@@ -82,6 +82,18 @@ func (m *model) open(*rapid.T) {
 	e.session, e.complete, e.staged, e.lastWord = s, false, map[seat]attendance{}, time.Now()
 }
 
+// enter opens a session that gets as far as its first changes.
+func (m *model) enter(*rapid.T) {
+	m.open(nil)
+	for _, e := range m.edges {
+		if e.session != nil && !e.complete {
+			part := m.draw(1)
+			m.expect(e, e.session.Snapshot(part, true), nil)
+			m.staged(e, part, true)
+		}
+	}
+}
+
 func (m *model) speak(speak func(id string, e *modelEdge)) func(*rapid.T) {
 	return func(*rapid.T) {
 		id, e := m.edge()
@@ -101,6 +113,11 @@ func (m *model) snapshot(_ string, e *modelEdge) {
 		return
 	}
 	m.expect(e, err, nil)
+	m.staged(e, part, last)
+}
+
+func (m *model) staged(e *modelEdge, part []Attendance, last bool) {
+	e.lastWord = time.Now()
 	for _, a := range part {
 		e.staged[seat{a.Channel, a.User}] = attendance{a.Connections, a.Since}
 	}
@@ -206,6 +223,10 @@ func TestViewAgreesWithANaiveModel(t *testing.T) {
 			defer m.view.Close()
 			rt.Repeat(map[string]func(*rapid.T){
 				"open":      m.open,
+				"enter":     m.enter,
+				"enter 2":   m.enter,
+				"change 2":  m.speak(m.change),
+				"change 3":  m.speak(m.change),
 				"snapshot":  m.speak(m.snapshot),
 				"change":    m.speak(m.change),
 				"heartbeat": m.speak(m.heartbeat),

@@ -181,6 +181,8 @@ func TestSilentEdgeIsForgottenAfter6s(t *testing.T) {
 		v := New(Options{})
 		defer v.Close()
 		s := joined(t, v, "a", att(lobby, "ann", 1, 1))
+		time.Sleep(time.Second / 2)
+		must(t, s.Heartbeat())
 		for range 5 { // words keep it
 			time.Sleep(Silence - time.Millisecond)
 			must(t, s.Heartbeat())

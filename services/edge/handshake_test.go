@@ -1,0 +1,386 @@
+package edge_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/golang-jwt/jwt/v5"
+	"google.golang.org/protobuf/proto"
+
+	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
+	"github.com/carillon-rt/carillon/services/edge"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+)
+
+func TestTokenByHeaderSubprotocolAndFrame(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	alice := token(t, "alice", time.Hour)
+	for name, dial := range map[string]func(*testing.T) *client{
+		"header": func(t *testing.T) *client {
+			return w.dial(t, http.Header{"Authorization": {"Bearer " + alice}})
+		},
+		"subprotocol": func(t *testing.T) *client { return w.dial(t, nil, "carillon.v1.json", "carillon.bearer."+alice) },
+		"subprotocol before the codec": func(t *testing.T) *client {
+			return w.dial(t, nil, "carillon.bearer."+alice, "carillon.v1.json")
+		},
+		"header and the same in the frame": func(t *testing.T) *client {
+			return w.dial(t, http.Header{"Authorization": {"bearer " + alice}})
+		},
+		"frame": func(t *testing.T) *client { return w.dial(t, nil, "other", "carillon.v1.json") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := dial(t)
+			if strings.Contains(name, "frame") {
+				c.say(`{"id":1,"connect":{"token":"` + alice + `","client":{"name":"test","version":"1"}}}`)
+			} else {
+				c.say(`{"id":1,"connect":{}}`)
+			}
+			connected := c.hear("connected")
+			if connected["userId"] != "alice" || connected["connectionId"] == "" || connected["heartbeatMs"] != 60000.0 || connected["maxFrameBytes"] != 65536.0 {
+				t.Errorf("connected: %v", connected)
+			}
+			if expires := connected["expiresAt"].(float64) - connected["serverTime"].(float64); expires < 3.59e6 || expires > 3.61e6 {
+				t.Errorf("expires in %v ms", expires)
+			}
+			if got := c.ws.Subprotocol(); strings.Contains(got, "bearer") {
+				t.Errorf("the token was echoed: %s", got)
+			}
+			if inbox := c.hear("subscribed"); inbox["channel"] != "user.alice" {
+				t.Errorf("inbox: %v", inbox)
+			}
+			c.say(`{"id":2,"ping":{}}`)
+			c.want(`{"id":2,"pong":{}}`)
+		})
+	}
+}
+
+func TestProtobuf(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.dial(t, nil, "carillon.v1.protobuf", "carillon.v1.json")
+	if c.ws.Subprotocol() != "carillon.v1.protobuf" {
+		t.Fatalf("negotiated %q", c.ws.Subprotocol())
+	}
+	call := func(f *clientv1.ClientFrame) *clientv1.ServerFrame {
+		t.Helper()
+		data, err := proto.Marshal(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.ws.Write(t.Context(), websocket.MessageBinary, data); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			kind, data, err := c.ws.Read(t.Context())
+			if err != nil || kind != websocket.MessageBinary {
+				t.Fatal(kind, err)
+			}
+			var reply clientv1.ServerFrame
+			if err := proto.Unmarshal(data, &reply); err != nil {
+				t.Fatal(err)
+			}
+			if reply.GetId() == f.GetId() {
+				return &reply
+			}
+		}
+	}
+	connected := call(&clientv1.ClientFrame{Id: 1, Command: &clientv1.ClientFrame_Connect{Connect: &clientv1.ConnectCommand{
+		Token: token(t, "alice", time.Hour), Subscriptions: []*clientv1.SubscribeCommand{{Channel: "chat.a"}, {Channel: "chat.secret"}},
+	}}})
+	results := connected.GetConnected().GetSubscriptions()
+	if len(results) != 2 || results[0].GetSubscribed().GetChannel() != "chat.a" || results[1].GetError().GetError().GetReason() != clientv1.ErrorReason_ERROR_REASON_POLICY_DENIED {
+		t.Errorf("%v", connected)
+	}
+	published := call(&clientv1.ClientFrame{Id: 2, Command: &clientv1.ClientFrame_Publish{Publish: &clientv1.PublishCommand{
+		Channel: "chat.a", Payload: &clientv1.PublishCommand_Data{Data: []byte{1, 2}}, ContentType: "image/png",
+	}}})
+	if published.GetPublished().GetOffset() == 0 {
+		t.Errorf("%v", published)
+	}
+}
+
+func sign(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
+	t.Helper()
+	text, err := jwt.NewWithClaims(method, claims).SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// badTokens are refused over HTTP where nobody can be a browser, else by a frame
+// and a close, and so is a token in connect.
+func badTokens(t *testing.T) map[string]struct{ token, reason string } {
+	soon := time.Now().Add(time.Hour).Unix()
+	claims := func(extra jwt.MapClaims) jwt.MapClaims {
+		c := jwt.MapClaims{"sub": "alice", "exp": soon}
+		for k, v := range extra {
+			c[k] = v
+		}
+		return c
+	}
+	return map[string]struct{ token, reason string }{
+		"expired":        {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice", "exp": soon - 7200}), "TOKEN_EXPIRED"},
+		"wrong key":      {sign(t, jwt.SigningMethodHS256, []byte(strings.Repeat("x", 32)), claims(nil)), "TOKEN_SIGNATURE_INVALID"},
+		"alg none":       {sign(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, claims(nil)), "TOKEN_ALGORITHM_NOT_ALLOWED"},
+		"other alg":      {sign(t, jwt.SigningMethodHS512, secret, claims(nil)), "TOKEN_ALGORITHM_NOT_ALLOWED"},
+		"a caller's":     {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"aud": auth.CallerAudience})), "TOKEN_AUDIENCE_INVALID"},
+		"unknown issuer": {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"iss": "https://else"})), "TOKEN_ISSUER_UNKNOWN"},
+		"no subject":     {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"exp": soon}), "TOKEN_CLAIM_INVALID"},
+		"no expiry":      {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice"}), "TOKEN_CLAIM_INVALID"},
+		"not yet valid":  {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"nbf": soon})), "TOKEN_NOT_YET_VALID"},
+		"no JWT":         {"hello", "TOKEN_MALFORMED"},
+		"cut":            {base64.RawURLEncoding.EncodeToString([]byte("{}")) + ".", "TOKEN_MALFORMED"},
+	}
+}
+
+func closeOf(reason string) (int, string) {
+	if reason == "TOKEN_EXPIRED" {
+		return 4419, "token_expired"
+	}
+	return 4401, "unauthenticated"
+}
+
+func TestBadTokens(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	for name, tt := range badTokens(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			header := http.Header{"Authorization": {"Bearer " + tt.token}}
+			_, response, err := websocket.Dial(t.Context(), w.url, &websocket.DialOptions{HTTPHeader: header})
+			if err == nil || response == nil || response.StatusCode != http.StatusUnauthorized {
+				t.Fatalf("%v, %v", response, err)
+			}
+			if body, _ := io.ReadAll(response.Body); !strings.Contains(string(body), `"reason":"`+tt.reason+`"`) {
+				t.Errorf("answered %s", body)
+			}
+
+			header.Set("Origin", "https://app.example")
+			browser := w.dial(t, header, "carillon.v1.json")
+			if told := browser.hear("disconnect"); told["reason"] != tt.reason || told["code"] != "UNAUTHENTICATED" {
+				t.Errorf("a browser was told %v", told)
+			}
+			browser.wantClose(closeOf(tt.reason))
+
+			late := w.dial(t, nil)
+			late.say(`{"id":1,"connect":{"token":"` + tt.token + `"}}`)
+			if refused := late.hear("error"); refused["reason"] != tt.reason || refused["field"] != "token" {
+				t.Errorf("connect was answered %v", refused)
+			}
+			if told := late.hear("disconnect"); told["reason"] != tt.reason {
+				t.Errorf("told %v", told)
+			}
+			late.wantClose(closeOf(tt.reason))
+		})
+	}
+}
+
+func TestNoToken(t *testing.T) {
+	t.Parallel()
+	c := start(t, nil).dial(t, nil)
+	c.say(`{"id":1,"connect":{}}`)
+	c.want(`{"id":1,"error":{"code":"UNAUTHENTICATED","reason":"TOKEN_MISSING","message":"no token: send one in the handshake or in connect.token","field":"token"}}`)
+	c.hear("disconnect")
+	c.wantClose(4401, "unauthenticated")
+}
+
+func TestTokensThatDisagree(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	alice, bob := token(t, "alice", time.Hour), token(t, "bob", time.Hour)
+	c := w.dial(t, http.Header{"Authorization": {"Bearer " + alice}})
+	c.say(`{"id":1,"connect":{"token":"` + bob + `"}}`)
+	c.want(`{"id":1,"error":{"code":"UNAUTHENTICATED","reason":"TOKENS_DISAGREE","message":"connect.token is not the token of the handshake","field":"token"}}`)
+	c.hear("disconnect")
+	c.wantClose(4401, "unauthenticated")
+
+	header := http.Header{"Authorization": {"Bearer " + alice}, "Origin": {"https://app.example"}}
+	browser := w.dial(t, header, "carillon.v1.json", "carillon.bearer."+bob)
+	if told := browser.hear("disconnect"); told["reason"] != "TOKENS_DISAGREE" {
+		t.Errorf("told %v", told)
+	}
+	browser.wantClose(4401, "unauthenticated")
+}
+
+func TestHandshakesRefusedOverHTTP(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) { o.Limits.MaxConnections = 1 })
+	url := "http" + strings.TrimPrefix(w.url, "ws")
+	tests := []struct {
+		name   string
+		header http.Header
+		status int
+		body   string
+	}{
+		{"no upgrade", http.Header{}, http.StatusUpgradeRequired, "WebSocket protocol violation"},
+		{
+			"unknown subprotocols", http.Header{"Sec-Websocket-Protocol": {"graphql-ws, mqtt"}}, http.StatusBadRequest,
+			`{"error":{"code":"INVALID_ARGUMENT","field":"Sec-WebSocket-Protocol","message":"none of the subprotocols offered is known: use carillon.v1.json or carillon.v1.protobuf","reason":"FIELD_INVALID"}}`,
+		},
+		{
+			"another scheme", http.Header{"Authorization": {"Basic YTpi"}}, http.StatusUnauthorized,
+			`{"error":{"code":"UNAUTHENTICATED","field":"Authorization","message":"Authorization must be: Bearer \u003ctoken\u003e","reason":"TOKEN_MALFORMED"}}`,
+		},
+		{"12 KiB of headers", http.Header{"X": {strings.Repeat("x", 12<<10)}}, http.StatusRequestHeaderFieldsTooLarge, "431"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header = tt.header
+			response, err := http.DefaultTransport.RoundTrip(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			body, err := io.ReadAll(response.Body)
+			if err != nil || response.StatusCode != tt.status || !strings.Contains(string(body), tt.body) {
+				t.Errorf("%d %s, %v", response.StatusCode, body, err)
+			}
+		})
+	}
+	t.Cleanup(http.DefaultTransport.(*http.Transport).CloseIdleConnections)
+}
+
+func TestConnectionLimit(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) { o.Limits.MaxConnections = 1 })
+	w.connect(t, "alice")
+	second := w.dial(t, nil)
+	second.want(`{"disconnect":{"code":"RESOURCE_EXHAUSTED","reason":"CONNECTION_LIMIT","message":"this edge has its 1 connections","reconnectAfterMs":10000}}`)
+	second.wantClose(4429, "connection_limit")
+}
+
+func TestLateAndSilentClients(t *testing.T) {
+	t.Parallel()
+	t.Run("no connect", func(t *testing.T) {
+		t.Parallel()
+		w := start(t, func(o *edge.Options) { o.Limits.ConnectTimeout = 100 * time.Millisecond })
+		c := w.dial(t, nil)
+		c.want(`{"disconnect":{"code":"DEADLINE_EXCEEDED","reason":"TIMEOUT","message":"no connect within 100ms","reconnectAfterMs":0}}`)
+		c.wantClose(4408, "timeout")
+	})
+	t.Run("no pong", func(t *testing.T) {
+		t.Parallel()
+		w := start(t, func(o *edge.Options) { o.Limits.PingInterval, o.Limits.PongTimeout = time.Second, 500*time.Millisecond })
+		pinged := make(chan struct{}, 16)
+		ws, _, err := websocket.Dial(t.Context(), w.url, &websocket.DialOptions{OnPingReceived: func(context.Context, []byte) bool {
+			pinged <- struct{}{}
+			return false
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ws.CloseNow()
+		c := &client{t, ws}
+		c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `"}}`)
+		c.hear("connected")
+		c.hear("subscribed")
+		c.want(`{"disconnect":{"code":"DEADLINE_EXCEEDED","reason":"TIMEOUT","message":"no answer to a ping within 500ms","reconnectAfterMs":0}}`)
+		if len(pinged) != 1 {
+			t.Errorf("pinged %d times", len(pinged))
+		}
+		c.wantClose(4408, "timeout")
+	})
+	t.Run("pong", func(t *testing.T) {
+		t.Parallel()
+		w := start(t, func(o *edge.Options) {
+			o.Limits.PingInterval, o.Limits.PongTimeout = 100*time.Millisecond, 100*time.Millisecond
+		})
+		pinged := make(chan struct{}, 1)
+		ws, _, err := websocket.Dial(t.Context(), w.url, &websocket.DialOptions{OnPingReceived: func(context.Context, []byte) bool {
+			select {
+			case pinged <- struct{}{}:
+			default:
+			}
+			return true
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ws.CloseNow()
+		c := &client{t, ws}
+		c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `"}}`)
+		go func() {
+			for range 3 {
+				<-pinged
+			}
+			_ = ws.Write(t.Context(), websocket.MessageText, []byte(`{"id":9,"ping":{}}`))
+		}()
+		c.hear("connected")
+		c.hear("subscribed")
+		c.want(`{"id":9,"pong":{}}`) // alive after three rounds
+	})
+	t.Run("token runs out", func(t *testing.T) {
+		t.Parallel()
+		w := start(t, nil)
+		c := w.dial(t, nil)
+		c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", 2*time.Second) + `"}}`)
+		c.hear("connected")
+		c.hear("subscribed")
+		c.want(`{"disconnect":{"code":"UNAUTHENTICATED","reason":"TOKEN_EXPIRED","message":"the token has expired","reconnectAfterMs":0}}`)
+		c.wantClose(4419, "token_expired")
+	})
+}
+
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	var clients []*client
+	for _, user := range []string{"alice", "bob", "carol"} {
+		clients = append(clients, w.connect(t, user))
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.stop() }()
+	spread := map[any]bool{}
+	for _, c := range clients {
+		told := c.hear("disconnect")
+		if told["code"] != "UNAVAILABLE" || told["reason"] != "DRAINING" {
+			t.Errorf("told %v", told)
+		}
+		if after := told["reconnectAfterMs"].(float64); after < 0 || after > 2001 {
+			t.Errorf("reconnect after %v ms, out of the window", after)
+		}
+		spread[told["reconnectAfterMs"]] = true
+		c.wantClose(1012, "draining")
+	}
+	if len(spread) < 2 {
+		t.Error("all are told to come back at the same time")
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if _, _, err := websocket.Dial(t.Context(), w.url, nil); err == nil {
+		t.Error("a drained edge accepts connections")
+	}
+}
+
+func TestAClientThatGoesAway(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.connect(t, "alice")
+	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+	c.hear("subscribed")
+	if err := c.ws.Close(websocket.StatusNormalClosure, ""); err != nil && !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	if err := w.stop(); err != nil { // waits for the session
+		t.Fatal(err)
+	}
+	if members, _, _ := w.roster.Members(t.Context(), "chat.a", 1); len(members) != 0 {
+		t.Errorf("still there: %v", members)
+	}
+}
