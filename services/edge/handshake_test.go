@@ -368,6 +368,33 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// What a draining edge has taken it answers first; then it closes.
+func TestDrainAnswersWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.connect(t, "alice")
+	hold := make(chan struct{})
+	w.policy.mu.Lock()
+	w.policy.hold = hold
+	w.policy.mu.Unlock()
+	c.say(`{"id":2,"publish":{"channel":"chat.a","data":1}}`)
+	<-w.policy.asked
+	other := w.dial(t, nil)
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.stop() }()
+	if told := other.hear("disconnect"); told["reason"] != "DRAINING" { // it drains
+		t.Errorf("told %v", told)
+	}
+	other.wantClose(1012, "draining")
+	close(hold)
+	c.hear("published")
+	c.hear("disconnect")
+	c.wantClose(1012, "draining")
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAClientThatGoesAway(t *testing.T) {
 	t.Parallel()
 	w := start(t, nil)

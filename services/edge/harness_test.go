@@ -31,9 +31,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // policy is an Authorizer: everything is allowed but the channels ending in
 // ".secret", unless err is set; it waits for hold.
 type policy struct {
-	mu   sync.Mutex
-	err  error
-	hold chan struct{}
+	mu    sync.Mutex
+	err   error
+	hold  chan struct{}
+	asked chan struct{} // gets one for each Check that waits for hold
 }
 
 func (p *policy) Check(ctx context.Context, _ *authorization.Subject, checks []authorization.Check) ([]authorization.Decision, error) {
@@ -41,6 +42,7 @@ func (p *policy) Check(ctx context.Context, _ *authorization.Subject, checks []a
 	hold, err := p.hold, p.err
 	p.mu.Unlock()
 	if hold != nil {
+		p.asked <- struct{}{}
 		select {
 		case <-hold:
 		case <-ctx.Done():
@@ -142,7 +144,7 @@ func start(t testing.TB, change func(*edge.Options)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{policy: &policy{}, roster: &attendance{present: map[channel.Name]map[channel.User]int{}}}
+	w := &world{policy: &policy{asked: make(chan struct{}, 1000)}, roster: &attendance{present: map[channel.Name]map[channel.User]int{}}}
 	options := edge.Options{
 		OpenBroker: func(r edge.Receiver) (edge.Broker, error) {
 			w.receiver = r

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -30,6 +31,7 @@ const (
 func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler: e.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: slog.NewLogLogger(e.options.Logger.Handler(), slog.LevelDebug), // of clients' making
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
@@ -71,7 +73,7 @@ func (e *Edge) drain(server *http.Server) {
 		defer pace.Stop()
 		for _, s := range sessions {
 			cause := fault.New(fault.Draining, "", "this edge is stopping")
-			s.end(cause, rand.N(e.options.DrainWindow+1))
+			s.retire(cause, rand.N(e.options.DrainWindow+1))
 			<-pace.C
 		}
 	}

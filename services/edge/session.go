@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +45,7 @@ type session struct {
 	pending  []frame.Command
 	inflight map[uint64]struct{} // ids not yet replied to
 	working  bool
+	retiring func() // set once the edge drains: what the worker does when nothing is pending
 
 	ended atomic.Bool // the connection is closing: nothing more is taken or carried out
 
@@ -167,8 +170,16 @@ func (s *session) take(command frame.Command) {
 		s.endInflight(command.ID)
 		return
 	}
+	if _, isPing := command.Body.(frame.Ping); isPing && s.expires.Load() != 0 { // it asks whether the edge lives, not its turn
+		s.edge.metrics.command(command.Body, nil)
+		s.reply(command.ID, frame.Pong{})
+		return
+	}
 	for len(s.inflight) >= s.edge.options.Limits.MaxInflight && !s.ended.Load() { // the client waits in its socket
 		s.idle.Wait()
+	}
+	if s.ended.Load() || s.retiring != nil {
+		return
 	}
 	s.inflight[command.ID] = struct{}{}
 	s.pending = append(s.pending, command)
@@ -200,7 +211,11 @@ func (s *session) work() {
 		if len(s.pending) == 0 || s.ended.Load() {
 			s.pending, s.working = nil, false
 			s.idle.Broadcast()
+			retire := s.retiring
 			s.mu.Unlock()
+			if retire != nil {
+				retire()
+			}
 			return
 		}
 		command := s.pending[0]
@@ -223,7 +238,7 @@ const commandTimeout = 10 * time.Second
 func (s *session) carryOut(command frame.Command) {
 	ctx, cancel := context.WithTimeout(s.edge.context, commandTimeout)
 	defer cancel()
-	event, err := s.handle(ctx, command)
+	event, err := s.guarded(ctx, command)
 	s.edge.metrics.command(command.Body, err)
 	if err != nil {
 		refusal := fault.From(err)
@@ -236,6 +251,16 @@ func (s *session) carryOut(command frame.Command) {
 	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && s.subject == nil {
 		s.end(fault.From(err), 0) // a connection that cannot connect has no other use
 	}
+}
+
+// guarded is handle for which a fault in one command is not the end of the edge.
+func (s *session) guarded(ctx context.Context, command frame.Command) (event frame.Event, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return s.handle(ctx, command)
 }
 
 func (s *session) logRefusal(refusal *fault.Error) {
@@ -267,6 +292,19 @@ func (s *session) end(cause *fault.Error, reconnectAfter time.Duration) {
 	if s.socket.Close(last, code, name, cause.Reason == fault.SlowConsumer) {
 		s.edge.metrics.closed(code, name)
 		s.logger.Debug("disconnecting", "code", int(code), "reason", string(cause.Reason), "error", cause)
+	}
+}
+
+// retire ends a connection once the commands that it has taken are answered; it takes
+// no more, and returns at once.
+func (s *session) retire(cause *fault.Error, reconnectAfter time.Duration) {
+	end := func() { s.end(cause, reconnectAfter) }
+	s.mu.Lock()
+	s.retiring = end
+	working := s.working
+	s.mu.Unlock()
+	if !working {
+		end()
 	}
 }
 

@@ -242,6 +242,22 @@ func TestBadConnectFields(t *testing.T) {
 	c.want(`{"id":1,"error":{"code":"INVALID_ARGUMENT","reason":"FIELD_INVALID","message":"client.name has 65 bytes, more than 64","field":"client.name"}}`)
 }
 
+// A ping asks whether the edge lives, so it does not wait for what came before it.
+func TestPingOvertakes(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.connect(t, "alice")
+	hold := make(chan struct{})
+	w.policy.mu.Lock()
+	w.policy.hold = hold
+	w.policy.mu.Unlock()
+	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+	c.say(`{"id":3,"ping":{}}`)
+	c.want(`{"id":3,"pong":{}}`)
+	close(hold)
+	c.hear("subscribed")
+}
+
 func TestIDInFlight(t *testing.T) {
 	t.Parallel()
 	w := start(t, nil)

@@ -31,13 +31,13 @@ func (s *Store) Listen(ctx context.Context, name channel.Name) (message.Position
 		return message.Position{}, err
 	}
 	defer done()
-	position, err := s.head(ctx, part)
-	if err != nil { return position, err }
 	interest, err := s.subscribe(name, part)
-	if err != nil { return position, err }
-	_, err = s.subscribed.do(ctx)
+	if err != nil {
+		return message.Position{}, err
+	}
 	// The answer to what is asked after the SUB, on the same connection, proves that
 	// the server knows of the interest: whatever is stored later comes.
+	position, err := s.head(ctx, part)
 	if err != nil {
 		s.unsubscribe(name, interest)
 	}
