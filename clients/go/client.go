@@ -68,7 +68,7 @@ type Client struct {
 
 // Dial connects and authenticates; ctx bounds that only.
 func Dial(ctx context.Context, options Options) (*Client, error) {
-	ws, response, err := websocket.Dial(ctx, options.URL, &websocket.DialOptions{
+	ws, response, err := websocket.Dial(ctx, options.URL, &websocket.DialOptions{ //nolint:bodyclose // the library closes it
 		Subprotocols: []string{Subprotocol},
 		HTTPHeader:   http.Header{"Authorization": {"Bearer " + options.Token}},
 	})

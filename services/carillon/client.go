@@ -136,9 +136,11 @@ func (w *whoCommand) list(ctx context.Context, env environment, client presencev
 				return err
 			}
 		}
-		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+		next := page.GetNextPageToken()
+		if next == "" {
 			return nil
 		}
+		request.PageToken = next
 	}
 }
 

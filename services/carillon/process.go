@@ -83,7 +83,7 @@ func (p *process) run(ctx context.Context) error {
 }
 
 func (p *process) start(ctx context.Context) error {
-	if err := p.listen(); err != nil {
+	if err := p.listen(ctx); err != nil {
 		return err
 	}
 	p.meter = p.ops.MeterProvider().Meter("github.com/carillon-rt/carillon")
@@ -122,7 +122,7 @@ func (p *process) start(ctx context.Context) error {
 }
 
 // listen binds every address and logs it.
-func (p *process) listen() error {
+func (p *process) listen(ctx context.Context) error {
 	c := p.config
 	for _, l := range []struct {
 		role    config.Command
@@ -139,7 +139,7 @@ func (p *process) listen() error {
 		if !p.has(l.role) {
 			continue
 		}
-		bound, err := net.Listen("tcp", l.address)
+		bound, err := new(net.ListenConfig).Listen(ctx, "tcp", l.address)
 		if err != nil {
 			return fmt.Errorf("%s cannot listen: %w", l.name, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -123,9 +124,7 @@ func badTokens(t *testing.T) map[string]struct{ token, reason string } {
 	soon := time.Now().Add(time.Hour).Unix()
 	claims := func(extra jwt.MapClaims) jwt.MapClaims {
 		c := jwt.MapClaims{"sub": "alice", "exp": soon}
-		for k, v := range extra {
-			c[k] = v
-		}
+		maps.Copy(c, extra)
 		return c
 	}
 	return map[string]struct{ token, reason string }{
@@ -224,11 +223,15 @@ func TestHandshakesRefusedOverHTTP(t *testing.T) {
 	}{
 		{"no upgrade", http.Header{}, http.StatusUpgradeRequired, "WebSocket protocol violation"},
 		{
-			"unknown subprotocols", http.Header{"Sec-Websocket-Protocol": {"graphql-ws, mqtt"}}, http.StatusBadRequest,
+			"unknown subprotocols",
+			http.Header{"Sec-Websocket-Protocol": {"graphql-ws, mqtt"}},
+			http.StatusBadRequest,
 			`{"error":{"code":"INVALID_ARGUMENT","field":"Sec-WebSocket-Protocol","message":"none of the subprotocols offered is known: use carillon.v1.json or carillon.v1.protobuf","reason":"FIELD_INVALID"}}`,
 		},
 		{
-			"another scheme", http.Header{"Authorization": {"Basic YTpi"}}, http.StatusUnauthorized,
+			"another scheme",
+			http.Header{"Authorization": {"Basic YTpi"}},
+			http.StatusUnauthorized,
 			`{"error":{"code":"UNAUTHENTICATED","field":"Authorization","message":"Authorization must be: Bearer \u003ctoken\u003e","reason":"TOKEN_MALFORMED"}}`,
 		},
 		{"12 KiB of headers", http.Header{"X": {strings.Repeat("x", 12<<10)}}, http.StatusRequestHeaderFieldsTooLarge, "431"},

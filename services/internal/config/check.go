@@ -89,9 +89,9 @@ func (c *Config) checkRequired(r *report, command Command) {
 	if command == Dev || command == NoRole {
 		return
 	}
-	require := func(ok bool, path, format string, args ...any) {
+	require := func(ok bool, path, message string) {
 		if !ok {
-			r.add(path, format, args...)
+			r.add(path, "%s", message)
 		}
 	}
 	require(len(c.Namespaces) > 0, "namespaces", "at least one is required")

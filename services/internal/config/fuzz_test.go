@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -24,9 +25,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		env := map[string]string{options[int(which)%len(options)].Env: text}
-		for key, value := range fullEnv {
-			env[key] = value
-		}
+		maps.Copy(env, fullEnv)
 		getenv := func(key string) string { return env[key] }
 		c, err := config.Load(&config.Flags{File: name}, config.NoRole, getenv)
 		if err != nil {

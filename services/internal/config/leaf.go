@@ -99,7 +99,7 @@ func parse(leaf reflect.Value, text string) error {
 
 // format is the text that parse reads.
 func format(leaf reflect.Value) string {
-	if list, ok := leaf.Interface().([]string); ok {
+	if list, ok := reflect.TypeAssert[[]string](leaf); ok {
 		return strings.Join(list, ",")
 	}
 	return fmt.Sprint(leaf.Interface())

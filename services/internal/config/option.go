@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -29,7 +30,7 @@ func Options() []Option {
 func collect(t reflect.Type, prefix string, index []int, options *[]Option) {
 	for field := range t.Fields() {
 		path := prefix + keyOf(field)
-		at := append(index[:len(index):len(index)], field.Index...)
+		at := slices.Concat(index, field.Index)
 		if isStruct(field.Type) {
 			collect(field.Type, path+".", at, options)
 			continue

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -105,7 +106,7 @@ func (s *Server) Handler() http.Handler {
 
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
-	checks := s.checks[:len(s.checks):len(s.checks)]
+	checks := slices.Clip(s.checks)
 	s.mu.Unlock()
 	var failed strings.Builder
 	for _, c := range checks {

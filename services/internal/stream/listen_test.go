@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"sync"
 	"testing"
 
@@ -26,7 +27,9 @@ func TestOrderUnderConcurrentPublishers(t *testing.T) {
 	for range publishers {
 		wg.Go(func() {
 			for i := range each {
-				publish(t, s, text(names[i%len(names)], "1"))
+				if _, err := s.Publish(t.Context(), text(names[i%len(names)], "1")); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}
@@ -58,48 +61,55 @@ func TestListenRacesWithPublish(t *testing.T) {
 	t.Parallel()
 	r := newRecorder()
 	s := readyStore(t, Options{Embedded: startEmbedded(t), Receiver: r})
-	const rounds, listeners, messages = 40, 4, 12
+	const rounds, listeners = 40, 4
 	for round := range rounds {
+		races := make([]race, listeners)
 		var wg sync.WaitGroup
-		for l := range listeners {
-			name := channel.Name(fmt.Sprintf("chat.%d.%d", round, l))
-			var position message.Position
-			offsets := make([]message.Offset, messages)
-			begun := make(chan struct{})
-			wg.Go(func() {
-				var both sync.WaitGroup
-				both.Go(func() {
-					for i := range messages {
-						offsets[i] = publish(t, s, text(name, "1")).Offset
-						if i == l {
-							close(begun)
-						}
-					}
-				})
-				both.Go(func() {
-					<-begun
-					position = listen(t, s, name)
-				})
-				both.Wait()
-				for _, offset := range offsets {
-					if offset > position.Offset {
-						eventually(t, fmt.Sprintf("offset %d after %d", offset, position.Offset), func() bool { return received(r, name, offset) })
-					}
-				}
-				s.Unlisten(name)
-			})
+		for i := range races {
+			races[i].name = channel.Name(fmt.Sprintf("chat.%d.%d", round, i))
+			wg.Go(func() { races[i].run(t, s, i) })
 		}
 		wg.Wait()
+		for _, race := range races {
+			for _, offset := range race.offsets {
+				if offset > race.position.Offset {
+					eventually(t, fmt.Sprintf("offset %d after %d", offset, race.position.Offset), func() bool {
+						return slices.ContainsFunc(r.of(race.name), func(m *message.Message) bool { return m.Offset == offset })
+					})
+				}
+			}
+			s.Unlisten(race.name)
+		}
 	}
 }
 
-func received(r *recorder, name channel.Name, offset message.Offset) bool {
-	for _, m := range r.of(name) {
-		if m.Offset == offset {
-			return true
+// race is a channel that is published to while it begins to be listened to.
+type race struct {
+	name     channel.Name
+	position message.Position
+	offsets  [12]message.Offset
+}
+
+// run begins to listen when the given number of messages has been published.
+func (r *race) run(t *testing.T, s *Store, published int) {
+	var wg sync.WaitGroup
+	for i := range r.offsets {
+		if i == published {
+			wg.Go(func() {
+				position, err := s.Listen(t.Context(), r.name)
+				if err != nil {
+					t.Error(err)
+				}
+				r.position = position
+			})
 		}
+		receipt, err := s.Publish(t.Context(), text(r.name, "1"))
+		if err != nil {
+			t.Error(err)
+		}
+		r.offsets[i] = receipt.Offset
 	}
-	return false
+	wg.Wait()
 }
 
 func TestUnlisten(t *testing.T) {
