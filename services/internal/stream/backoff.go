@@ -9,6 +9,9 @@ import (
 // backoff waits longer each time, with jitter, up to max.
 type backoff struct{ next, max time.Duration }
 
+// newRetry is the backoff between questions to NATS.
+func newRetry() backoff { return backoff{next: 25 * time.Millisecond, max: 500 * time.Millisecond} }
+
 // wait returns ctx's error if ctx ends first.
 func (b *backoff) wait(ctx context.Context) error {
 	timer := time.NewTimer(b.next/2 + rand.N(b.next))

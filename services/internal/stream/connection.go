@@ -157,13 +157,17 @@ func (s *Store) connect(o Options) error {
 	if s.receiver != nil {
 		wg.Go(func() { s.subscriber, failed = dial(o, "subscriber", onSubscriber) })
 	}
+	var away error
+	wg.Go(func() {
+		s.reader, away = dial(o, "reader", events{connected: func(*nats.Conn, bool) {}, disconnected: func() {}, slow: func() {}})
+	})
 	var err error
 	s.publisher, err = dial(o, "publisher", onPublisher)
 	wg.Wait()
 	if s.receiver == nil {
 		s.subscriber = s.publisher
 	}
-	if err := errors.Join(err, failed); err != nil {
+	if err := errors.Join(err, failed, away); err != nil {
 		return err
 	}
 	s.requests, err = newRequests(s.publisher.nc)

@@ -83,10 +83,11 @@ func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, ns *namespac
 
 // adopt brings an existing stream's limits up to date and returns its epoch.
 func (s *Store) adopt(ctx context.Context, js jetstream.JetStream, ns *namespace.Namespace, p *partition, found jetstream.StreamConfig) (message.Epoch, error) {
-	epoch, err := currentEpoch(found.Metadata)
+	epochs, err := epochsOf(found.Metadata)
 	if err != nil {
 		return "", err
 	}
+	epoch := epochs[len(epochs)-1].Epoch
 	if made := found.Metadata[metadataPartitions]; made != strconv.Itoa(ns.Partitions) {
 		return "", fmt.Errorf("was made with partitions: %s, the configuration says %d; partitions cannot be changed", made, ns.Partitions)
 	}

@@ -19,41 +19,34 @@ const (
 // epochLength is that of a random epoch: 80 bits in base 32.
 const epochLength = 16
 
-// epochStart says at which offset an epoch begins. A position of an epoch is valid if
-// the epoch is the last of its stream or the offset lies before the next one's start.
-type epochStart struct {
-	Epoch message.Epoch  `json:"epoch"`
-	First message.Offset `json:"first"`
-}
-
 // firstEpoch is the metadata of a stream that is about to be made.
 func firstEpoch(partitions int) map[string]string {
-	starts, err := json.Marshal([]epochStart{{Epoch: message.Epoch(rand.Text()[:epochLength]), First: 1}})
+	starts, err := json.Marshal([]message.EpochStart{{Epoch: message.Epoch(rand.Text()[:epochLength]), First: 1}})
 	if err != nil {
 		panic(err) // a struct of a string and a number
 	}
 	return map[string]string{metadataEpochs: string(starts), metadataPartitions: strconv.Itoa(partitions)}
 }
 
-// currentEpoch reads the last epoch from a stream's metadata.
-func currentEpoch(metadata map[string]string) (message.Epoch, error) {
+// epochsOf reads the epochs, at least one, from a stream's metadata.
+func epochsOf(metadata map[string]string) ([]message.EpochStart, error) {
 	text, ok := metadata[metadataEpochs]
 	if !ok {
-		return "", errors.New("exists but was not made by Carillon: its metadata has no " + metadataEpochs)
+		return nil, errors.New("exists but was not made by Carillon: its metadata has no " + metadataEpochs)
 	}
-	var starts []epochStart
+	var starts []message.EpochStart
 	if err := json.Unmarshal([]byte(text), &starts); err != nil {
-		return "", fmt.Errorf("metadata %s is damaged: %w", metadataEpochs, err)
+		return nil, fmt.Errorf("metadata %s is damaged: %w", metadataEpochs, err)
 	}
 	previous := message.Offset(0)
 	for i, start := range starts {
 		if start.Epoch == "" || start.First < 1 || i > 0 && start.First < previous {
-			return "", fmt.Errorf("metadata %s is damaged: entry %d", metadataEpochs, i)
+			return nil, fmt.Errorf("metadata %s is damaged: entry %d", metadataEpochs, i)
 		}
 		previous = start.First
 	}
 	if len(starts) == 0 {
-		return "", fmt.Errorf("metadata %s is damaged: it is empty", metadataEpochs)
+		return nil, fmt.Errorf("metadata %s is damaged: it is empty", metadataEpochs)
 	}
-	return starts[len(starts)-1].Epoch, nil
+	return starts, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -13,53 +12,64 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/message"
 )
 
-// Listen begins to receive a channel's messages. Every message after the position
-// that it returns goes to the receiver, and some before it may; the position of an
-// ephemeral channel is zero. It tries again until ctx ends, or 10 seconds without a
-// deadline.
+// Listen begins to receive a channel's messages. Every message after the head of the
+// bounds that it returns goes to the receiver, and some before it may; the bounds of
+// an ephemeral channel are zero. It tries again until ctx ends, or 10 seconds without
+// a deadline.
 //
 // A channel is listened to once: a second Listen without an Unlisten is a mistake of
 // the caller and an error that is not a *fault.Error. Others: NAMESPACE_UNKNOWN;
 // STORE_UNAVAILABLE, after which the channel is not listened to.
-func (s *Store) Listen(ctx context.Context, name channel.Name) (message.Position, error) {
+func (s *Store) Listen(ctx context.Context, name channel.Name) (message.Bounds, error) {
 	part, err := s.partitionOf(name)
 	if err != nil {
-		return message.Position{}, err
+		return message.Bounds{}, err
 	}
 	ctx, done, err := s.begin(ctx)
 	if err != nil {
-		return message.Position{}, err
+		return message.Bounds{}, err
 	}
 	defer done()
 	interest, err := s.subscribe(name, part)
 	if err != nil {
-		return message.Position{}, err
+		return message.Bounds{}, err
 	}
 	// The answer to what is asked after the SUB, on the same connection, proves that
 	// the server knows of the interest: whatever is stored later comes.
-	position, err := s.head(ctx, part)
+	bounds, err := s.boundsOf(ctx, part)
 	if err != nil {
 		s.unsubscribe(name, interest)
 	}
-	return position, err
+	return bounds, err
 }
 
 // Unlisten ends what Listen began; nothing if the channel is not listened to.
 func (s *Store) Unlisten(name channel.Name) { s.unsubscribe(name, nil) }
 
-// Head returns where a channel stands: nothing stored when Head was called lies after
-// the position, and it never lies before a message received. Errors as Listen.
-func (s *Store) Head(ctx context.Context, name channel.Name) (message.Position, error) {
+// Bounds returns where a channel stands: nothing stored when Bounds was called lies
+// after their head, and that never lies before a message received. Errors as Listen.
+func (s *Store) Bounds(ctx context.Context, name channel.Name) (message.Bounds, error) {
 	part, err := s.partitionOf(name)
 	if err != nil {
-		return message.Position{}, err
+		return message.Bounds{}, err
 	}
 	ctx, done, err := s.begin(ctx)
 	if err != nil {
-		return message.Position{}, err
+		return message.Bounds{}, err
 	}
 	defer done()
-	return s.head(ctx, part)
+	return s.boundsOf(ctx, part)
+}
+
+// Partition names what a channel is stored in, together with others: the Bounds of all
+// channels of a partition are the same. Empty if the channel is ephemeral or its
+// namespace unknown.
+func (s *Store) Partition(name channel.Name) string {
+	part, err := s.partitionOf(name)
+	if err != nil || part == nil {
+		return ""
+	}
+	return part.stream
 }
 
 // partitionOf returns nil for an ephemeral channel.
@@ -107,28 +117,28 @@ func (s *Store) unsubscribe(name channel.Name, only *nats.Subscription) {
 	}
 }
 
-func (s *Store) head(ctx context.Context, part *partition) (message.Position, error) {
-	retry := backoff{next: 25 * time.Millisecond, max: 500 * time.Millisecond}
+func (s *Store) boundsOf(ctx context.Context, part *partition) (message.Bounds, error) {
+	retry := newRetry()
 	for {
-		position, err := s.askHead(ctx, part)
+		bounds, err := s.askBounds(ctx, part)
 		if err == nil {
-			return position, nil
+			return bounds, nil
 		}
 		if s.ctx.Err() != nil || retry.wait(ctx) != nil {
-			return message.Position{}, unanswered(err)
+			return message.Bounds{}, unanswered(err)
 		}
 	}
 }
 
-func (s *Store) askHead(ctx context.Context, part *partition) (message.Position, error) {
+func (s *Store) askBounds(ctx context.Context, part *partition) (message.Bounds, error) {
 	if part == nil {
 		_, err := s.subscribed.do(ctx)
-		return message.Position{}, err
+		return message.Bounds{}, err
 	}
 	if _, err := part.await(ctx, s.ctx); err != nil {
-		return message.Position{}, err
+		return message.Bounds{}, err
 	}
-	return part.head.do(ctx)
+	return part.bounds.do(ctx)
 }
 
 func unanswered(cause error) error {

@@ -46,8 +46,8 @@ func TestOrderUnderConcurrentPublishers(t *testing.T) {
 			}
 			previous = m.Offset
 		}
-		if head, err := s.Head(t.Context(), name); err != nil || head.Offset < previous {
-			t.Errorf("head %+v, %v after %d", head, err, previous)
+		if bounds, err := s.Bounds(t.Context(), name); err != nil || bounds.Last < previous {
+			t.Errorf("bounds %+v, %v after %d", bounds, err, previous)
 		}
 	}
 	if total != publishers*each {
@@ -96,11 +96,11 @@ func (r *race) run(t *testing.T, s *Store, published int) {
 	for i := range r.offsets {
 		if i == published {
 			wg.Go(func() {
-				position, err := s.Listen(t.Context(), r.name)
+				bounds, err := s.Listen(t.Context(), r.name)
 				if err != nil {
 					t.Error(err)
 				}
-				r.position = position
+				r.position = bounds.Head()
 			})
 		}
 		receipt, err := s.Publish(t.Context(), text(r.name, "1"))
@@ -142,8 +142,8 @@ func TestListenWithoutReceiver(t *testing.T) {
 		t.Error("listens without a receiver")
 	}
 	stored := publish(t, s, text("chat.lobby", "1"))
-	if head, err := s.Head(t.Context(), "chat.lobby"); err != nil || head != stored.Position {
-		t.Errorf("head %+v, %v, want %+v", head, err, stored.Position)
+	if bounds, err := s.Bounds(t.Context(), "chat.lobby"); err != nil || bounds.Head() != stored.Position {
+		t.Errorf("bounds %+v, %v, want the head %+v", bounds, err, stored.Position)
 	}
 }
 

@@ -193,9 +193,9 @@ func publish(t testing.TB, s *Store, p message.Publication) message.Receipt {
 
 func listen(t testing.TB, s *Store, name channel.Name) message.Position {
 	t.Helper()
-	position, err := s.Listen(t.Context(), name)
+	bounds, err := s.Listen(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return position
+	return bounds.Head()
 }

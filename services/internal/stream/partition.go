@@ -35,7 +35,10 @@ type partition struct {
 	label  string // for people: "stream chat/0"
 	in     string // subject prefix of publications
 	out    string // subject prefix of what is republished
-	head   *coalesced[message.Position]
+	bounds *coalesced[message.Bounds]
+	// replicas is more than 1 if a direct get may be answered by a server that is
+	// behind.
+	replicas int
 
 	mu      sync.Mutex
 	tenure  *tenure
@@ -54,14 +57,15 @@ func newGroup(s *Store, ns *namespace.Namespace) *group {
 	for i := range ns.Partitions {
 		number := strconv.Itoa(i)
 		p := &partition{
-			stream:  "CARILLON_" + ns.Name + "_" + number,
-			label:   "stream " + ns.Name + "/" + number,
-			in:      subjectIn + number + ".",
-			out:     subjectOut + number + ".",
-			changed: make(chan struct{}),
+			stream:   "CARILLON_" + ns.Name + "_" + number,
+			label:    "stream " + ns.Name + "/" + number,
+			in:       subjectIn + number + ".",
+			out:      subjectOut + number + ".",
+			replicas: ns.Replicas,
+			changed:  make(chan struct{}),
 		}
-		p.head = shared(s, func(ctx context.Context) (message.Position, error) {
-			return headOf(ctx, s.subscriber.nc, p.stream)
+		p.bounds = shared(s, func(ctx context.Context) (message.Bounds, error) {
+			return boundsOf(ctx, s.subscriber.nc, p.stream)
 		})
 		g.partitions = append(g.partitions, p)
 	}
@@ -139,11 +143,11 @@ func (p *partition) problem() error {
 	}
 }
 
-// headOf asks for a stream's current epoch and last sequence.
-func headOf(ctx context.Context, nc *nats.Conn, stream string) (message.Position, error) {
+// boundsOf asks for a stream's epochs and its first and last sequence.
+func boundsOf(ctx context.Context, nc *nats.Conn, stream string) (message.Bounds, error) {
 	reply, err := nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.INFO."+stream, nil)
 	if err != nil {
-		return message.Position{}, err
+		return message.Bounds{}, err
 	}
 	var info struct {
 		Error  *jetstream.APIError `json:"error"`
@@ -151,17 +155,19 @@ func headOf(ctx context.Context, nc *nats.Conn, stream string) (message.Position
 			Metadata map[string]string `json:"metadata"`
 		} `json:"config"`
 		State struct {
-			LastSeq message.Offset `json:"last_seq"`
+			FirstSeq message.Offset `json:"first_seq"`
+			LastSeq  message.Offset `json:"last_seq"`
 		} `json:"state"`
 	}
 	if err := json.Unmarshal(reply.Data, &info); err != nil {
-		return message.Position{}, fmt.Errorf("stream info: %w", err)
+		return message.Bounds{}, fmt.Errorf("stream info: %w", err)
 	}
 	if info.Error != nil {
-		return message.Position{}, info.Error
+		return message.Bounds{}, info.Error
 	}
-	epoch, err := currentEpoch(info.Config.Metadata)
-	return message.Position{Epoch: epoch, Offset: info.State.LastSeq}, err
+	epochs, err := epochsOf(info.Config.Metadata)
+	// A stream that never held a message says 0 where it means 1.
+	return message.Bounds{Epochs: epochs, First: max(info.State.FirstSeq, 1), Last: info.State.LastSeq}, err
 }
 
 // channelOf cuts the channel out of a subject that messages are received on.

@@ -25,7 +25,10 @@ const (
 	headerTime        = "Carillon-Time"         // ephemeral only: Unix nanoseconds
 
 	headerNATSID       = "Nats-Msg-Id"
+	headerSubject      = "Nats-Subject"
 	headerSequence     = "Nats-Sequence"
+	headerPending      = "Nats-Num-Pending"   // of a direct get: how many more follow
+	headerUpTo         = "Nats-UpTo-Sequence" // of a direct get: what the answer covers
 	headerLastSequence = "Nats-Last-Sequence"
 	headerTimestamp    = "Nats-Time-Stamp"
 )

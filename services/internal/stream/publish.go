@@ -118,40 +118,53 @@ func (s *Store) attempt(ctx context.Context, t *tenure, part *partition, p messa
 }
 
 // compare returns errReused if the message stored at the sequence is not what the
-// publication says. One that has expired counts as the same. The leader is asked,
-// since a follower may not have it yet.
+// publication says. One that has expired counts as the same.
 func (s *Store) compare(ctx context.Context, t *tenure, part *partition, sequence message.Offset, p message.Publication) error {
-	reply, err := s.requests.do(ctx, t.connected, &nats.Msg{
-		Subject: jetstream.DefaultAPIPrefix + "STREAM.MSG.GET." + part.stream,
-		Data:    fmt.Appendf(nil, `{"seq":%d}`, sequence),
-	})
+	stored, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"seq":%d}`, sequence))
+	if err != nil || stored == nil {
+		return err
+	}
+	header, err := nats.DecodeHeadersMsg(stored.Header)
 	if err != nil {
 		return err
 	}
-	var stored struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Header []byte `json:"hdrs"`
-			Data   []byte `json:"data"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &stored); err != nil {
-		return err
-	}
-	if stored.Error != nil {
-		if stored.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return nil
-		}
-		return stored.Error
-	}
-	header, err := nats.DecodeHeadersMsg(stored.Message.Header)
-	if err != nil {
-		return err
-	}
-	if !sameContent(p, header, stored.Message.Data) {
+	if !sameContent(p, header, stored.Data) {
 		return errReused
 	}
 	return nil
+}
+
+// storedMessage is a message as the stream's leader tells it.
+type storedMessage struct {
+	Sequence message.Offset `json:"seq"`
+	Header   []byte         `json:"hdrs"`
+	Data     []byte         `json:"data"`
+}
+
+// getMessage asks the leader of a stream, since a follower may be behind, for the
+// message that the request names; nil if there is none.
+func (s *Store) getMessage(ctx context.Context, t *tenure, part *partition, request []byte) (*storedMessage, error) {
+	reply, err := s.requests.do(ctx, t.connected, &nats.Msg{
+		Subject: jetstream.DefaultAPIPrefix + "STREAM.MSG.GET." + part.stream, Data: request,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message storedMessage       `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return nil, err
+	}
+	switch {
+	case answer.Error == nil:
+		return &answer.Message, nil
+	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, nil
+	default:
+		return nil, answer.Error
+	}
 }
 
 // transient tells whether trying again may help: JetStream's own refusals are final

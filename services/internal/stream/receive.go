@@ -108,6 +108,18 @@ func decode(m *nats.Msg) (*message.Message, error) {
 	if !ok {
 		return nil, errors.New("unknown subject")
 	}
+	decoded, err := decodeContent(m, name)
+	if err != nil {
+		return nil, err
+	}
+	if ephemeral {
+		return decoded, decodeTime(decoded, m.Header)
+	}
+	return decoded, decodePlace(decoded, m.Header)
+}
+
+// decodeContent reads what the publisher gave.
+func decodeContent(m *nats.Msg, name channel.Name) (*message.Message, error) {
 	decoded := &message.Message{
 		Channel: name,
 		Payload: message.Payload{Data: m.Data, ContentType: first(m.Header, headerContentType)},
@@ -119,10 +131,7 @@ func decode(m *nats.Msg) (*message.Message, error) {
 	}
 	decoded.Publisher = publisher
 	decoded.Headers = ownHeaders(m.Header)
-	if ephemeral {
-		return decoded, decodeTime(decoded, m.Header)
-	}
-	return decoded, decodePlace(decoded, m.Header)
+	return decoded, nil
 }
 
 func decodeTime(decoded *message.Message, header nats.Header) error {

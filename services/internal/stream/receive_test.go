@@ -89,22 +89,22 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-func FuzzCurrentEpoch(f *testing.F) {
+func FuzzEpochs(f *testing.F) {
 	f.Add(`[{"epoch":"A","first":1},{"epoch":"B","first":9}]`)
 	f.Add(`[]`)
 	f.Fuzz(func(t *testing.T, text string) {
-		epoch, err := currentEpoch(map[string]string{metadataEpochs: text})
-		if err == nil && epoch == "" {
+		epochs, err := epochsOf(map[string]string{metadataEpochs: text})
+		if err == nil && (message.Bounds{Epochs: epochs}).Epoch() == "" {
 			t.Errorf("%q has an empty epoch", text)
 		}
 	})
 }
 
-func TestCurrentEpoch(t *testing.T) {
+func TestEpochs(t *testing.T) {
 	t.Parallel()
 	made := firstEpoch(3)
-	if epoch, err := currentEpoch(made); err != nil || len(epoch) != epochLength || made[metadataPartitions] != "3" {
-		t.Errorf("%v: %q, %v", made, epoch, err)
+	if epochs, err := epochsOf(made); err != nil || len(epochs) != 1 || len(epochs[0].Epoch) != epochLength || made[metadataPartitions] != "3" {
+		t.Errorf("%v: %v, %v", made, epochs, err)
 	}
 	for text, want := range map[string]message.Epoch{
 		`[{"epoch":"A","first":1},{"epoch":"B","first":9}]`: "B",
@@ -114,7 +114,8 @@ func TestCurrentEpoch(t *testing.T) {
 		`[]`:                                                "",
 		`{`:                                                 "",
 	} {
-		if epoch, err := currentEpoch(map[string]string{metadataEpochs: text}); epoch != want || (err == nil) != (want != "") {
+		epochs, err := epochsOf(map[string]string{metadataEpochs: text})
+		if epoch := (message.Bounds{Epochs: epochs}).Epoch(); epoch != want || (err == nil) != (want != "") {
 			t.Errorf("%s: %q, %v", text, epoch, err)
 		}
 	}

@@ -86,7 +86,9 @@ type Store struct {
 
 	publisher  *connection
 	subscriber *connection // publisher where there is no receiver
-	requests   *requests   // of publisher
+	reader     *connection // of history, so that a replay holds up nothing else
+	reads      chan struct{}
+	requests   *requests // of publisher
 	slots      chan struct{}
 	published  *coalesced[struct{}] // flush of publisher
 	subscribed *coalesced[struct{}] // flush of subscriber
@@ -130,6 +132,7 @@ func newStore(o Options) *Store {
 		logger:     o.Logger,
 		damaged:    rate.Sometimes{First: 3, Interval: 10 * time.Second},
 		slots:      make(chan struct{}, maxInFlight),
+		reads:      make(chan struct{}, maxReads),
 		missed:     make(chan struct{}, 1),
 		stopped:    make(chan struct{}),
 		interests:  make(map[channel.Name]*nats.Subscription),
@@ -216,6 +219,9 @@ func (s *Store) Close() error {
 	}
 	if s.publisher != nil && s.publisher != s.subscriber {
 		s.publisher.close()
+	}
+	if s.reader != nil {
+		s.reader.close()
 	}
 	close(s.stopped)
 	s.cancel()

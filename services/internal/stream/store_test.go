@@ -115,7 +115,7 @@ func TestAwayAtStart(t *testing.T) {
 	if len(s.interests) != 0 {
 		t.Errorf("interests left: %v", s.interests)
 	}
-	_, err = s.Head(soon(t), "chat.lobby")
+	_, err = s.Bounds(soon(t), "chat.lobby")
 	refused(t, err, fault.StoreUnavailable)
 
 	x.start()
@@ -265,7 +265,7 @@ func TestUnknownNamespace(t *testing.T) {
 	refused(t, err, fault.NamespaceUnknown)
 	_, err = s.Listen(t.Context(), "absent.lobby")
 	refused(t, err, fault.NamespaceUnknown)
-	_, err = s.Head(t.Context(), "absent.lobby")
+	_, err = s.Bounds(t.Context(), "absent.lobby")
 	refused(t, err, fault.NamespaceUnknown)
 }
 
@@ -283,7 +283,7 @@ func TestClose(t *testing.T) {
 	refused(t, err, fault.StoreUnavailable)
 	_, err = s.Listen(t.Context(), "chat.other")
 	refused(t, err, fault.StoreUnavailable)
-	_, err = s.Head(t.Context(), "chat.lobby")
+	_, err = s.Bounds(t.Context(), "chat.lobby")
 	refused(t, err, fault.StoreUnavailable)
 	s.Unlisten("chat.lobby")
 	if s.Ready() == nil {

@@ -1,0 +1,60 @@
+package message
+
+// EpochStart says at which offset an epoch begins.
+type EpochStart struct {
+	Epoch Epoch  `json:"epoch"`
+	First Offset `json:"first"`
+}
+
+// Bounds say which positions of a channel can be resumed from, as known at one
+// moment. The zero Bounds are those of an ephemeral channel. They are never modified.
+type Bounds struct {
+	// Epochs are all there have been, in order; the last is the current one.
+	Epochs []EpochStart
+	// First is the offset of the oldest message that is still kept, of any channel
+	// stored together with this one; one more than Last if there is none.
+	First Offset
+	// Last is the offset of the newest message of any such channel.
+	Last Offset
+}
+
+// Head is the position at or after the channel's last message.
+func (b Bounds) Head() Position { return Position{Epoch: b.Epoch(), Offset: b.Last} }
+
+// Epoch is the current epoch; empty if ephemeral.
+func (b Bounds) Epoch() Epoch {
+	if len(b.Epochs) == 0 {
+		return ""
+	}
+	return b.Epochs[len(b.Epochs)-1].Epoch
+}
+
+// Recoverable tells whether everything after a position is still kept: its epoch is
+// current, or ended after the position; the position is not in the future; and
+// nothing after it has been trimmed.
+func (b Bounds) Recoverable(since Position) bool {
+	for i, start := range b.Epochs {
+		if start.Epoch != since.Epoch {
+			continue
+		}
+		current := i == len(b.Epochs)-1
+		return (current || since.Offset < b.Epochs[i+1].First) && since.Offset <= b.Last && since.Offset+1 >= b.First
+	}
+	return false
+}
+
+// Page is a part of a channel's history, in order.
+type Page struct {
+	Messages []*Message
+	// Pending is how many more followed when the page was read.
+	Pending int
+}
+
+// Last is what is known of the end of a channel.
+type Last struct {
+	// Offset is that of the last message; 0 if there is none, or the replica that
+	// answered does not have it yet.
+	Offset Offset
+	// UpTo is the offset that the answer covers: a message after it may be missing.
+	UpTo Offset
+}

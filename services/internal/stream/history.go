@@ -1,0 +1,218 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+const (
+	// maxReads bounds the reads of history that are under way at once.
+	maxReads = 16
+	// MaxPage bounds the messages of one page.
+	MaxPage = 256
+	// pageBytes is the size after which a page ends.
+	pageBytes = 512 << 10
+	// maxLasts is how many channels one question about their last messages may name
+	// (the server's bound is 1,024 answers).
+	maxLasts = 1000
+)
+
+// errIncomplete means that a server answered which does not have everything yet.
+var errIncomplete = errors.New("the answer ends before what is known to be stored")
+
+// Read returns the messages of a channel after an offset, in order: at most limit,
+// which is at most MaxPage, and fewer if they are large. An empty page means that
+// nothing follows. What was stored before the call is in the answer, also where it
+// comes from a replica that is behind: then it asks again. It tries until ctx ends, or
+// 10 seconds without a deadline. An ephemeral channel has no history.
+//
+// Errors: NAMESPACE_UNKNOWN, STORE_UNAVAILABLE.
+func (s *Store) Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error) {
+	part, err := s.partitionOf(name)
+	if err != nil || part == nil {
+		return message.Page{}, err
+	}
+	ctx, done, err := s.begin(ctx)
+	if err != nil {
+		return message.Page{}, err
+	}
+	defer done()
+	select {
+	case s.reads <- struct{}{}:
+		defer func() { <-s.reads }()
+	case <-ctx.Done():
+		return message.Page{}, unanswered(ctx.Err())
+	}
+	retry := newRetry()
+	for {
+		page, err := s.readPage(ctx, part, name, after, min(limit, MaxPage))
+		if err == nil {
+			return page, nil
+		}
+		if s.ctx.Err() != nil || retry.wait(ctx) != nil {
+			return message.Page{}, unanswered(err)
+		}
+	}
+}
+
+// readPage asks once. A page that ends the channel's history is believed only if it
+// reaches the last message that the stream's leader knows.
+func (s *Store) readPage(ctx context.Context, part *partition, name channel.Name, after message.Offset, limit int) (message.Page, error) {
+	t, err := part.await(ctx, s.ctx)
+	if err != nil {
+		return message.Page{}, err
+	}
+	last := message.Offset(0)
+	if part.replicas > 1 {
+		if last, err = s.lastOf(ctx, t, part, name); err != nil {
+			return message.Page{}, err
+		}
+	}
+	request := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q,"batch":%d,"max_bytes":%d}`, after+1, part.in+string(name), limit, pageBytes)
+	var page message.Page
+	err = s.ask(ctx, part, request, func(m *nats.Msg) error {
+		decoded, err := decodeStored(m)
+		if err != nil {
+			s.damaged.Do(func() { s.logger.Warn("a stored message that is not Carillon's was left out", "error", err) })
+			return nil
+		}
+		page.Messages = append(page.Messages, decoded)
+		return nil
+	}, func(end nats.Header) { page.Pending, _ = strconv.Atoi(first(end, headerPending)) })
+	if err != nil {
+		return message.Page{}, err
+	}
+	reached := after
+	if n := len(page.Messages); n > 0 {
+		reached = page.Messages[n-1].Offset
+	}
+	if page.Pending == 0 && reached < last {
+		return message.Page{}, errIncomplete
+	}
+	return page, nil
+}
+
+// lastOf asks the leader for the offset of a channel's last message; 0 if there is none.
+func (s *Store) lastOf(ctx context.Context, t *tenure, part *partition, name channel.Name) (message.Offset, error) {
+	stored, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"last_by_subj":%q}`, part.in+string(name)))
+	if err != nil || stored == nil {
+		return 0, err
+	}
+	return stored.Sequence, nil
+}
+
+// Lasts tells of each of some channels where it ends. Ephemeral channels are left out.
+// Errors as Read, but it asks once.
+func (s *Store) Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
+	ctx, done, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	byPartition := map[*partition][]channel.Name{}
+	for _, name := range names {
+		part, err := s.partitionOf(name)
+		if err != nil {
+			return nil, err
+		}
+		if part != nil {
+			byPartition[part] = append(byPartition[part], name)
+		}
+	}
+	lasts := make(map[channel.Name]message.Last, len(names))
+	for part, names := range byPartition {
+		for some := range slices.Chunk(names, maxLasts) {
+			if err := s.askLasts(ctx, part, some, lasts); err != nil {
+				return nil, unanswered(err)
+			}
+		}
+	}
+	return lasts, nil
+}
+
+func (s *Store) askLasts(ctx context.Context, part *partition, names []channel.Name, lasts map[channel.Name]message.Last) error {
+	subjects := make([]string, len(names))
+	for i, name := range names {
+		subjects[i] = strconv.Quote(part.in + string(name))
+	}
+	offsets := map[string]message.Offset{}
+	upTo := message.Offset(0)
+	request := fmt.Appendf(nil, `{"multi_last":[%s]}`, strings.Join(subjects, ","))
+	err := s.ask(ctx, part, request, func(m *nats.Msg) error {
+		offset, err := strconv.ParseUint(first(m.Header, headerSequence), 10, 64)
+		offsets[first(m.Header, headerSubject)] = message.Offset(offset)
+		return err
+	}, func(end nats.Header) {
+		offset, _ := strconv.ParseUint(first(end, headerUpTo), 10, 64) // 0, nothing covered, if it is not there
+		upTo = message.Offset(offset)
+	})
+	for _, name := range names {
+		lasts[name] = message.Last{Offset: offsets[part.in+string(name)], UpTo: upTo}
+	}
+	return err
+}
+
+// ask sends a direct get of several messages (NATS ADR-31) and calls each for every
+// message, then end with the header of the marker that ends them. A 404, nothing
+// found, is an end without a header.
+func (s *Store) ask(ctx context.Context, part *partition, request []byte, each func(*nats.Msg) error, end func(nats.Header)) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	inbox := s.reader.nc.NewInbox()
+	sub, err := s.reader.nc.SubscribeSync(inbox)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only with the connection
+	if err := s.reader.nc.PublishRequest(jetstream.DefaultAPIPrefix+"DIRECT.GET."+part.stream, inbox, request); err != nil {
+		return err
+	}
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return err
+		}
+		if first(m.Header, headerSequence) != "" {
+			if err := each(m); err != nil {
+				return err
+			}
+			continue
+		}
+		switch status := first(m.Header, "Status"); status {
+		case "204":
+			end(m.Header)
+			return nil
+		case "404":
+			return nil
+		default:
+			return fmt.Errorf("direct get: %s %s", status, first(m.Header, "Description"))
+		}
+	}
+}
+
+// decodeStored reads a message as a direct get brings it. Its Previous is unknown: the
+// header of that name tells what the answer sent before it.
+func decodeStored(m *nats.Msg) (*message.Message, error) {
+	subject := first(m.Header, headerSubject)
+	_, rest, ok := strings.Cut(strings.TrimPrefix(subject, subjectIn), ".")
+	if !ok || !strings.HasPrefix(subject, subjectIn) {
+		return nil, errors.New("unknown subject")
+	}
+	decoded, err := decodeContent(m, channel.Name(rest))
+	if err != nil {
+		return nil, err
+	}
+	err = decodePlace(decoded, m.Header)
+	decoded.Previous = 0
+	return decoded, err
+}

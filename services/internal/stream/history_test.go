@@ -1,0 +1,130 @@
+package stream
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	var stored []message.Offset
+	for i := range 20 {
+		publish(t, s, text("chat.other", "0"))
+		stored = append(stored, publish(t, s, text("chat.lobby", fmt.Sprint(i))).Offset)
+	}
+	for _, tt := range []struct{ after, limit, first, count, pending int }{
+		{0, 100, 0, 20, 0}, {0, 5, 0, 5, 15}, {int(stored[4]), 100, 5, 15, 0}, {int(stored[4]) + 1, 3, 5, 3, 12}, {int(stored[18]), 1, 19, 1, 0},
+		{int(stored[19]), 10, 0, 0, 0}, {int(stored[19]) + 100, 10, 0, 0, 0},
+	} {
+		page, err := s.Read(t.Context(), "chat.lobby", message.Offset(tt.after), tt.limit)
+		if err != nil || len(page.Messages) != tt.count || page.Pending != tt.pending {
+			t.Fatalf("after %d at most %d: %d messages, %d pending, %v", tt.after, tt.limit, len(page.Messages), page.Pending, err)
+		}
+		for i, m := range page.Messages {
+			if m.Offset != stored[tt.first+i] || string(m.Payload.Data) != fmt.Sprint(tt.first+i) || m.Channel != "chat.lobby" || m.Previous != 0 {
+				t.Errorf("after %d: message %d is %+v", tt.after, i, m)
+			}
+		}
+	}
+	if page, err := s.Read(t.Context(), "cursor.doc", 0, 10); err != nil || len(page.Messages) != 0 {
+		t.Errorf("an ephemeral channel: %v, %v", page, err)
+	}
+	if _, err := s.Read(t.Context(), "absent.lobby", 0, 10); fault.From(err).Reason != fault.NamespaceUnknown {
+		t.Error(err)
+	}
+}
+
+// What a message carries arrives as it does live.
+func TestReadBringsEverything(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	sent := message.Publication{
+		Channel: "chat.lobby", ID: "m1", Payload: message.Payload{Data: []byte{0, 1}, ContentType: "image/png"},
+		// A header that looks like the end of an answer must not be one.
+		Headers: map[string]string{"Status": "204", "X": "y"}, Publisher: message.Publisher{Issuer: "i", Name: " zoë"},
+	}
+	receipt := publish(t, s, sent)
+	publish(t, s, text("chat.lobby", "2"))
+	page, err := s.Read(t.Context(), "chat.lobby", 0, 10)
+	if err != nil || len(page.Messages) != 2 {
+		t.Fatalf("%v, %v", page, err)
+	}
+	got := page.Messages[0]
+	if got.Offset != receipt.Offset || got.ID != "m1" || got.Publisher != " zoë" || got.Payload.ContentType != "image/png" || len(got.Payload.Data) != 2 ||
+		got.Headers["Status"] != "204" || got.Headers["X"] != "y" || len(got.Headers) != 2 || got.Time.IsZero() {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestReadIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	large := `"` + strings.Repeat("x", 200<<10) + `"`
+	for range 8 {
+		publish(t, s, text("chat.lobby", large))
+	}
+	after, total := message.Offset(0), 0
+	for {
+		page, err := s.Read(t.Context(), "chat.lobby", after, MaxPage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Messages) > 3 {
+			t.Errorf("%d messages of 200 KiB in a page", len(page.Messages))
+		}
+		total += len(page.Messages)
+		if page.Pending == 0 {
+			break
+		}
+		after = page.Messages[len(page.Messages)-1].Offset
+	}
+	if total != 8 {
+		t.Errorf("%d messages", total)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	empty, err := s.Bounds(t.Context(), "chat.lobby")
+	if err != nil || len(empty.Epochs) != 1 || empty.First != 1 || empty.Last != 0 {
+		t.Errorf("empty: %+v, %v", empty, err)
+	}
+	publish(t, s, text("chat.lobby", "1"))
+	if b, err := s.Bounds(t.Context(), "chat.lobby"); err != nil || b.First != 1 || b.Last != 1 || b.Epoch() != empty.Epoch() {
+		t.Errorf("%+v, %v", b, err)
+	}
+	if b, err := s.Bounds(t.Context(), "cursor.doc"); err != nil || b.Epoch() != "" {
+		t.Errorf("ephemeral: %+v, %v", b, err)
+	}
+}
+
+func TestLasts(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	var names []channel.Name
+	want := map[channel.Name]message.Offset{}
+	for i := range 1200 { // more than one question may name
+		name := channel.Name(fmt.Sprintf("chat.room%d", i))
+		names = append(names, name)
+		if i%7 == 0 {
+			publish(t, s, text(name, "1"))
+			want[name] = publish(t, s, text(name, "2")).Offset
+		}
+	}
+	got, err := s.Lasts(t.Context(), append(names, "cursor.doc"))
+	if err != nil || len(got) != len(names) {
+		t.Fatalf("%d channels, %v", len(got), err)
+	}
+	for _, name := range names {
+		if got[name].Offset != want[name] || (want[name] != 0 && got[name].UpTo < want[name]) {
+			t.Errorf("%s: %+v, want %d", name, got[name], want[name])
+		}
+	}
+}
