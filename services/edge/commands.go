@@ -25,6 +25,9 @@ func (s *session) handle(ctx context.Context, command frame.Command) (frame.Even
 	if unknown, ok := command.Body.(*fault.Error); ok {
 		return nil, unknown
 	}
+	if end, ok := command.Body.(evicted); ok {
+		return s.evicted(end), nil
+	}
 	if connect, ok := command.Body.(frame.Connect); ok {
 		return nil, s.connect(ctx, command.ID, connect)
 	}
@@ -90,10 +93,10 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	s.socket.Cork()
 	results := make([]frame.SubscriptionResult, len(c.Subscriptions))
 	for i, entry := range entries[:len(c.Subscriptions)] {
-		results[i] = s.enter(entry, nil)
+		results[i] = s.enter(ctx, entry, nil)
 	}
 	for _, inbox := range entries[len(c.Subscriptions):] {
-		s.enter(inbox, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(0, subscribed) })
+		s.enter(ctx, inbox, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(0, subscribed) })
 	}
 	limits := &s.edge.options.Limits
 	s.socket.Uncork(s.codec.build(id, frame.Connected{
@@ -218,24 +221,34 @@ func (s *session) listen(ctx context.Context, entries []*entry) {
 
 // enter makes a prepared subscription and reports what became of it. announce, if
 // not nil, makes the frame that goes before the channel's first message.
-func (s *session) enter(e *entry, announce func(frame.Subscribed) socket.Frame) frame.SubscriptionResult {
-	result := frame.SubscriptionResult{Subscribed: frame.Subscribed{Channel: e.wanted.Channel}}
-	if e.err != nil {
-		result.Error = fault.From(e.err)
-		s.logRefusal(result.Error)
-		return result
-	}
-	var tell func(message.Position) socket.Frame
-	if announce != nil {
-		tell = func(p message.Position) socket.Frame {
-			return announce(frame.Subscribed{Channel: e.wanted.Channel, Position: p})
+func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subscribed) socket.Frame) frame.SubscriptionResult {
+	var sub *subscription
+	subscribed := frame.Subscribed{Channel: e.wanted.Channel}
+	tell := func(at message.Position, recovered bool) {
+		subscribed.Position, subscribed.Recovered = at, recovered
+		if announce != nil {
+			s.send(announce(subscribed))
 		}
 	}
-	s.subscriptions[e.name], result.Subscribed.Position = e.topic.subscribe(s, tell)
+	switch {
+	case e.err != nil:
+	case e.wanted.Since == nil:
+		sub = e.topic.subscribe(s, tell)
+	default:
+		if sub, e.err = s.edge.hub.resume(ctx, s, e.topic, *e.wanted.Since, e.namespace.History.MaxMessages, tell); e.err != nil {
+			s.edge.hub.release(e.topic)
+		}
+	}
+	if e.err != nil {
+		refusal := fault.From(e.err)
+		s.logRefusal(refusal)
+		return frame.SubscriptionResult{Subscribed: subscribed, Error: refusal}
+	}
+	s.subscriptions[e.name] = sub
 	if e.namespace.Presence {
 		s.edge.options.Roster.Join(e.name, s.user)
 	}
-	return result
+	return frame.SubscriptionResult{Subscribed: subscribed}
 }
 
 func (s *session) subscribe(ctx context.Context, id uint64, w frame.Subscribe) error {
@@ -253,8 +266,8 @@ func (s *session) subscribe(ctx context.Context, id uint64, w frame.Subscribe) e
 	if e.err != nil {
 		return e.err
 	}
-	s.enter(e, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(id, subscribed) })
-	return nil
+	s.enter(ctx, e, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(id, subscribed) })
+	return e.err
 }
 
 // countSubscriptions counts the channels beside the inbox.
@@ -277,6 +290,17 @@ func (s *session) unsubscribe(u frame.Unsubscribe) (frame.Event, error) {
 	}
 	s.leave(name, sub)
 	return frame.Unsubscribed{Channel: u.Channel}, nil
+}
+
+// evicted ends a subscription that the edge cannot keep, unless it has ended already.
+func (s *session) evicted(end evicted) frame.Event {
+	name := end.subscription.topic.name
+	if s.subscriptions[name] != end.subscription {
+		return nil
+	}
+	s.leave(name, end.subscription)
+	s.reply(0, frame.Unsubscribed{Channel: string(name), Cause: end.cause, Resubscribe: true})
+	return nil
 }
 
 func (s *session) leave(name channel.Name, sub *subscription) {

@@ -28,12 +28,18 @@ import (
 type Broker interface {
 	// Publish returns when the message is stored.
 	Publish(ctx context.Context, p message.Publication) (message.Receipt, error)
-	// Listen begins to receive a channel: everything after the position it returns.
-	Listen(ctx context.Context, name channel.Name) (message.Position, error)
+	// Listen begins to receive a channel: everything after the head of the bounds.
+	Listen(ctx context.Context, name channel.Name) (message.Bounds, error)
 	// Unlisten ends that. It does not block.
 	Unlisten(name channel.Name)
-	// Head is a position at or after the channel's last message.
-	Head(ctx context.Context, name channel.Name) (message.Position, error)
+	// Bounds are those of a channel that is listened to or not, now.
+	Bounds(ctx context.Context, name channel.Name) (message.Bounds, error)
+	// Partition names what has the same bounds; empty if the channel has none.
+	Partition(name channel.Name) string
+	// Read reads what follows an offset, at most limit messages.
+	Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error)
+	// Lasts tells where channels end.
+	Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error)
 }
 
 // Receiver takes what a Broker brings.
@@ -105,7 +111,7 @@ func New(options Options) (*Edge, error) {
 	if e.metrics, err = newMetrics(options.Meter); err != nil {
 		return nil, err
 	}
-	e.hub = newHub(e.metrics)
+	e.hub = newHub(e.metrics, options.Logger)
 	if e.hub.broker, err = options.OpenBroker(e.hub); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,12 +114,25 @@ func token(t testing.TB, user string, ttl time.Duration) string {
 	return text
 }
 
+// lossy is a NATS that loses what it is told to.
+type lossy struct {
+	edge.Receiver
+	lose atomic.Pointer[func(*message.Message) bool]
+}
+
+func (l *lossy) Receive(m *message.Message) {
+	if lose := l.lose.Load(); lose == nil || !(*lose)(m) {
+		l.Receiver.Receive(m)
+	}
+}
+
 // world is an edge on a real socket, with a real NATS behind it.
 type world struct {
 	edge     *edge.Edge
 	url      string
 	store    *stream.Store
 	receiver edge.Receiver
+	lossy    *lossy
 	policy   *policy
 	roster   *attendance
 	stop     func() error // drains; may be called once
@@ -128,6 +142,7 @@ func namespaces() namespace.Set {
 	history := &namespace.History{MaxMessages: 100, MaxAge: time.Hour, MaxBytes: 64 << 20}
 	return namespace.NewSet([]namespace.Namespace{
 		{Name: "chat", History: history, Partitions: 1, Replicas: 1, Presence: true},
+		{Name: "tiny", History: &namespace.History{MaxMessages: 10_000, MaxAge: time.Hour, MaxBytes: 1 << 20}, Partitions: 1, Replicas: 1},
 		{Name: "user", History: history, Partitions: 1, Replicas: 1},
 		{Name: "cursor", Ephemeral: true, Partitions: 1, Replicas: 1, Rate: &namespace.Rate{Messages: 2, Per: time.Hour}},
 	})
@@ -147,8 +162,8 @@ func start(t testing.TB, change func(*edge.Options)) *world {
 	w := &world{policy: &policy{asked: make(chan struct{}, 1000)}, roster: &attendance{present: map[channel.Name]map[channel.User]int{}}}
 	options := edge.Options{
 		OpenBroker: func(r edge.Receiver) (edge.Broker, error) {
-			w.receiver = r
-			w.store, err = stream.Open(t.Context(), stream.Options{Embedded: embedded, Namespaces: namespaces(), Receiver: r, Logger: logger})
+			w.receiver, w.lossy = r, &lossy{Receiver: r}
+			w.store, err = stream.Open(t.Context(), stream.Options{Embedded: embedded, Namespaces: namespaces(), Receiver: w.lossy, Logger: logger})
 			return w.store, err
 		},
 		Verifier: verifier, Authorizer: w.policy, Roster: w.roster, Namespaces: namespaces(),
@@ -163,6 +178,14 @@ func start(t testing.TB, change func(*edge.Options)) *world {
 	}
 	if w.edge, err = edge.New(options); err != nil {
 		t.Fatal(err)
+	}
+	// A server that is stopped while it makes a stream leaves a goroutine behind.
+	for w.store.Ready() != nil {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal(w.store.Ready())
+		}
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -3,13 +3,10 @@ package edge
 import (
 	"context"
 	"hash/maphash"
-	"maps"
-	"slices"
+	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/carillon-rt/carillon/services/edge/frame"
-	"github.com/carillon-rt/carillon/services/edge/socket"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
@@ -21,15 +18,18 @@ import (
 type hub struct {
 	broker  Broker
 	metrics *metrics
+	logger  *slog.Logger
 	seed    maphash.Seed
 	shards  [hubShards]hubShard
+
+	context    context.Context // of reading what was missed; ends with close
+	cancel     context.CancelFunc
+	goroutines sync.WaitGroup
+	alarm      chan struct{} // one place: heads are to be checked at once
 }
 
 // hubShards keeps joins, leaves and deliveries of different channels apart.
 const hubShards = 64
-
-// missedTimeout bounds learning the heads after an interruption.
-const missedTimeout = 10 * time.Second
 
 type hubShard struct {
 	mu     sync.Mutex
@@ -45,9 +45,14 @@ type topic struct {
 	err   error         // why it failed; read after ready
 
 	mu sync.Mutex
-	// position is the last that was delivered: a subscription made now begins after
-	// it. Zero in an ephemeral namespace.
-	position      message.Position
+	// position is the last that was delivered: everything of the channel up to it is
+	// past. Zero in an ephemeral namespace.
+	position message.Position
+	ring     ring
+	// repairing is true while what was missed is read from the broker; what comes live
+	// is then left to be read too, and seen is the latest of it.
+	repairing     bool
+	seen          message.Offset
 	subscriptions []*subscription // in no order
 }
 
@@ -55,15 +60,24 @@ type topic struct {
 type subscription struct {
 	session *session
 	topic   *topic
-	index   int // in topic.subscriptions; guarded by topic.mu
+	index   int            // in topic.subscriptions, -1 while not there; guarded by topic.mu
+	after   message.Offset // what comes first lies after it; guarded by topic.mu
+	replay  *replay        // nil, or what brings it up to the topic's position
 }
 
-func newHub(m *metrics) *hub {
-	h := &hub{metrics: m, seed: maphash.MakeSeed()}
+func newHub(m *metrics, logger *slog.Logger) *hub {
+	h := &hub{metrics: m, logger: logger, seed: maphash.MakeSeed(), alarm: make(chan struct{}, 1)}
+	h.context, h.cancel = context.WithCancel(context.Background())
 	for i := range h.shards {
 		h.shards[i].topics = map[channel.Name]*topic{}
 	}
 	return h
+}
+
+// close ends what reads, and waits for it.
+func (h *hub) close() {
+	h.cancel()
+	h.goroutines.Wait()
 }
 
 func (h *hub) shard(name channel.Name) *hubShard {
@@ -103,18 +117,30 @@ func (h *hub) acquire(ctx context.Context, name channel.Name) (*topic, error) {
 // known only moves the position: no subscription exists yet that could want it.
 func (h *hub) listen(ctx context.Context, t *topic) {
 	defer close(t.ready)
-	head, err := h.broker.Listen(ctx, t.name)
+	bounds, err := h.broker.Listen(ctx, t.name)
 	if err != nil {
 		t.err = err
-		shard := h.shard(t.name)
-		shard.mu.Lock()
-		delete(shard.topics, t.name) // so that the next acquire tries anew
-		shard.mu.Unlock()
+		h.forget(t, func() {}) // so that the next acquire tries anew
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.position = message.Position{Epoch: head.Epoch, Offset: max(head.Offset, t.position.Offset)}
+	t.position = message.Position{Epoch: bounds.Epoch(), Offset: max(bounds.Last, t.position.Offset)}
+	t.ring.reset(t.position.Offset)
+}
+
+// forget takes a topic out and calls then before anybody can make another of its
+// name; those who hold this one still release it. It tells whether it was there.
+func (h *hub) forget(t *topic, then func()) bool {
+	shard := h.shard(t.name)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if shard.topics[t.name] != t {
+		return false
+	}
+	delete(shard.topics, t.name)
+	then()
+	return true
 }
 
 // release gives a topic back; the last one to do so ends the listening.
@@ -129,30 +155,41 @@ func (h *hub) release(t *topic) {
 	}
 }
 
-// subscribe adds a session to an acquired topic. announce makes the frame that
-// tells the client where the subscription starts; it is queued before any message
-// of the channel. nil: the caller tells it.
-func (t *topic) subscribe(s *session, announce func(message.Position) socket.Frame) (*subscription, message.Position) {
+// tell says where a subscription starts and whether everything since the client's
+// position follows, before any message of the channel does. It may queue a frame.
+type tell func(at message.Position, recovered bool)
+
+// subscribe adds a session to an acquired topic from its position on.
+func (t *topic) subscribe(s *session, tell tell) *subscription {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if announce != nil {
-		s.send(announce(t.position))
-	}
-	sub := &subscription{session: s, topic: t, index: len(t.subscriptions)}
+	tell(t.position, false)
+	sub := &subscription{session: s, topic: t}
+	t.attach(sub, t.position.Offset)
+	return sub
+}
+
+// attach lets a subscription have what comes after an offset. The caller holds t.mu.
+func (t *topic) attach(sub *subscription, after message.Offset) {
+	sub.index, sub.after = len(t.subscriptions), after
 	t.subscriptions = append(t.subscriptions, sub)
-	return sub, t.position
 }
 
 // unsubscribe ends a subscription: when it returns, nothing more of the channel is
 // queued for its session.
 func (h *hub) unsubscribe(sub *subscription) {
+	if sub.replay != nil {
+		sub.replay.stop()
+	}
 	t := sub.topic
 	t.mu.Lock()
-	last := len(t.subscriptions) - 1
-	t.subscriptions[sub.index] = t.subscriptions[last]
-	t.subscriptions[sub.index].index = sub.index
-	t.subscriptions[last] = nil
-	t.subscriptions = t.subscriptions[:last]
+	if sub.index >= 0 {
+		last := len(t.subscriptions) - 1
+		t.subscriptions[sub.index] = t.subscriptions[last]
+		t.subscriptions[sub.index].index = sub.index
+		t.subscriptions[last] = nil
+		t.subscriptions = t.subscriptions[:last]
+	}
 	t.mu.Unlock()
 	h.release(t)
 }
@@ -168,63 +205,52 @@ func (h *hub) Receive(m *message.Message) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if m.Offset != 0 {
-		if m.Offset <= t.position.Offset {
-			return
-		}
-		if t.position.Epoch != "" && m.Previous > t.position.Offset {
-			h.announceGap(t, m.Previous)
-		}
+	switch {
+	case m.Offset == 0: // ephemeral
+		h.metrics.delivered(len(t.subscriptions), m)
+		t.fanOut(frame.Message{Message: m}, 0)
+	case m.Offset <= t.position.Offset: // it was read already, or comes twice
+	case t.position.Epoch == "": // not listened to yet
 		t.position.Offset = m.Offset
+	case t.repairing:
+		t.seen = max(t.seen, m.Offset)
+	case m.Previous > t.position.Offset:
+		h.startRepair(t, m.Offset)
+	default:
+		h.deliver(t, m)
 	}
-	h.metrics.delivered(len(t.subscriptions), m)
-	t.fanOut(frame.Message{Message: m})
 }
 
-// announceGap tells a topic's subscriptions that nothing up to an offset will be
-// delivered. The caller holds t.mu.
+// deliver sends the channel's next message to all. The caller holds t.mu.
+func (h *hub) deliver(t *topic, m *message.Message) {
+	t.position.Offset = m.Offset
+	t.ring.add(m)
+	h.metrics.delivered(len(t.subscriptions), m)
+	t.fanOut(frame.Message{Message: m}, m.Offset)
+}
+
+// announceGap tells all that nothing up to an offset will be delivered. The caller
+// holds t.mu.
 func (h *hub) announceGap(t *topic, to message.Offset) {
 	h.metrics.gap()
-	t.fanOut(frame.Gap{
-		Channel: string(t.name), Epoch: t.position.Epoch,
-		From: t.position.Offset + 1, To: to, Reason: fault.MessagesMissed,
-	})
+	gap := gapOf(t.name, t.position, to)
 	t.position.Offset = to
+	t.ring.reset(to)
+	t.fanOut(gap, to)
 }
 
-// fanOut sends an event to all subscriptions, encoded once a codec. The caller
-// holds t.mu.
-func (t *topic) fanOut(event frame.Event) {
+func gapOf(name channel.Name, from message.Position, to message.Offset) frame.Gap {
+	return frame.Gap{Channel: string(name), Epoch: from.Epoch, From: from.Offset + 1, To: to, Reason: fault.MessagesMissed}
+}
+
+// fanOut sends an event to all subscriptions but those that are beyond its offset
+// already, encoded once a codec. The caller holds t.mu.
+func (t *topic) fanOut(event frame.Event, offset message.Offset) {
 	var encoded encodings
 	for _, sub := range t.subscriptions {
-		sub.session.send(encoded.frame(sub.session.codec, event))
-	}
-}
-
-// Missed tells every subscription what it may have missed: messages between the
-// last one delivered and the head.
-func (h *hub) Missed() {
-	ctx, cancel := context.WithTimeout(context.Background(), missedTimeout)
-	defer cancel()
-	for i := range h.shards {
-		shard := &h.shards[i]
-		shard.mu.Lock()
-		topics := slices.Collect(maps.Values(shard.topics))
-		shard.mu.Unlock()
-		for _, t := range topics {
-			h.catchUp(ctx, t)
+		if offset != 0 && offset <= sub.after {
+			continue
 		}
-	}
-}
-
-func (h *hub) catchUp(ctx context.Context, t *topic) {
-	head, err := h.broker.Head(ctx, t.name)
-	if err != nil {
-		return // not connected again yet: another Missed follows
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.position.Epoch != "" && head.Offset > t.position.Offset {
-		h.announceGap(t, head.Offset)
+		sub.session.send(encoded.frame(sub.session.codec, event))
 	}
 }

@@ -26,11 +26,13 @@ type metrics struct {
 	deliveries  metric.Int64Counter
 	latency     metric.Float64Histogram
 	gaps        metric.Int64Counter
+	repairs     metric.Int64Counter
+	recoveries  metric.Int64Counter
 }
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
 	var m metrics
-	var errs [8]error
+	var errs [10]error
 	m.connections, errs[0] = meter.Int64UpDownCounter("carillon.edge.connections", metric.WithDescription("Open connections."))
 	m.closes, errs[1] = meter.Int64Counter("carillon.edge.closes", metric.WithDescription("Connections closed, by code and by who closed."))
 	m.commands, errs[2] = meter.Int64Counter("carillon.edge.commands", metric.WithDescription("Commands of clients, by name and outcome."))
@@ -41,6 +43,8 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 		metric.WithDescription("Time from storing a message to queueing it to the recipients."),
 		metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5))
 	m.gaps, errs[7] = meter.Int64Counter("carillon.edge.gaps", metric.WithDescription("Gaps announced to the subscribers of a channel."))
+	m.repairs, errs[8] = meter.Int64Counter("carillon.edge.repairs", metric.WithDescription("Times that a channel's messages were read from the store because they had not come by themselves."))
+	m.recoveries, errs[9] = meter.Int64Counter("carillon.edge.recoveries", metric.WithDescription("Subscriptions resumed with everything that was missed, by where that came from: ring or store."))
 	return &m, errors.Join(errs[:]...)
 }
 
@@ -96,6 +100,12 @@ func (m *metrics) delivered(recipients int, message *message.Message) {
 	m.messages.Add(ctx, 1)
 	m.deliveries.Add(ctx, int64(recipients))
 	m.latency.Record(ctx, time.Since(message.Time).Seconds())
+}
+
+func (m *metrics) repaired() { m.repairs.Add(context.Background(), 1) }
+
+func (m *metrics) recovered(source string) {
+	m.recoveries.Add(context.Background(), 1, metric.WithAttributes(attribute.String("source", source)))
 }
 
 func (m *metrics) gap() { m.gaps.Add(context.Background(), 1) }

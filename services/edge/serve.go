@@ -41,9 +41,11 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 		defer close(checked)
 		e.checkSessions(checks)
 	}()
+	e.hub.goroutines.Go(func() { e.hub.watch(e.hub.context) })
 	defer func() {
 		stopChecks()
 		<-checked
+		e.hub.close()
 		e.cancel()
 	}()
 

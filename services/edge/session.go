@@ -54,6 +54,7 @@ type session struct {
 	identity      auth.Identity
 	subject       *authorization.Subject
 	subscriptions map[channel.Name]*subscription
+	turn          chan struct{} // one place, for the replay whose turn it is; made with the first
 }
 
 // credential is a verified token.
@@ -183,10 +184,7 @@ func (s *session) take(command frame.Command) {
 	}
 	s.inflight[command.ID] = struct{}{}
 	s.pending = append(s.pending, command)
-	if !s.working {
-		s.working = true
-		s.edge.goroutines.Go(s.work)
-	}
+	s.startWork()
 }
 
 // isInflight ends a connection that uses an id twice, and tells whether it did.
@@ -261,6 +259,29 @@ func (s *session) guarded(ctx context.Context, command frame.Command) (event fra
 		}
 	}()
 	return s.handle(ctx, command)
+}
+
+// evicted is a subscription that the edge ends, as a command of its own.
+type evicted struct {
+	subscription *subscription
+	cause        *fault.Error
+}
+
+// evict has a subscription ended and the client told that it may subscribe again; it
+// returns at once.
+func (s *session) evict(sub *subscription, cause *fault.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending = append(s.pending, frame.Command{Body: evicted{sub, cause}})
+	s.startWork()
+}
+
+// startWork begins a worker unless there is one. The caller holds s.mu.
+func (s *session) startWork() {
+	if !s.working {
+		s.working = true
+		s.edge.goroutines.Go(s.work)
+	}
 }
 
 func (s *session) logRefusal(refusal *fault.Error) {

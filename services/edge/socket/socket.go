@@ -51,11 +51,12 @@ type Socket struct {
 	over    func() // closes done
 
 	mu      sync.Mutex
-	queue   net.Buffers // frames that wait; nil while there are none
-	bytes   int         // of the queue and of what is being written
-	corked  bool        // frames wait for Uncork
-	writing bool        // a writer goroutine is at work
-	ending  *ending     // set once: nothing more is queued
+	queue   net.Buffers   // frames that wait; nil while there are none
+	bytes   int           // of the queue and of what is being written
+	corked  bool          // frames wait for Uncork
+	writing bool          // a writer goroutine is at work
+	ending  *ending       // set once: nothing more is queued
+	room    chan struct{} // closed when something has been written; nil while nobody waits
 }
 
 type ending struct {
@@ -118,6 +119,41 @@ func (s *Socket) Send(f Frame) error {
 	}
 	s.push(f)
 	return nil
+}
+
+// Below tells whether fewer bytes than that are queued.
+func (s *Socket) Below(bytes int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes < bytes
+}
+
+// WaitBelow waits until fewer bytes than that are queued, so that a long replay goes no
+// faster than its reader. Errors: net.ErrClosed and ctx's.
+func (s *Socket) WaitBelow(ctx context.Context, bytes int) error {
+	for {
+		s.mu.Lock()
+		if s.ending != nil {
+			s.mu.Unlock()
+			return net.ErrClosed
+		}
+		if s.bytes < bytes {
+			s.mu.Unlock()
+			return nil
+		}
+		if s.room == nil {
+			s.room = make(chan struct{})
+		}
+		room := s.room
+		s.mu.Unlock()
+		select {
+		case <-room:
+		case <-s.done:
+			return net.ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Ping queues a ping.
@@ -185,6 +221,10 @@ func (s *Socket) write() {
 		err := s.wire.writeAll(&batch)
 		s.mu.Lock()
 		s.bytes -= size
+		if s.room != nil {
+			close(s.room)
+			s.room = nil
+		}
 		if err != nil {
 			s.queue = nil
 			if s.ending == nil {

@@ -202,6 +202,42 @@ func TestCork(t *testing.T) {
 	}
 }
 
+func TestWaitBelow(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 1, 64<<20)
+	if !s.Below(1) || s.WaitBelow(t.Context(), 1) != nil {
+		t.Error("nothing is queued")
+	}
+	frame := text(strings.Repeat("x", 1<<20))
+	for range 32 { // more than the system's buffers take
+		if err := s.Send(frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Below(1 << 20) {
+		t.Error("much is queued")
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.WaitBelow(ended, 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("with an ended context: %v", err)
+	}
+	waited := make(chan error, 1)
+	go func() { waited <- s.WaitBelow(context.Background(), 1<<20) }()
+	for range 32 {
+		if _, _, err := client.Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-waited; err != nil {
+		t.Errorf("when the client has read: %v", err)
+	}
+	s.CloseNow()
+	if err := s.WaitBelow(t.Context(), 1<<30); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("when closed: %v", err)
+	}
+}
+
 func TestCloseSendsTheQueueThenTheLastFrame(t *testing.T) {
 	t.Parallel()
 	s, client, _ := pair(t, 1, 1<<20)

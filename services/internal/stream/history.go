@@ -25,6 +25,8 @@ const (
 	// maxLasts is how many channels one question about their last messages may name
 	// (the server's bound is 1,024 answers).
 	maxLasts = 1000
+	// lastsBytes bounds the messages that one answer to that brings.
+	lastsBytes = 4 << 20
 )
 
 // errIncomplete means that a server answered which does not have everything yet.
@@ -140,6 +142,8 @@ func (s *Store) Lasts(ctx context.Context, names []channel.Name) (map[channel.Na
 	return lasts, nil
 }
 
+// askLasts asks once more for the channels that an answer had no room for: it brings
+// the last messages whole, and ends after lastsBytes.
 func (s *Store) askLasts(ctx context.Context, part *partition, names []channel.Name, lasts map[channel.Name]message.Last) error {
 	subjects := make([]string, len(names))
 	for i, name := range names {
@@ -147,7 +151,8 @@ func (s *Store) askLasts(ctx context.Context, part *partition, names []channel.N
 	}
 	offsets := map[string]message.Offset{}
 	upTo := message.Offset(0)
-	request := fmt.Appendf(nil, `{"multi_last":[%s]}`, strings.Join(subjects, ","))
+	pending := ""
+	request := fmt.Appendf(nil, `{"multi_last":[%s],"max_bytes":%d}`, strings.Join(subjects, ","), lastsBytes)
 	err := s.ask(ctx, part, request, func(m *nats.Msg) error {
 		offset, err := strconv.ParseUint(first(m.Header, headerSequence), 10, 64)
 		offsets[first(m.Header, headerSubject)] = message.Offset(offset)
@@ -155,11 +160,23 @@ func (s *Store) askLasts(ctx context.Context, part *partition, names []channel.N
 	}, func(end nats.Header) {
 		offset, _ := strconv.ParseUint(first(end, headerUpTo), 10, 64) // 0, nothing covered, if it is not there
 		upTo = message.Offset(offset)
+		pending = first(end, headerPending)
 	})
-	for _, name := range names {
-		lasts[name] = message.Last{Offset: offsets[part.in+string(name)], UpTo: upTo}
+	if err != nil {
+		return err
 	}
-	return err
+	var left []channel.Name
+	for _, name := range names {
+		offset, answered := offsets[part.in+string(name)]
+		lasts[name] = message.Last{Offset: offset, UpTo: upTo}
+		if !answered {
+			left = append(left, name)
+		}
+	}
+	if pending == "" || pending == "0" || len(left) == len(names) {
+		return nil
+	}
+	return s.askLasts(ctx, part, left, lasts)
 }
 
 // ask sends a direct get of several messages (NATS ADR-31) and calls each for every

@@ -2,6 +2,8 @@ package stream
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,6 +104,27 @@ func TestBounds(t *testing.T) {
 	}
 	if b, err := s.Bounds(t.Context(), "cursor.doc"); err != nil || b.Epoch() != "" {
 		t.Errorf("ephemeral: %+v, %v", b, err)
+	}
+}
+
+// The answer brings whole messages; where they are large it takes several.
+func TestLastsOfLargeMessages(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	large := `"` + strings.Repeat("x", 250<<10) + `"`
+	want := map[channel.Name]message.Offset{}
+	for i := range 40 {
+		name := channel.Name(fmt.Sprintf("chat.large%d", i))
+		want[name] = publish(t, s, text(name, large)).Offset
+	}
+	got, err := s.Lasts(t.Context(), slices.Collect(maps.Keys(want)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, offset := range want {
+		if got[name].Offset != offset {
+			t.Errorf("%s: %+v, want %d", name, got[name], offset)
+		}
 	}
 }
 

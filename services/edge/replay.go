@@ -1,0 +1,164 @@
+package edge
+
+import (
+	"context"
+
+	"github.com/carillon-rt/carillon/services/edge/frame"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+// replayQueueBytes is how many bytes may wait for the client before a replay goes on:
+// so it goes at the client's pace, and cannot make it a slow consumer.
+const replayQueueBytes = 64 << 10
+
+// replay brings a subscription from where its client was up to its topic's position,
+// and then attaches it.
+type replay struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// stop ends a replay; when it returns, nothing more is sent by it.
+func (r *replay) stop() {
+	r.cancel()
+	<-r.done
+}
+
+// resume subscribes a session to an acquired topic from a position that the client
+// gives. If everything after it can be replayed, it is; else the subscription starts
+// at the topic's position, as without one. most bounds what is replayed.
+func (h *hub) resume(ctx context.Context, s *session, t *topic, since message.Position, most int, tell tell) (*subscription, error) {
+	bounds, err := h.broker.Bounds(ctx, t.name)
+	if err != nil {
+		return nil, err
+	}
+	if !bounds.Recoverable(since) {
+		return t.subscribe(s, tell), nil
+	}
+	start := message.Position{Epoch: bounds.Epoch(), Offset: since.Offset}
+	if s.socket.Below(replayQueueBytes) {
+		if sub := t.resumeFromRing(s, start, most, tell); sub != nil {
+			h.metrics.recovered("ring")
+			return sub, nil
+		}
+	}
+	first, err := h.broker.Read(ctx, t.name, since.Offset, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(first.Messages)+first.Pending > most {
+		return t.subscribe(s, tell), nil
+	}
+	h.metrics.recovered("store")
+	tell(start, true)
+	sub := &subscription{session: s, topic: t, index: -1}
+	if s.turn == nil {
+		s.turn = make(chan struct{}, 1)
+	}
+	h.startReplay(sub, start)
+	return sub, nil
+}
+
+// resumeFromRing sends what was missed at once, if the ring has all of it, which is
+// little enough not to be paced; nil if not, or if it is too much.
+func (t *topic) resumeFromRing(s *session, start message.Position, most int, tell tell) *subscription {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	missed, ok := t.ring.since(start.Offset)
+	if !ok || len(missed) > most || t.position.Epoch != start.Epoch {
+		return nil
+	}
+	tell(start, true)
+	sub := &subscription{session: s, topic: t}
+	t.attachAfter(sub, missed, start.Offset)
+	return sub
+}
+
+// attachAfter sends what the ring has after an offset and attaches the subscription.
+// The caller holds t.mu.
+func (t *topic) attachAfter(sub *subscription, missed []*message.Message, after message.Offset) {
+	for _, m := range missed {
+		sub.session.send(sub.session.codec.build(0, frame.Message{Message: m}))
+		after = m.Offset
+	}
+	t.attach(sub, after)
+}
+
+func (h *hub) startReplay(sub *subscription, from message.Position) {
+	ctx, cancel := context.WithCancel(h.context)
+	sub.replay = &replay{cancel: cancel, done: make(chan struct{})}
+	h.goroutines.Go(func() {
+		defer close(sub.replay.done)
+		if err := h.run(ctx, sub, from); err != nil && ctx.Err() == nil {
+			sub.session.evict(sub, fault.From(err))
+		}
+	})
+}
+
+// run reads and sends page after page until the subscription has what the topic has.
+func (h *hub) run(ctx context.Context, sub *subscription, at message.Position) error {
+	t := sub.topic
+	for {
+		t.mu.Lock()
+		// Reading begins after this, so what it does not find up to here is not there.
+		floor := t.position.Offset
+		t.mu.Unlock()
+		page, trimmed, err := h.readAfter(ctx, t.name, at)
+		if err != nil {
+			return err
+		}
+		if trimmed > at.Offset {
+			h.metrics.gap()
+			sub.session.send(sub.session.codec.build(0, gapOf(t.name, at, trimmed)))
+			at.Offset = trimmed
+		}
+		for _, m := range page.Messages {
+			if m.Offset <= at.Offset {
+				continue
+			}
+			if err := sub.session.sendPaced(ctx, m); err != nil {
+				return err
+			}
+			at.Offset = m.Offset
+		}
+		if page.Pending > 0 {
+			continue
+		}
+		at.Offset = max(at.Offset, floor)
+		if done, err := t.finish(ctx, sub, at.Offset); done || err != nil {
+			return err
+		}
+	}
+}
+
+// finish attaches a subscription that has everything up to an offset, if the ring has
+// what has come since. Replays of one session take turns, so that together they queue
+// no more than one would.
+func (t *topic) finish(ctx context.Context, sub *subscription, at message.Offset) (bool, error) {
+	select {
+	case sub.session.turn <- struct{}{}:
+		defer func() { <-sub.session.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	if err := sub.session.socket.WaitBelow(ctx, replayQueueBytes); err != nil {
+		return false, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	missed, ok := t.ring.since(at)
+	if ok {
+		t.attachAfter(sub, missed, at)
+	}
+	return ok, nil
+}
+
+// sendPaced queues a message of a replay when little else is queued.
+func (s *session) sendPaced(ctx context.Context, m *message.Message) error {
+	if err := s.socket.WaitBelow(ctx, replayQueueBytes); err != nil {
+		return err
+	}
+	s.send(s.codec.build(0, frame.Message{Message: m}))
+	return nil
+}

@@ -1,0 +1,280 @@
+package edge_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/edge"
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+// subscribe subscribes from a position and returns what `subscribed` says.
+func (c *client) subscribe(id int, channel string, epoch any, offset any) map[string]any {
+	c.t.Helper()
+	c.say(fmt.Sprintf(`{"id":%d,"subscribe":{"channel":%q,"since":{"epoch":%q,"offset":%v}}}`, id, channel, epoch, offset))
+	return c.hear("subscribed")
+}
+
+// offsets reads n messages and returns their offsets.
+func (c *client) offsets(n int) []uint64 {
+	c.t.Helper()
+	var got []uint64
+	for range n {
+		got = append(got, uint64(c.hear("message")["offset"].(float64)))
+	}
+	return got
+}
+
+// quiet fails if anything else comes before the pong.
+func (c *client) quiet(id int) {
+	c.t.Helper()
+	c.say(fmt.Sprintf(`{"id":%d,"ping":{}}`, id))
+	c.want(fmt.Sprintf(`{"id":%d,"pong":{}}`, id))
+}
+
+func TestResume(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	var stored []message.Receipt
+	for i := range 10 {
+		w.publish(t, "chat.other", `0`)
+		stored = append(stored, w.publish(t, "chat.a", fmt.Sprint(i)))
+	}
+	epoch := stored[0].Epoch
+	for _, live := range []bool{false, true} { // from the store, and where the channel is listened to
+		if live {
+			c := w.connect(t, "listener")
+			c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+			c.hear("subscribed")
+			stored = append(stored, w.publish(t, "chat.a", `10`), w.publish(t, "chat.a", `11`))
+			c.offsets(2)
+		}
+		for _, tt := range []struct {
+			name      string
+			epoch     message.Epoch
+			offset    message.Offset
+			recovered bool
+			follow    int // of the stored, from the end
+		}{
+			{"the head", epoch, stored[len(stored)-1].Offset, true, 0},
+			{"one missed", epoch, stored[len(stored)-2].Offset, true, 1},
+			{"some missed", epoch, stored[2].Offset, true, len(stored) - 3},
+			{"an offset of another channel", epoch, stored[2].Offset - 1, true, len(stored) - 2},
+			{"the beginning", epoch, 0, true, len(stored)},
+			{"the future", epoch, stored[len(stored)-1].Offset + 1000, false, 0},
+			{"another epoch", "other", stored[2].Offset, false, 0},
+		} {
+			t.Run(fmt.Sprintf("%s, live %v", tt.name, live), func(t *testing.T) {
+				c := w.connect(t, "alice")
+				subscribed := c.subscribe(2, "chat.a", tt.epoch, tt.offset)
+				if subscribed["recovered"] != tt.recovered || subscribed["epoch"] != string(epoch) {
+					t.Fatalf("subscribed: %v", subscribed)
+				}
+				if tt.recovered && subscribed["offset"] != float64(tt.offset) {
+					t.Errorf("the replay starts at %v, want %d", subscribed["offset"], tt.offset)
+				}
+				for i, got := range c.offsets(tt.follow) {
+					if want := stored[len(stored)-tt.follow+i].Offset; got != uint64(want) {
+						t.Errorf("%d: got %d, want %d", i, got, want)
+					}
+				}
+				c.quiet(3)
+			})
+		}
+	}
+}
+
+func TestResumeOfAnEmptyChannel(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.connect(t, "alice")
+	c.say(`{"id":2,"subscribe":{"channel":"chat.empty"}}`)
+	began := c.hear("subscribed")
+	c.say(`{"id":3,"unsubscribe":{"channel":"chat.empty"}}`)
+	c.hear("unsubscribed")
+	if again := c.subscribe(4, "chat.empty", began["epoch"], began["offset"]); again["recovered"] != true {
+		t.Errorf("again: %v", again)
+	}
+	receipt := w.publish(t, "chat.empty", `1`)
+	if got := c.offsets(1); got[0] != uint64(receipt.Offset) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// More than the namespace replays is not recovered: the client reloads its state.
+func TestResumeOfTooMuch(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	first := w.publish(t, "chat.a", `0`)
+	for range 100 { // as many as chat replays
+		w.publish(t, "chat.a", `1`)
+	}
+	c := w.connect(t, "alice")
+	if subscribed := c.subscribe(2, "chat.a", first.Epoch, first.Offset); subscribed["recovered"] != true {
+		t.Errorf("100 missed: %v", subscribed)
+	}
+	c.offsets(100)
+	other := w.connect(t, "bob")
+	if subscribed := other.subscribe(2, "chat.a", first.Epoch, first.Offset-1); subscribed["recovered"] != false {
+		t.Errorf("101 missed: %v", subscribed)
+	}
+	other.quiet(3)
+}
+
+func TestResumePastRetention(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	first := w.publish(t, "tiny.a", `0`)
+	large := `"` + strings.Repeat("x", 100<<10) + `"`
+	for range 20 { // the stream keeps 1 MiB
+		w.publish(t, "tiny.a", large)
+	}
+	c := w.connect(t, "alice")
+	if subscribed := c.subscribe(2, "tiny.a", first.Epoch, first.Offset); subscribed["recovered"] != false {
+		t.Errorf("trimmed: %v", subscribed)
+	}
+	c.quiet(3)
+}
+
+func TestResumeInConnect(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	position := w.publish(t, "chat.a", `0`)
+	for range 5 {
+		w.publish(t, "chat.a", `1`)
+		w.publish(t, "user.alice", `2`)
+	}
+	c := w.dial(t, nil)
+	c.say(fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subscriptions":[{"channel":"chat.a","since":{"epoch":%q,"offset":%d}},{"channel":"user.alice","since":{"epoch":"old","offset":1}},{"channel":"chat.b"}]}}`,
+		token(t, "alice", time.Hour), position.Epoch, position.Offset))
+	results := c.hear("connected")["subscriptions"].([]any)
+	if chat := results[0].(map[string]any); chat["recovered"] != true || chat["offset"] != float64(position.Offset) {
+		t.Errorf("chat.a: %v", chat)
+	}
+	if inbox := results[1].(map[string]any); inbox["recovered"] != false {
+		t.Errorf("inbox: %v", inbox)
+	}
+	c.offsets(5)
+	c.quiet(2)
+}
+
+// Whoever disconnects and resumes, again and again, while others publish, gets every
+// message once and in order.
+func TestResumeWhilePublishing(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) { o.Namespaces["chat"].History.MaxMessages = 100_000 })
+	const messages, clients = 600, 6
+	began := w.publish(t, "chat.busy", `0`)
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for i := range messages {
+			w.publish(t, "chat.busy", fmt.Sprint(i))
+		}
+	})
+	var resuming sync.WaitGroup
+	for i := range clients {
+		resuming.Go(func() {
+			at := uint64(began.Offset)
+			for round := 0; at < uint64(began.Offset)+messages; round++ {
+				c := w.connect(t, fmt.Sprint("user", i))
+				if subscribed := c.subscribe(2, "chat.busy", began.Epoch, at); subscribed["recovered"] != true {
+					t.Errorf("round %d: %v", round, subscribed)
+					return
+				}
+				for range min(10+20*i+round, int(uint64(began.Offset)+messages-at)) {
+					next := uint64(c.hear("message")["offset"].(float64))
+					if next != at+1 { // the stream has one channel
+						t.Errorf("after %d came %d", at, next)
+						return
+					}
+					at = next
+				}
+				_ = c.ws.CloseNow()
+			}
+		})
+	}
+	resuming.Wait()
+	publishing.Wait()
+}
+
+// A long replay goes at the reader's pace: it does not make it a slow consumer.
+func TestReplayIsPaced(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) {
+		o.Namespaces["chat"].History.MaxMessages = 100_000
+		o.Limits.MaxQueueBytes = 128 << 10
+	})
+	first := w.publish(t, "chat.a", `0`)
+	const messages = 3000 // of 2 KiB: many times the queue and the system's buffers
+	text := `"` + strings.Repeat("x", 2<<10) + `"`
+	for range messages {
+		w.publish(t, "chat.a", text)
+	}
+	c := w.connect(t, "alice")
+	if subscribed := c.subscribe(2, "chat.a", first.Epoch, first.Offset); subscribed["recovered"] != true {
+		t.Fatal(subscribed)
+	}
+	live := w.publish(t, "chat.a", `"live"`)
+	got := c.offsets(messages + 1)
+	for i, offset := range got {
+		if offset != uint64(first.Offset)+1+uint64(i) {
+			t.Fatalf("message %d has the offset %d", i, offset)
+		}
+	}
+	if got[messages] != uint64(live.Offset) {
+		t.Errorf("the live one is %d, want %d", got[messages], live.Offset)
+	}
+}
+
+// Nothing of a channel comes after unsubscribed, also in the middle of a replay.
+func TestUnsubscribeDuringAReplay(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) { o.Namespaces["chat"].History.MaxMessages = 100_000 })
+	first := w.publish(t, "chat.a", `0`)
+	text := `"` + strings.Repeat("x", 10<<10) + `"`
+	for range 500 {
+		w.publish(t, "chat.a", text)
+	}
+	c := w.connect(t, "alice")
+	c.subscribe(2, "chat.a", first.Epoch, first.Offset)
+	c.say(`{"id":3,"unsubscribe":{"channel":"chat.a"}}`)
+	for !strings.Contains(c.next(), `"unsubscribed"`) {
+	}
+	w.publish(t, "chat.a", `1`)
+	c.quiet(4)
+}
+
+// A message that NATS loses on its way is read from the store: when the next one
+// tells, or, if none follows, when the heads are compared.
+func TestRepair(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string]func(i int) bool{
+		"one in the middle": func(i int) bool { return i == 5 },
+		"several":           func(i int) bool { return i == 2 || i == 3 || i == 7 },
+		"the last":          func(i int) bool { return i == 9 },
+		"all":               func(int) bool { return true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, nil)
+			c := w.connect(t, "alice")
+			c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+			c.hear("subscribed")
+			lose := func(m *message.Message) bool { return lost(int(m.Payload.Data[0] - '0')) }
+			w.lossy.lose.Store(&lose)
+			var want []uint64
+			for i := range 10 {
+				want = append(want, uint64(w.publish(t, "chat.a", fmt.Sprint(i)).Offset))
+			}
+			for i, got := range c.offsets(10) {
+				if got != want[i] {
+					t.Fatalf("message %d has the offset %d, want %d", i, got, want[i])
+				}
+			}
+			c.quiet(3)
+		})
+	}
+}

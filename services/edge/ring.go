@@ -1,0 +1,48 @@
+package edge
+
+import "github.com/carillon-rt/carillon/services/internal/message"
+
+// Bounds of a ring. Beyond, the oldest messages go.
+const (
+	ringMessages = 64
+	ringBytes    = 32 << 10
+)
+
+// ring holds a topic's latest messages, so that a client that missed a few gets them
+// without asking the broker. It has no hole: everything of the channel after `after`,
+// up to the topic's position, is in it.
+type ring struct {
+	after    message.Offset
+	messages []*message.Message
+	bytes    int
+}
+
+// reset empties the ring: what comes next lies after an offset.
+func (r *ring) reset(after message.Offset) { *r = ring{after: after} }
+
+// add appends the channel's next message.
+func (r *ring) add(m *message.Message) {
+	r.messages = append(r.messages, m)
+	r.bytes += len(m.Payload.Data)
+	drop := 0
+	for len(r.messages)-drop > ringMessages || (r.bytes > ringBytes && drop < len(r.messages)) {
+		r.after = r.messages[drop].Offset
+		r.bytes -= len(r.messages[drop].Payload.Data)
+		r.messages[drop] = nil
+		drop++
+	}
+	r.messages = r.messages[drop:]
+}
+
+// since returns the messages after an offset; ok is false if some of them may be gone.
+func (r *ring) since(offset message.Offset) (missed []*message.Message, ok bool) {
+	if offset < r.after {
+		return nil, false
+	}
+	for i, m := range r.messages {
+		if m.Offset > offset {
+			return r.messages[i:], true
+		}
+	}
+	return nil, true
+}
