@@ -45,6 +45,8 @@ func (s *session) handle(ctx context.Context, command frame.Command) (frame.Even
 		return s.publish(ctx, body)
 	case frame.Presence:
 		return s.presence(ctx, body)
+	case frame.History:
+		return s.history(ctx, body)
 	default:
 		return nil, fmt.Errorf("no handler of %T", body)
 	}
@@ -117,6 +119,22 @@ type entry struct {
 	err       error
 }
 
+// inboxRewind is how many of the latest messages of its inbox a connection gets that
+// does not say where it was (docs/protocol.md).
+const inboxRewind = 100
+
+// rewind is how many of the latest messages come where the client does not resume.
+func (e *entry) rewind() int {
+	switch {
+	case e.wanted.Rewind != nil:
+		return int(*e.wanted.Rewind)
+	case e.wanted.Since == nil && e.name.Namespace() == channel.InboxNamespace && e.namespace.History != nil:
+		return min(inboxRewind, e.namespace.History.MaxMessages)
+	default:
+		return 0
+	}
+}
+
 // prepare checks subscriptions, asks for permission once for all of them, and
 // begins to listen. Where the inbox is not among them it comes as one entry more.
 // Entries without an error hold their topics.
@@ -156,18 +174,41 @@ func (s *session) checkSubscribe(w frame.Subscribe) (channel.Name, *namespace.Na
 	if err != nil {
 		return "", nil, err
 	}
-	if w.Since != nil {
-		if ns.Ephemeral {
-			return "", nil, fault.New(fault.FieldInvalid, "since", "since: the namespace %q is ephemeral and has no positions", ns.Name)
-		}
-		if len(w.Since.Epoch) > maxClientBytes || w.Since.Offset > frame.MaxID {
-			return "", nil, fault.New(fault.FieldInvalid, "since", "since: epoch has at most %d bytes, offset is at most %d", maxClientBytes, uint64(frame.MaxID))
-		}
+	if err := checkPosition("since", w.Since, ns); err != nil {
+		return "", nil, err
+	}
+	if err := checkRewind(w.Rewind, ns); err != nil {
+		return "", nil, err
 	}
 	if _, subscribed := s.subscriptions[name]; subscribed {
 		return "", nil, fault.New(fault.AlreadySubscribed, "channel", "this connection is subscribed to the channel already")
 	}
 	return name, ns, nil
+}
+
+// checkPosition checks a position that a client gives; nil is none.
+func checkPosition(field string, p *message.Position, ns *namespace.Namespace) error {
+	switch {
+	case p == nil:
+		return nil
+	case ns.Ephemeral:
+		return fault.New(fault.FieldInvalid, field, "%s: the namespace %q is ephemeral and has no positions", field, ns.Name)
+	case len(p.Epoch) > maxClientBytes || p.Offset > frame.MaxID:
+		return fault.New(fault.FieldInvalid, field, "%s: epoch has at most %d bytes, offset is at most %d", field, maxClientBytes, uint64(frame.MaxID))
+	}
+	return nil
+}
+
+func checkRewind(count *int64, ns *namespace.Namespace) error {
+	switch {
+	case count == nil:
+		return nil
+	case ns.Ephemeral:
+		return fault.New(fault.FieldInvalid, "rewind", "rewind: the namespace %q is ephemeral and keeps no messages", ns.Name)
+	case *count < 1 || *count > int64(ns.History.MaxMessages):
+		return fault.New(fault.FieldInvalid, "rewind.count", "rewind.count must be within 1 and %d, the max_messages of the namespace %q", ns.History.MaxMessages, ns.Name)
+	}
+	return nil
 }
 
 func (s *session) tooMany() error {
@@ -232,10 +273,11 @@ func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subsc
 	}
 	switch {
 	case e.err != nil:
-	case e.wanted.Since == nil:
+	case e.wanted.Since == nil && e.rewind() == 0:
 		sub = e.topic.subscribe(s, tell)
 	default:
-		if sub, e.err = s.edge.hub.resume(ctx, s, e.topic, *e.wanted.Since, e.namespace.History.MaxMessages, tell); e.err != nil {
+		from := start{since: e.wanted.Since, most: e.namespace.History.MaxMessages, rewind: e.rewind()}
+		if sub, e.err = s.edge.hub.resume(ctx, s, e.topic, from, tell); e.err != nil {
 			s.edge.hub.release(e.topic)
 		}
 	}

@@ -38,6 +38,9 @@ type Broker interface {
 	Partition(name channel.Name) string
 	// Read reads what follows an offset, at most limit messages.
 	Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error)
+	// Latest is the offset after which the latest count messages lie that are before an
+	// offset; 0: all are.
+	Latest(ctx context.Context, name channel.Name, before message.Offset, count int) (message.Offset, error)
 	// Lasts tells where channels end.
 	Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error)
 }

@@ -84,6 +84,8 @@ func commandName(body any) string {
 		return "publish"
 	case frame.Presence:
 		return "presence"
+	case frame.History:
+		return "history"
 	case frame.Ping:
 		return "ping"
 	default:

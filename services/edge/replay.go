@@ -25,53 +25,68 @@ func (r *replay) stop() {
 	<-r.done
 }
 
-// resume subscribes a session to an acquired topic from a position that the client
-// gives. If everything after it can be replayed, it is; else the subscription starts
-// at the topic's position, as without one. most bounds what is replayed.
-func (h *hub) resume(ctx context.Context, s *session, t *topic, since message.Position, most int, tell tell) (*subscription, error) {
+// start says where a subscription is to begin.
+type start struct {
+	since  *message.Position // resume after it; nil: not asked for
+	most   int               // what a resume replays; if more was missed, it is none
+	rewind int               // where there is no resume: the latest messages to begin with
+}
+
+// resume subscribes a session to an acquired topic. If everything after the position
+// that the client gives can be replayed, it is; else the subscription begins with the
+// latest messages, if it is to, or at the topic's position.
+func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell tell) (*subscription, error) {
 	bounds, err := h.broker.Bounds(ctx, t.name)
 	if err != nil {
 		return nil, err
 	}
-	if !bounds.Recoverable(since) {
+	if from.since != nil && bounds.Recoverable(*from.since) {
+		at := message.Position{Epoch: bounds.Epoch(), Offset: from.since.Offset}
+		if sub, err := h.recover(ctx, s, t, at, from.most, tell); sub != nil || err != nil {
+			return sub, err
+		}
+	}
+	if from.rewind == 0 {
 		return t.subscribe(s, tell), nil
 	}
-	start := message.Position{Epoch: bounds.Epoch(), Offset: since.Offset}
+	after, err := h.broker.Latest(ctx, t.name, 0, from.rewind)
+	if err != nil {
+		return nil, err
+	}
+	at := message.Position{Epoch: bounds.Epoch(), Offset: after}
+	tell(at, false)
+	return h.startReplay(s, t, at), nil
+}
+
+// recover replays everything after a position; nil if that is more than it may be.
+func (h *hub) recover(ctx context.Context, s *session, t *topic, at message.Position, most int, tell tell) (*subscription, error) {
 	if s.socket.Below(replayQueueBytes) {
-		if sub := t.resumeFromRing(s, start, most, tell); sub != nil {
+		if sub := t.resumeFromRing(s, at, most, tell); sub != nil {
 			h.metrics.recovered("ring")
 			return sub, nil
 		}
 	}
-	first, err := h.broker.Read(ctx, t.name, since.Offset, 1)
-	if err != nil {
+	first, err := h.broker.Read(ctx, t.name, at.Offset, 1)
+	if err != nil || len(first.Messages)+first.Pending > most {
 		return nil, err
 	}
-	if len(first.Messages)+first.Pending > most {
-		return t.subscribe(s, tell), nil
-	}
 	h.metrics.recovered("store")
-	tell(start, true)
-	sub := &subscription{session: s, topic: t, index: -1}
-	if s.turn == nil {
-		s.turn = make(chan struct{}, 1)
-	}
-	h.startReplay(sub, start)
-	return sub, nil
+	tell(at, true)
+	return h.startReplay(s, t, at), nil
 }
 
 // resumeFromRing sends what was missed at once, if the ring has all of it, which is
 // little enough not to be paced; nil if not, or if it is too much.
-func (t *topic) resumeFromRing(s *session, start message.Position, most int, tell tell) *subscription {
+func (t *topic) resumeFromRing(s *session, at message.Position, most int, tell tell) *subscription {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	missed, ok := t.ring.since(start.Offset)
-	if !ok || len(missed) > most || t.position.Epoch != start.Epoch {
+	missed, ok := t.ring.since(at.Offset)
+	if !ok || len(missed) > most || t.position.Epoch != at.Epoch {
 		return nil
 	}
-	tell(start, true)
+	tell(at, true)
 	sub := &subscription{session: s, topic: t}
-	t.attachAfter(sub, missed, start.Offset)
+	t.attachAfter(sub, missed, at.Offset)
 	return sub
 }
 
@@ -85,15 +100,20 @@ func (t *topic) attachAfter(sub *subscription, missed []*message.Message, after 
 	t.attach(sub, after)
 }
 
-func (h *hub) startReplay(sub *subscription, from message.Position) {
+// startReplay makes a subscription that is attached when it has what the topic has.
+func (h *hub) startReplay(s *session, t *topic, from message.Position) *subscription {
+	if s.turn == nil {
+		s.turn = make(chan struct{}, 1)
+	}
 	ctx, cancel := context.WithCancel(h.context)
-	sub.replay = &replay{cancel: cancel, done: make(chan struct{})}
+	sub := &subscription{session: s, topic: t, index: -1, replay: &replay{cancel: cancel, done: make(chan struct{})}}
 	h.goroutines.Go(func() {
 		defer close(sub.replay.done)
 		if err := h.run(ctx, sub, from); err != nil && ctx.Err() == nil {
-			sub.session.evict(sub, fault.From(err))
+			s.evict(sub, fault.From(err))
 		}
 	})
+	return sub
 }
 
 // run reads and sends page after page until the subscription has what the topic has.

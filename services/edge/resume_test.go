@@ -166,7 +166,7 @@ func TestResumeInConnect(t *testing.T) {
 func TestResumeWhilePublishing(t *testing.T) {
 	t.Parallel()
 	w := start(t, func(o *edge.Options) { o.Namespaces["chat"].History.MaxMessages = 100_000 })
-	const messages, clients = 600, 6
+	const messages, clients = 300, 6
 	began := w.publish(t, "chat.busy", `0`)
 	var publishing sync.WaitGroup
 	publishing.Go(func() {
@@ -184,7 +184,7 @@ func TestResumeWhilePublishing(t *testing.T) {
 					t.Errorf("round %d: %v", round, subscribed)
 					return
 				}
-				for range min(10+20*i+round, int(uint64(began.Offset)+messages-at)) {
+				for range min(20+20*i+round, int(uint64(began.Offset)+messages-at)) {
 					next := uint64(c.hear("message")["offset"].(float64))
 					if next != at+1 { // the stream has one channel
 						t.Errorf("after %d came %d", at, next)
@@ -208,7 +208,7 @@ func TestReplayIsPaced(t *testing.T) {
 		o.Limits.MaxQueueBytes = 128 << 10
 	})
 	first := w.publish(t, "chat.a", `0`)
-	const messages = 3000 // of 2 KiB: many times the queue and the system's buffers
+	const messages = 2000 // of 2 KiB: many times the queue and the system's buffers
 	text := `"` + strings.Repeat("x", 2<<10) + `"`
 	for range messages {
 		w.publish(t, "chat.a", text)
@@ -276,5 +276,127 @@ func TestRepair(t *testing.T) {
 			}
 			c.quiet(3)
 		})
+	}
+}
+
+func TestRewind(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	var stored []message.Receipt
+	for i := range 20 {
+		w.publish(t, "chat.other", `0`)
+		stored = append(stored, w.publish(t, "chat.a", fmt.Sprint(i)))
+	}
+	for _, tt := range []struct {
+		name, since string
+		count, want int
+	}{
+		{"some", "", 5, 5},
+		{"more than there are", "", 50, 20},
+		{"since wins where it can be recovered", fmt.Sprintf(`,"since":{"epoch":%q,"offset":%d}`, stored[0].Epoch, stored[17].Offset), 5, 2},
+		{"since that cannot be recovered", `,"since":{"epoch":"other","offset":3}`, 3, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := w.connect(t, "alice")
+			c.say(fmt.Sprintf(`{"id":2,"subscribe":{"channel":"chat.a","rewind":{"count":%d}%s}}`, tt.count, tt.since))
+			if subscribed := c.hear("subscribed"); subscribed["recovered"] != (tt.want == 2) {
+				t.Errorf("subscribed: %v", subscribed)
+			}
+			for i, got := range c.offsets(tt.want) {
+				if want := stored[len(stored)-tt.want+i].Offset; got != uint64(want) {
+					t.Errorf("%d: got %d, want %d", i, got, want)
+				}
+			}
+			c.quiet(3)
+		})
+	}
+}
+
+// What came while the user was away waits in the inbox.
+func TestInboxWaits(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	for i := range 130 {
+		w.publish(t, "user.alice", fmt.Sprint(i))
+	}
+	c := w.dial(t, nil)
+	c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `"}}`)
+	c.hear("connected")
+	if inbox := c.hear("subscribed"); inbox["channel"] != "user.alice" || inbox["recovered"] != false || inbox["offset"] != 30.0 {
+		t.Errorf("inbox: %v", inbox)
+	}
+	if got := c.offsets(100); got[0] != 31 || got[99] != 130 {
+		t.Errorf("from %d to %d", got[0], got[99])
+	}
+	c.quiet(2)
+}
+
+func TestHistory(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	var offsets []message.Offset
+	var epoch message.Epoch
+	for i := range 70 {
+		w.publish(t, "chat.other", `0`)
+		receipt := w.publish(t, "chat.a", fmt.Sprint(i))
+		offsets, epoch = append(offsets, receipt.Offset), receipt.Epoch
+	}
+	c := w.connect(t, "alice")
+	id := 1
+	page := func(arguments string) (first, last, n int, more any) {
+		t.Helper()
+		id++
+		c.say(fmt.Sprintf(`{"id":%d,"history":{"channel":"chat.a"%s}}`, id, arguments))
+		reply := c.hear("history")
+		if reply["epoch"] != string(epoch) {
+			t.Errorf("epoch %v", reply["epoch"])
+		}
+		messages := reply["messages"].([]any)
+		if len(messages) == 0 {
+			return -1, -1, 0, reply["more"]
+		}
+		number := func(i int) int { return int(messages[i].(map[string]any)["data"].(float64)) }
+		return number(0), number(len(messages) - 1), len(messages), reply["more"]
+	}
+	at := func(field string, i int) string {
+		return fmt.Sprintf(`,%q:{"epoch":%q,"offset":%d}`, field, epoch, offsets[i])
+	}
+	for _, tt := range []struct {
+		arguments      string
+		first, last, n int
+		more           bool
+	}{
+		{"", 0, 49, 50, true},
+		{at("after", 49), 50, 69, 20, false},
+		{at("after", 69), -1, -1, 0, false},
+		{at("after", 9) + at("before", 20) + `,"limit":5`, 10, 14, 5, true},
+		{at("after", 9) + at("before", 12), 10, 11, 2, false},
+		{at("after", 9) + at("before", 10), -1, -1, 0, false},
+		{`,"newestFirst":true,"limit":3`, 69, 67, 3, true},
+		{`,"newestFirst":true,"limit":200`, 69, 0, 70, false},
+		{`,"newestFirst":true,"limit":5` + at("before", 20), 19, 15, 5, true},
+		{`,"newestFirst":true,"limit":50` + at("before", 20) + at("after", 9), 19, 10, 10, false},
+		{`,"newestFirst":true` + at("before", 0), -1, -1, 0, false},
+	} {
+		if first, last, n, more := page(tt.arguments); first != tt.first || last != tt.last || n != tt.n || more != tt.more {
+			t.Errorf("%s: %d to %d, %d of them, more %v; want %+v", tt.arguments, first, last, n, more, tt)
+		}
+	}
+}
+
+func TestHistoryIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	large := `"` + strings.Repeat("x", 100<<10) + `"`
+	for range 6 {
+		w.publish(t, "chat.a", large)
+	}
+	c := w.connect(t, "alice")
+	for id, arguments := range []string{"", `,"newestFirst":true`} {
+		c.say(fmt.Sprintf(`{"id":%d,"history":{"channel":"chat.a"%s}}`, id+2, arguments))
+		reply := c.hear("history")
+		if n := len(reply["messages"].([]any)); n != 2 || reply["more"] != true {
+			t.Errorf("%d messages of 100 KiB, more %v", n, reply["more"])
+		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 const MaxID = 1<<53 - 1
 
 // Command is what a client wants. Body is one of Connect, Subscribe, Unsubscribe,
-// Publish, Presence and Ping, or a *fault.Error if the frame has a usable ID but no
+// Publish, Presence, History and Ping, or a *fault.Error if the frame has a usable ID but no
 // body that this server understands.
 type Command struct {
 	ID   uint64
@@ -35,6 +35,9 @@ type Subscribe struct {
 	Channel string
 	// Since is nil if the client does not resume.
 	Since *message.Position
+	// Rewind is how many of the latest messages the client wants where Since is nil or
+	// cannot be recovered; nil: none. Not checked.
+	Rewind *int64
 }
 
 // Unsubscribe ends a subscription.
@@ -52,6 +55,14 @@ type Publish struct {
 
 // Presence asks who is in a channel.
 type Presence struct{ Channel string }
+
+// History asks for messages between After and Before, either of which may be nil.
+type History struct {
+	Channel       string
+	After, Before *message.Position
+	Limit         int64 // not checked; 0: the default
+	NewestFirst   bool
+}
 
 // Ping asks for a Pong.
 type Ping struct{}
@@ -108,6 +119,14 @@ type Member struct {
 	Since       time.Time
 }
 
+// Past answers History.
+type Past struct {
+	Channel  string
+	Epoch    message.Epoch
+	Messages []*message.Message
+	More     bool
+}
+
 // Pong answers Ping.
 type Pong struct{}
 
@@ -136,6 +155,7 @@ func (Subscribed) event()   {}
 func (Unsubscribed) event() {}
 func (Published) event()    {}
 func (Members) event()      {}
+func (Past) event()         {}
 func (Pong) event()         {}
 func (Refused) event()      {}
 func (Message) event()      {}

@@ -51,6 +51,17 @@ var commands = []struct {
 	},
 	{"publish nothing", `{"id":4,"publish":{"channel":"chat.a"}}`, `{"id":4,"publish":{"channel":"chat.a"}}`, frame.Command{ID: 4, Body: frame.Publish{Channel: "chat.a"}}},
 	{"presence", `{"id":5,"presence":{"channel":"chat.a"}}`, `{"id":5,"presence":{"channel":"chat.a"}}`, frame.Command{ID: 5, Body: frame.Presence{Channel: "chat.a"}}},
+	{
+		"rewind", `{"id":2,"subscribe":{"channel":"chat.a","rewind":{"count":3}}}`, `{"id":2,"subscribe":{"channel":"chat.a","rewind":{"count":3}}}`,
+		frame.Command{ID: 2, Body: frame.Subscribe{Channel: "chat.a", Rewind: new(int64(3))}},
+	},
+	{
+		"history", `{"id":6,"history":{"channel":"chat.a","after":{"epoch":"e","offset":3},"before":{"epoch":"e","offset":9},"limit":5,"newestFirst":true}}`,
+		`{"id":6,"history":{"channel":"chat.a","after":{"epoch":"e","offset":3},"before":{"epoch":"e","offset":9},"limit":5,"newestFirst":true}}`,
+		frame.Command{ID: 6, Body: frame.History{
+			Channel: "chat.a", After: &message.Position{Epoch: "e", Offset: 3}, Before: &message.Position{Epoch: "e", Offset: 9}, Limit: 5, NewestFirst: true,
+		}},
+	},
 	{"ping", `{"id":9007199254740991,"ping":{}}`, `{"id":"9007199254740991","ping":{}}`, frame.Command{ID: frame.MaxID, Body: frame.Ping{}}},
 }
 
@@ -116,15 +127,14 @@ func TestDecodeWithoutID(t *testing.T) {
 func TestDecodeRefusesWithID(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		`{"id":1}`:                           "COMMAND_UNKNOWN: the frame names no command that this server knows",
-		`{"id":1,"dance":{}}`:                `COMMAND_UNKNOWN (dance): there is no command "dance"`,
-		`{"id":1,"ping":{},"dance":{}}`:      `FRAME_MALFORMED: the frame has 2 fields beside id, such as "dance" and "ping"; it needs exactly one, the command`,
-		`{"id":1,"subscribe":5}`:             "FIELD_INVALID (subscribe): subscribe must be an object",
-		`{"id":1,"subscribe":null}`:          "FIELD_INVALID (subscribe): subscribe must be an object",
-		`{"id":1,"subscribe":{"channel":5}}`: "FIELD_INVALID (channel): channel cannot be a JSON number",
-		`{"id":1,"subscribe":{"channel":"chat.a","rewind":{"count":3}}}`:               "NOT_SUPPORTED (rewind): rewind is not supported by this server",
-		`{"id":1,"connect":{"subscriptions":[{"channel":"a.b"},{"rewind":{}}]}}`:       "NOT_SUPPORTED (subscriptions[1].rewind): rewind is not supported by this server",
-		`{"id":1,"subscribe":{"channel":"chat.a","since":{"offset":-1}}}`:              "FIELD_INVALID (since.offset): since.offset cannot be a JSON number -1",
+		`{"id":1}`:                                                        "COMMAND_UNKNOWN: the frame names no command that this server knows",
+		`{"id":1,"dance":{}}`:                                             `COMMAND_UNKNOWN (dance): there is no command "dance"`,
+		`{"id":1,"ping":{},"dance":{}}`:                                   `FRAME_MALFORMED: the frame has 2 fields beside id, such as "dance" and "ping"; it needs exactly one, the command`,
+		`{"id":1,"subscribe":5}`:                                          "FIELD_INVALID (subscribe): subscribe must be an object",
+		`{"id":1,"subscribe":null}`:                                       "FIELD_INVALID (subscribe): subscribe must be an object",
+		`{"id":1,"subscribe":{"channel":5}}`:                              "FIELD_INVALID (channel): channel cannot be a JSON number",
+		`{"id":1,"subscribe":{"channel":"chat.a","rewind":3}}`:            "FIELD_INVALID (rewind): rewind cannot be a JSON number",
+		`{"id":1,"subscribe":{"channel":"chat.a","since":{"offset":-1}}}`: "FIELD_INVALID (since.offset): since.offset cannot be a JSON number -1",
 		`{"id":1,"publish":{"channel":"chat.a","dataBase64":"A","contentType":"a/b"}}`: "PAYLOAD_INVALID (dataBase64): dataBase64 is not standard base64 with padding (RFC 4648, 4)",
 		`{"id":1,"publish":{"channel":"chat.a","data":1,"dataBase64":""}}`:             "FIELD_INVALID (dataBase64): data and dataBase64 exclude each other",
 	} {
@@ -191,6 +201,13 @@ var events = []struct {
 		`{"id":"5","presence":{"channel":"chat.a","members":[{"userId":"alice","connections":2,"since":"2023-11-14T22:13:20.123Z"}],"total":7,"truncated":true}}`,
 	},
 	{"presence of nobody", 5, frame.Members{Channel: "chat.a"}, `{"id":5,"presence":{"channel":"chat.a","members":[],"total":0,"truncated":false}}`, `{"id":"5","presence":{"channel":"chat.a"}}`},
+	{
+		"history", 6, frame.Past{Channel: "chat.a", Epoch: "e", More: true, Messages: []*message.Message{
+			{Channel: "chat.a", Offset: 7, Time: at, Payload: message.Payload{Data: []byte(`"<x>"`)}},
+		}},
+		`{"id":6,"history":{"channel":"chat.a","epoch":"e","messages":[{"channel":"chat.a","offset":7,"time":1700000000123,"data":"<x>"}],"more":true}}`,
+		`{"id":"6","history":{"channel":"chat.a","epoch":"e","messages":[{"channel":"chat.a","offset":"7","time":"2023-11-14T22:13:20.123Z","json":"\"<x>\""}],"more":true}}`,
+	},
 	{"pong", 8, frame.Pong{}, `{"id":8,"pong":{}}`, `{"id":"8","pong":{}}`},
 	{
 		"error", 9,
@@ -299,7 +316,7 @@ func checkDecode(t *testing.T, codec frame.Codec, data []byte) {
 }
 
 func BenchmarkAppendMessage(b *testing.B) {
-	event := events[10].event
+	event := frame.Message{Message: &message.Message{Channel: "chat.a", Offset: 7, Time: at, Payload: message.Payload{Data: []byte(`{"text":"hello"}`)}, Publisher: "alice"}}
 	for _, codec := range frame.Codecs() {
 		b.Run(codec.Subprotocol(), func(b *testing.B) {
 			b.ReportAllocs()

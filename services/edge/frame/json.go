@@ -26,7 +26,19 @@ func (JSON) Text() bool { return true }
 type subscribeJSON struct {
 	Channel string        `json:"channel"`
 	Since   *positionJSON `json:"since"`
-	Rewind  *struct{}     `json:"rewind"`
+	Rewind  *rewindJSON   `json:"rewind"`
+}
+
+type rewindJSON struct {
+	Count int64 `json:"count"`
+}
+
+type historyJSON struct {
+	Channel     string        `json:"channel"`
+	After       *positionJSON `json:"after"`
+	Before      *positionJSON `json:"before"`
+	Limit       int64         `json:"limit"`
+	NewestFirst bool          `json:"newestFirst"`
 }
 
 type positionJSON struct {
@@ -93,29 +105,23 @@ func decodeCommand(name string, raw json.RawMessage) any {
 	case "connect":
 		return decodeAs(name, raw, func(c connectJSON) any {
 			body := Connect{Token: c.Token, ClientName: c.Client.Name, ClientVersion: c.Client.Version}
-			for i, s := range c.Subscriptions {
-				subscribe, err := s.subscribe()
-				if err != nil {
-					return err.At(fmt.Sprintf("subscriptions[%d].%s", i, err.Field))
-				}
-				body.Subscriptions = append(body.Subscriptions, subscribe)
+			for _, s := range c.Subscriptions {
+				body.Subscriptions = append(body.Subscriptions, s.subscribe())
 			}
 			return body
 		})
 	case "subscribe":
-		return decodeAs(name, raw, func(s subscribeJSON) any {
-			subscribe, err := s.subscribe()
-			if err != nil {
-				return err
-			}
-			return subscribe
-		})
+		return decodeAs(name, raw, func(s subscribeJSON) any { return s.subscribe() })
 	case "unsubscribe":
 		return decodeAs(name, raw, func(c channelJSON) any { return Unsubscribe(c) })
 	case "publish":
 		return decodeAs(name, raw, publishJSON.body)
 	case "presence":
 		return decodeAs(name, raw, func(c channelJSON) any { return Presence(c) })
+	case "history":
+		return decodeAs(name, raw, func(h historyJSON) any {
+			return History{Channel: h.Channel, After: h.After.position(), Before: h.Before.position(), Limit: h.Limit, NewestFirst: h.NewestFirst}
+		})
 	case "ping":
 		return decodeAs(name, raw, func(struct{}) any { return Ping{} })
 	default:
@@ -139,15 +145,19 @@ func decodeAs[T any](name string, raw json.RawMessage, body func(T) any) any {
 	return body(t)
 }
 
-func (s subscribeJSON) subscribe() (Subscribe, *fault.Error) {
+func (s subscribeJSON) subscribe() Subscribe {
+	subscribe := Subscribe{Channel: s.Channel, Since: s.Since.position()}
 	if s.Rewind != nil {
-		return Subscribe{}, fault.New(fault.NotSupported, "rewind", "rewind is not supported by this server")
+		subscribe.Rewind = &s.Rewind.Count
 	}
-	subscribe := Subscribe{Channel: s.Channel}
-	if s.Since != nil {
-		subscribe.Since = &message.Position{Epoch: message.Epoch(s.Since.Epoch), Offset: message.Offset(s.Since.Offset)}
+	return subscribe
+}
+
+func (p *positionJSON) position() *message.Position {
+	if p == nil {
+		return nil
 	}
-	return subscribe, nil
+	return &message.Position{Epoch: message.Epoch(p.Epoch), Offset: message.Offset(p.Offset)}
 }
 
 func (p publishJSON) body() any {
@@ -224,6 +234,13 @@ type membersJSON struct {
 	Truncated bool         `json:"truncated"`
 }
 
+type pastJSON struct {
+	Channel  string            `json:"channel"`
+	Epoch    message.Epoch     `json:"epoch"`
+	Messages []json.RawMessage `json:"messages"`
+	More     bool              `json:"more"`
+}
+
 type errorJSON struct {
 	Code         string       `json:"code"`
 	Reason       fault.Reason `json:"reason"`
@@ -283,6 +300,8 @@ func eventShape(event Event) (string, any) {
 		return "published", publishedJSON{Epoch: e.Receipt.Epoch, Offset: e.Receipt.Offset, Duplicate: e.Receipt.Duplicate}
 	case Members:
 		return "presence", e.shape()
+	case Past:
+		return "history", e.shape()
 	case Pong:
 		return "pong", struct{}{}
 	case Refused:
@@ -328,6 +347,14 @@ func (e Members) shape() any {
 	shape := membersJSON{Channel: e.Channel, Members: make([]memberJSON, 0, len(e.Members)), Total: e.Total, Truncated: len(e.Members) < e.Total}
 	for _, m := range e.Members {
 		shape.Members = append(shape.Members, memberJSON{m.UserID, m.Connections, m.Since.UnixMilli()})
+	}
+	return shape
+}
+
+func (e Past) shape() any {
+	shape := pastJSON{Channel: e.Channel, Epoch: e.Epoch, Messages: make([]json.RawMessage, 0, len(e.Messages)), More: e.More}
+	for _, m := range e.Messages {
+		shape.Messages = append(shape.Messages, appendMessage(nil, m))
 	}
 	return shape
 }

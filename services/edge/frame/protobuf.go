@@ -50,6 +50,11 @@ func (Protobuf) Decode(data []byte) (Command, error) {
 		command.Body = publishOf(c.Publish)
 	case *clientv1.ClientFrame_Presence:
 		command.Body = Presence{c.Presence.GetChannel()}
+	case *clientv1.ClientFrame_History:
+		command.Body = History{
+			Channel: c.History.GetChannel(), After: positionOf(c.History.GetAfter()), Before: positionOf(c.History.GetBefore()),
+			Limit: int64(c.History.GetLimit()), NewestFirst: c.History.GetNewestFirst(),
+		}
 	case *clientv1.ClientFrame_Ping:
 		command.Body = Ping{}
 	default:
@@ -59,11 +64,19 @@ func (Protobuf) Decode(data []byte) (Command, error) {
 }
 
 func subscribeOf(s *clientv1.SubscribeCommand) Subscribe {
-	subscribe := Subscribe{Channel: s.GetChannel()}
-	if since := s.GetSince(); since != nil {
-		subscribe.Since = &message.Position{Epoch: message.Epoch(since.GetEpoch()), Offset: message.Offset(since.GetOffset())}
+	subscribe := Subscribe{Channel: s.GetChannel(), Since: positionOf(s.GetSince())}
+	if rewind := s.GetRewind(); rewind != nil {
+		count := int64(rewind.GetCount())
+		subscribe.Rewind = &count
 	}
 	return subscribe
+}
+
+func positionOf(p *clientv1.Position) *message.Position {
+	if p == nil {
+		return nil
+	}
+	return &message.Position{Epoch: message.Epoch(p.GetEpoch()), Offset: message.Offset(p.GetOffset())}
 }
 
 func publishOf(p *clientv1.PublishCommand) Publish {
@@ -97,6 +110,8 @@ func (Protobuf) Append(dst []byte, id uint64, event Event) []byte {
 		}}
 	case Members:
 		f.Event = &clientv1.ServerFrame_Presence{Presence: e.proto()}
+	case Past:
+		f.Event = &clientv1.ServerFrame_History{History: e.proto()}
 	case Pong:
 		f.Event = &clientv1.ServerFrame_Pong{Pong: &clientv1.PongReply{}}
 	case Refused:
@@ -153,6 +168,14 @@ func (e Members) proto() *clientv1.PresenceReply {
 		reply.Members = append(reply.Members, &clientv1.Member{
 			UserId: m.UserID, Connections: uint32(m.Connections), Since: timestamp(m.Since),
 		})
+	}
+	return reply
+}
+
+func (e Past) proto() *clientv1.HistoryReply {
+	reply := &clientv1.HistoryReply{Channel: e.Channel, Epoch: string(e.Epoch), More: e.More}
+	for _, m := range e.Messages {
+		reply.Messages = append(reply.Messages, Message{m}.proto())
 	}
 	return reply
 }

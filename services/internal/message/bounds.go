@@ -33,12 +33,16 @@ func (b Bounds) Epoch() Epoch {
 // current, or ended after the position; the position is not in the future; and
 // nothing after it has been trimmed.
 func (b Bounds) Recoverable(since Position) bool {
+	return b.Knows(since) && since.Offset <= b.Last && since.Offset+1 >= b.First
+}
+
+// Knows tells whether a position is one that the channel has had or may come to have:
+// its epoch is current, or ended after it.
+func (b Bounds) Knows(p Position) bool {
 	for i, start := range b.Epochs {
-		if start.Epoch != since.Epoch {
-			continue
+		if start.Epoch == p.Epoch {
+			return i == len(b.Epochs)-1 || p.Offset < b.Epochs[i+1].First
 		}
-		current := i == len(b.Epochs)-1
-		return (current || since.Offset < b.Epochs[i+1].First) && since.Offset <= b.Last && since.Offset+1 >= b.First
 	}
 	return false
 }

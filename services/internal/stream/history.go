@@ -233,3 +233,54 @@ func decodeStored(m *nats.Msg) (*message.Message, error) {
 	decoded.Previous = 0
 	return decoded, err
 }
+
+// Latest returns the offset after which the latest messages of a channel lie: count of
+// them, or all if there are fewer. With before, those that lie before that offset; 0:
+// no such bound. It searches by halves, a question each. Errors as Read.
+func (s *Store) Latest(ctx context.Context, name channel.Name, before message.Offset, count int) (message.Offset, error) {
+	bounds, err := s.Bounds(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	low, high, beyond := bounds.First-1, bounds.Last, 0
+	if before > 0 && before <= bounds.Last {
+		high = max(before-1, low)
+		_, beyond, err = s.following(ctx, name, high)
+		if err != nil {
+			return 0, err
+		}
+	}
+	// More than count follow low, unless it is the answer; no more follow high.
+	for low < high {
+		next, n, err := s.following(ctx, name, low)
+		if err != nil {
+			return 0, err
+		}
+		if n-beyond <= count {
+			return low, nil
+		}
+		if low = next; n-beyond-1 == count { // without the next one it is count
+			return low, nil
+		}
+		middle := low + (high-low)/2
+		if _, n, err = s.following(ctx, name, middle); err != nil {
+			return 0, err
+		}
+		if n-beyond > count {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return low, nil
+}
+
+// following returns the offset of the first message after an offset, and how many
+// there are with it.
+func (s *Store) following(ctx context.Context, name channel.Name, after message.Offset) (next message.Offset, n int, err error) {
+	page, err := s.Read(ctx, name, after, 1)
+	if err != nil || len(page.Messages) == 0 {
+		return after, 0, err
+	}
+	return page.Messages[0].Offset, 1 + page.Pending, nil
+}

@@ -128,6 +128,42 @@ func TestLastsOfLargeMessages(t *testing.T) {
 	}
 }
 
+func TestLatest(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	if after, err := s.Latest(t.Context(), "chat.empty", 0, 5); err != nil || after != 0 {
+		t.Errorf("of an empty channel: %d, %v", after, err)
+	}
+	var stored []message.Offset
+	for i := range 60 {
+		for range i % 5 { // unevenly spread among others
+			publish(t, s, text("chat.other", "0"))
+		}
+		stored = append(stored, publish(t, s, text("chat.lobby", fmt.Sprint(i))).Offset)
+	}
+	for count := 1; count <= len(stored)+1; count++ {
+		for _, end := range []int{len(stored), 40, 7, 1} { // before the end-th
+			before := message.Offset(0)
+			if end < len(stored) {
+				before = stored[end]
+			}
+			after, err := s.Latest(t.Context(), "chat.lobby", before, count)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			for _, offset := range stored[:end] {
+				if offset > after {
+					n++
+				}
+			}
+			if n != min(count, end) {
+				t.Errorf("the latest %d of %d: %d lie after %d", count, end, n, after)
+			}
+		}
+	}
+}
+
 func TestLasts(t *testing.T) {
 	t.Parallel()
 	s := readyStore(t, Options{Embedded: startEmbedded(t)})

@@ -43,6 +43,7 @@ type ClientFrame struct {
 	//	*ClientFrame_Unsubscribe
 	//	*ClientFrame_Publish
 	//	*ClientFrame_Presence
+	//	*ClientFrame_History
 	//	*ClientFrame_Ping
 	Command       isClientFrame_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
@@ -138,6 +139,15 @@ func (x *ClientFrame) GetPresence() *PresenceCommand {
 	return nil
 }
 
+func (x *ClientFrame) GetHistory() *HistoryCommand {
+	if x != nil {
+		if x, ok := x.Command.(*ClientFrame_History); ok {
+			return x.History
+		}
+	}
+	return nil
+}
+
 func (x *ClientFrame) GetPing() *PingCommand {
 	if x != nil {
 		if x, ok := x.Command.(*ClientFrame_Ping); ok {
@@ -176,6 +186,11 @@ type ClientFrame_Presence struct {
 	Presence *PresenceCommand `protobuf:"bytes,6,opt,name=presence,proto3,oneof"`
 }
 
+type ClientFrame_History struct {
+	// Asks for messages of the past.
+	History *HistoryCommand `protobuf:"bytes,7,opt,name=history,proto3,oneof"`
+}
+
 type ClientFrame_Ping struct {
 	// Asks whether the server is alive; never rate-limited.
 	Ping *PingCommand `protobuf:"bytes,9,opt,name=ping,proto3,oneof"`
@@ -190,6 +205,8 @@ func (*ClientFrame_Unsubscribe) isClientFrame_Command() {}
 func (*ClientFrame_Publish) isClientFrame_Command() {}
 
 func (*ClientFrame_Presence) isClientFrame_Command() {}
+
+func (*ClientFrame_History) isClientFrame_Command() {}
 
 func (*ClientFrame_Ping) isClientFrame_Command() {}
 
@@ -374,7 +391,9 @@ type SubscribeCommand struct {
 	// The channel's name: 2 to 16 tokens joined by ".", at most 255 bytes.
 	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
 	// Resume after this position; the reply's recovered tells whether that was possible.
-	Since         *Position `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	Since *Position `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// Where since is absent or could not be recovered: begin with the latest messages.
+	Rewind        *Rewind `protobuf:"bytes,3,opt,name=rewind,proto3" json:"rewind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -423,6 +442,59 @@ func (x *SubscribeCommand) GetSince() *Position {
 	return nil
 }
 
+func (x *SubscribeCommand) GetRewind() *Rewind {
+	if x != nil {
+		return x.Rewind
+	}
+	return nil
+}
+
+// Rewind asks for the latest messages.
+type Rewind struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many: 1 to the namespace's max_messages.
+	Count         uint32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rewind) Reset() {
+	*x = Rewind{}
+	mi := &file_carillon_client_v1_client_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rewind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rewind) ProtoMessage() {}
+
+func (x *Rewind) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_client_v1_client_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rewind.ProtoReflect.Descriptor instead.
+func (*Rewind) Descriptor() ([]byte, []int) {
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Rewind) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // UnsubscribeCommand ends a subscription.
 type UnsubscribeCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -434,7 +506,7 @@ type UnsubscribeCommand struct {
 
 func (x *UnsubscribeCommand) Reset() {
 	*x = UnsubscribeCommand{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[5]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +518,7 @@ func (x *UnsubscribeCommand) String() string {
 func (*UnsubscribeCommand) ProtoMessage() {}
 
 func (x *UnsubscribeCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[5]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +531,7 @@ func (x *UnsubscribeCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsubscribeCommand.ProtoReflect.Descriptor instead.
 func (*UnsubscribeCommand) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{5}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UnsubscribeCommand) GetChannel() string {
@@ -492,7 +564,7 @@ type PublishCommand struct {
 
 func (x *PublishCommand) Reset() {
 	*x = PublishCommand{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[6]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +576,7 @@ func (x *PublishCommand) String() string {
 func (*PublishCommand) ProtoMessage() {}
 
 func (x *PublishCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[6]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +589,7 @@ func (x *PublishCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishCommand.ProtoReflect.Descriptor instead.
 func (*PublishCommand) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{6}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PublishCommand) GetChannel() string {
@@ -596,7 +668,7 @@ type PresenceCommand struct {
 
 func (x *PresenceCommand) Reset() {
 	*x = PresenceCommand{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[7]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +680,7 @@ func (x *PresenceCommand) String() string {
 func (*PresenceCommand) ProtoMessage() {}
 
 func (x *PresenceCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[7]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +693,7 @@ func (x *PresenceCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresenceCommand.ProtoReflect.Descriptor instead.
 func (*PresenceCommand) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{7}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PresenceCommand) GetChannel() string {
@@ -629,6 +701,89 @@ func (x *PresenceCommand) GetChannel() string {
 		return x.Channel
 	}
 	return ""
+}
+
+// HistoryCommand asks for a page of a channel's messages, those between after and
+// before. It wants the permission to subscribe.
+type HistoryCommand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Only messages after this position; absent: from the first that is kept.
+	After *Position `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	// Only messages before this position; absent: to the last.
+	Before *Position `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
+	// At most so many; 0: 50; at most 200. Fewer where they are large.
+	Limit uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The latest of them, and in falling order.
+	NewestFirst   bool `protobuf:"varint,5,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryCommand) Reset() {
+	*x = HistoryCommand{}
+	mi := &file_carillon_client_v1_client_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryCommand) ProtoMessage() {}
+
+func (x *HistoryCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_client_v1_client_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryCommand.ProtoReflect.Descriptor instead.
+func (*HistoryCommand) Descriptor() ([]byte, []int) {
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HistoryCommand) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *HistoryCommand) GetAfter() *Position {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *HistoryCommand) GetBefore() *Position {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *HistoryCommand) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *HistoryCommand) GetNewestFirst() bool {
+	if x != nil {
+		return x.NewestFirst
+	}
+	return false
 }
 
 // PingCommand asks for a pong.
@@ -640,7 +795,7 @@ type PingCommand struct {
 
 func (x *PingCommand) Reset() {
 	*x = PingCommand{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[8]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +807,7 @@ func (x *PingCommand) String() string {
 func (*PingCommand) ProtoMessage() {}
 
 func (x *PingCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[8]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +820,7 @@ func (x *PingCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingCommand.ProtoReflect.Descriptor instead.
 func (*PingCommand) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{8}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{10}
 }
 
 // ServerFrame is a reply (with the command's id) or a push (without id).
@@ -682,6 +837,7 @@ type ServerFrame struct {
 	//	*ServerFrame_Unsubscribed
 	//	*ServerFrame_Published
 	//	*ServerFrame_Presence
+	//	*ServerFrame_History
 	//	*ServerFrame_Pong
 	//	*ServerFrame_Error
 	//	*ServerFrame_Message
@@ -694,7 +850,7 @@ type ServerFrame struct {
 
 func (x *ServerFrame) Reset() {
 	*x = ServerFrame{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[9]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +862,7 @@ func (x *ServerFrame) String() string {
 func (*ServerFrame) ProtoMessage() {}
 
 func (x *ServerFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[9]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +875,7 @@ func (x *ServerFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerFrame.ProtoReflect.Descriptor instead.
 func (*ServerFrame) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{9}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ServerFrame) GetId() uint64 {
@@ -776,6 +932,15 @@ func (x *ServerFrame) GetPresence() *PresenceReply {
 	if x != nil {
 		if x, ok := x.Event.(*ServerFrame_Presence); ok {
 			return x.Presence
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetHistory() *HistoryReply {
+	if x != nil {
+		if x, ok := x.Event.(*ServerFrame_History); ok {
+			return x.History
 		}
 	}
 	return nil
@@ -855,6 +1020,11 @@ type ServerFrame_Presence struct {
 	Presence *PresenceReply `protobuf:"bytes,6,opt,name=presence,proto3,oneof"`
 }
 
+type ServerFrame_History struct {
+	// Reply to history.
+	History *HistoryReply `protobuf:"bytes,7,opt,name=history,proto3,oneof"`
+}
+
 type ServerFrame_Pong struct {
 	// Reply to ping.
 	Pong *PongReply `protobuf:"bytes,9,opt,name=pong,proto3,oneof"`
@@ -890,6 +1060,8 @@ func (*ServerFrame_Published) isServerFrame_Event() {}
 
 func (*ServerFrame_Presence) isServerFrame_Event() {}
 
+func (*ServerFrame_History) isServerFrame_Event() {}
+
 func (*ServerFrame_Pong) isServerFrame_Event() {}
 
 func (*ServerFrame_Error) isServerFrame_Event() {}
@@ -923,7 +1095,7 @@ type ConnectedReply struct {
 
 func (x *ConnectedReply) Reset() {
 	*x = ConnectedReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[10]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1107,7 @@ func (x *ConnectedReply) String() string {
 func (*ConnectedReply) ProtoMessage() {}
 
 func (x *ConnectedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[10]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1120,7 @@ func (x *ConnectedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectedReply.ProtoReflect.Descriptor instead.
 func (*ConnectedReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{10}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConnectedReply) GetConnectionId() string {
@@ -1016,7 +1188,7 @@ type SubscriptionResult struct {
 
 func (x *SubscriptionResult) Reset() {
 	*x = SubscriptionResult{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[11]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1200,7 @@ func (x *SubscriptionResult) String() string {
 func (*SubscriptionResult) ProtoMessage() {}
 
 func (x *SubscriptionResult) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[11]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1213,7 @@ func (x *SubscriptionResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionResult.ProtoReflect.Descriptor instead.
 func (*SubscriptionResult) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{11}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SubscriptionResult) GetResult() isSubscriptionResult_Result {
@@ -1100,7 +1272,7 @@ type SubscriptionError struct {
 
 func (x *SubscriptionError) Reset() {
 	*x = SubscriptionError{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[12]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1284,7 @@ func (x *SubscriptionError) String() string {
 func (*SubscriptionError) ProtoMessage() {}
 
 func (x *SubscriptionError) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[12]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1297,7 @@ func (x *SubscriptionError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionError.ProtoReflect.Descriptor instead.
 func (*SubscriptionError) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{12}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SubscriptionError) GetChannel() string {
@@ -1159,7 +1331,7 @@ type SubscribedEvent struct {
 
 func (x *SubscribedEvent) Reset() {
 	*x = SubscribedEvent{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[13]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1343,7 @@ func (x *SubscribedEvent) String() string {
 func (*SubscribedEvent) ProtoMessage() {}
 
 func (x *SubscribedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[13]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1356,7 @@ func (x *SubscribedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedEvent.ProtoReflect.Descriptor instead.
 func (*SubscribedEvent) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{13}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SubscribedEvent) GetChannel() string {
@@ -1233,7 +1405,7 @@ type UnsubscribedEvent struct {
 
 func (x *UnsubscribedEvent) Reset() {
 	*x = UnsubscribedEvent{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[14]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1417,7 @@ func (x *UnsubscribedEvent) String() string {
 func (*UnsubscribedEvent) ProtoMessage() {}
 
 func (x *UnsubscribedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[14]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1430,7 @@ func (x *UnsubscribedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsubscribedEvent.ProtoReflect.Descriptor instead.
 func (*UnsubscribedEvent) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{14}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UnsubscribedEvent) GetChannel() string {
@@ -1304,7 +1476,7 @@ type PublishedReply struct {
 
 func (x *PublishedReply) Reset() {
 	*x = PublishedReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[15]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1488,7 @@ func (x *PublishedReply) String() string {
 func (*PublishedReply) ProtoMessage() {}
 
 func (x *PublishedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[15]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1501,7 @@ func (x *PublishedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedReply.ProtoReflect.Descriptor instead.
 func (*PublishedReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{15}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PublishedReply) GetEpoch() string {
@@ -1370,7 +1542,7 @@ type PresenceReply struct {
 
 func (x *PresenceReply) Reset() {
 	*x = PresenceReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[16]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1554,7 @@ func (x *PresenceReply) String() string {
 func (*PresenceReply) ProtoMessage() {}
 
 func (x *PresenceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[16]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1567,7 @@ func (x *PresenceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresenceReply.ProtoReflect.Descriptor instead.
 func (*PresenceReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{16}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PresenceReply) GetChannel() string {
@@ -1441,7 +1613,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[17]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1625,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[17]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1638,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{17}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Member) GetUserId() string {
@@ -1490,6 +1662,79 @@ func (x *Member) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+// HistoryReply is a page of a channel's messages.
+type HistoryReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Epoch of the messages' offsets.
+	Epoch string `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// In rising order of offset, or in falling order if newest_first was set.
+	Messages []*MessagePush `protobuf:"bytes,3,rep,name=messages,proto3" json:"messages,omitempty"`
+	// True if more lie between after and before: ask again from the last of these.
+	More          bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryReply) Reset() {
+	*x = HistoryReply{}
+	mi := &file_carillon_client_v1_client_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryReply) ProtoMessage() {}
+
+func (x *HistoryReply) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_client_v1_client_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryReply.ProtoReflect.Descriptor instead.
+func (*HistoryReply) Descriptor() ([]byte, []int) {
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *HistoryReply) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *HistoryReply) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *HistoryReply) GetMessages() []*MessagePush {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *HistoryReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 // PongReply answers a ping.
 type PongReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1499,7 +1744,7 @@ type PongReply struct {
 
 func (x *PongReply) Reset() {
 	*x = PongReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[18]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1756,7 @@ func (x *PongReply) String() string {
 func (*PongReply) ProtoMessage() {}
 
 func (x *PongReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[18]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1769,7 @@ func (x *PongReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PongReply.ProtoReflect.Descriptor instead.
 func (*PongReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{18}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{21}
 }
 
 // ErrorReply refuses a command.
@@ -1546,7 +1791,7 @@ type ErrorReply struct {
 
 func (x *ErrorReply) Reset() {
 	*x = ErrorReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[19]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1803,7 @@ func (x *ErrorReply) String() string {
 func (*ErrorReply) ProtoMessage() {}
 
 func (x *ErrorReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[19]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1816,7 @@ func (x *ErrorReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorReply.ProtoReflect.Descriptor instead.
 func (*ErrorReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{19}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ErrorReply) GetCode() string {
@@ -1639,7 +1884,7 @@ type MessagePush struct {
 
 func (x *MessagePush) Reset() {
 	*x = MessagePush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[20]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1896,7 @@ func (x *MessagePush) String() string {
 func (*MessagePush) ProtoMessage() {}
 
 func (x *MessagePush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[20]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1909,7 @@ func (x *MessagePush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagePush.ProtoReflect.Descriptor instead.
 func (*MessagePush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{20}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MessagePush) GetChannel() string {
@@ -1779,7 +2024,7 @@ type GapPush struct {
 
 func (x *GapPush) Reset() {
 	*x = GapPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +2036,7 @@ func (x *GapPush) String() string {
 func (*GapPush) ProtoMessage() {}
 
 func (x *GapPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +2049,7 @@ func (x *GapPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GapPush.ProtoReflect.Descriptor instead.
 func (*GapPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{21}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GapPush) GetChannel() string {
@@ -1859,7 +2104,7 @@ type DisconnectPush struct {
 
 func (x *DisconnectPush) Reset() {
 	*x = DisconnectPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2116,7 @@ func (x *DisconnectPush) String() string {
 func (*DisconnectPush) ProtoMessage() {}
 
 func (x *DisconnectPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2129,7 @@ func (x *DisconnectPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectPush.ProtoReflect.Descriptor instead.
 func (*DisconnectPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{22}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DisconnectPush) GetCode() string {
@@ -1919,14 +2164,15 @@ var File_carillon_client_v1_client_proto protoreflect.FileDescriptor
 
 const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\n" +
-	"\x1fcarillon/client/v1/client.proto\x12\x12carillon.client.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x03\n" +
+	"\x1fcarillon/client/v1/client.proto\x12\x12carillon.client.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x04\n" +
 	"\vClientFrame\x12 \n" +
 	"\x02id\x18\x01 \x01(\x04B\x10\xbaH\r2\v\x18\xff\xff\xff\xff\xff\xff\xff\x0f(\x01R\x02id\x12>\n" +
 	"\aconnect\x18\x02 \x01(\v2\".carillon.client.v1.ConnectCommandH\x00R\aconnect\x12D\n" +
 	"\tsubscribe\x18\x03 \x01(\v2$.carillon.client.v1.SubscribeCommandH\x00R\tsubscribe\x12J\n" +
 	"\vunsubscribe\x18\x04 \x01(\v2&.carillon.client.v1.UnsubscribeCommandH\x00R\vunsubscribe\x12>\n" +
 	"\apublish\x18\x05 \x01(\v2\".carillon.client.v1.PublishCommandH\x00R\apublish\x12A\n" +
-	"\bpresence\x18\x06 \x01(\v2#.carillon.client.v1.PresenceCommandH\x00R\bpresence\x125\n" +
+	"\bpresence\x18\x06 \x01(\v2#.carillon.client.v1.PresenceCommandH\x00R\bpresence\x12>\n" +
+	"\ahistory\x18\a \x01(\v2\".carillon.client.v1.HistoryCommandH\x00R\ahistory\x125\n" +
 	"\x04ping\x18\t \x01(\v2\x1f.carillon.client.v1.PingCommandH\x00R\x04pingB\t\n" +
 	"\acommand\"\xb4\x01\n" +
 	"\x0eConnectCommand\x12\x1e\n" +
@@ -1939,11 +2185,14 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tB\a\xbaH\x04r\x02(@R\aversion\"Q\n" +
 	"\bPosition\x12\x1d\n" +
 	"\x05epoch\x18\x01 \x01(\tB\a\xbaH\x04r\x02(@R\x05epoch\x12&\n" +
-	"\x06offset\x18\x02 \x01(\x04B\x0e\xbaH\v2\t\x18\xff\xff\xff\xff\xff\xff\xff\x0fR\x06offset\"l\n" +
+	"\x06offset\x18\x02 \x01(\x04B\x0e\xbaH\v2\t\x18\xff\xff\xff\xff\xff\xff\xff\x0fR\x06offset\"\xa0\x01\n" +
 	"\x10SubscribeCommand\x12$\n" +
 	"\achannel\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\x122\n" +
-	"\x05since\x18\x02 \x01(\v2\x1c.carillon.client.v1.PositionR\x05since\":\n" +
+	"\x05since\x18\x02 \x01(\v2\x1c.carillon.client.v1.PositionR\x05since\x122\n" +
+	"\x06rewind\x18\x03 \x01(\v2\x1a.carillon.client.v1.RewindR\x06rewind\"'\n" +
+	"\x06Rewind\x12\x1d\n" +
+	"\x05count\x18\x01 \x01(\rB\a\xbaH\x04*\x02(\x01R\x05count\":\n" +
 	"\x12UnsubscribeCommand\x12$\n" +
 	"\achannel\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\"\xcd\x01\n" +
@@ -1958,8 +2207,15 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\apayload\"7\n" +
 	"\x0fPresenceCommand\x12$\n" +
 	"\achannel\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\"\r\n" +
-	"\vPingCommand\"\xa4\x05\n" +
+	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\"\xe3\x01\n" +
+	"\x0eHistoryCommand\x12$\n" +
+	"\achannel\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\x122\n" +
+	"\x05after\x18\x02 \x01(\v2\x1c.carillon.client.v1.PositionR\x05after\x124\n" +
+	"\x06before\x18\x03 \x01(\v2\x1c.carillon.client.v1.PositionR\x06before\x12\x1e\n" +
+	"\x05limit\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\xc8\x01R\x05limit\x12!\n" +
+	"\fnewest_first\x18\x05 \x01(\bR\vnewestFirst\"\r\n" +
+	"\vPingCommand\"\xe2\x05\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12B\n" +
 	"\tconnected\x18\x02 \x01(\v2\".carillon.client.v1.ConnectedReplyH\x00R\tconnected\x12E\n" +
@@ -1968,7 +2224,8 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"subscribed\x12K\n" +
 	"\funsubscribed\x18\x04 \x01(\v2%.carillon.client.v1.UnsubscribedEventH\x00R\funsubscribed\x12B\n" +
 	"\tpublished\x18\x05 \x01(\v2\".carillon.client.v1.PublishedReplyH\x00R\tpublished\x12?\n" +
-	"\bpresence\x18\x06 \x01(\v2!.carillon.client.v1.PresenceReplyH\x00R\bpresence\x123\n" +
+	"\bpresence\x18\x06 \x01(\v2!.carillon.client.v1.PresenceReplyH\x00R\bpresence\x12<\n" +
+	"\ahistory\x18\a \x01(\v2 .carillon.client.v1.HistoryReplyH\x00R\ahistory\x123\n" +
 	"\x04pong\x18\t \x01(\v2\x1d.carillon.client.v1.PongReplyH\x00R\x04pong\x126\n" +
 	"\x05error\x18\n" +
 	" \x01(\v2\x1e.carillon.client.v1.ErrorReplyH\x00R\x05error\x12;\n" +
@@ -2019,7 +2276,12 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\x06Member\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12 \n" +
 	"\vconnections\x18\x02 \x01(\rR\vconnections\x120\n" +
-	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\v\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x8f\x01\n" +
+	"\fHistoryReply\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12;\n" +
+	"\bmessages\x18\x03 \x03(\v2\x1f.carillon.client.v1.MessagePushR\bmessages\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"\v\n" +
 	"\tPongReply\"\xaf\x01\n" +
 	"\n" +
 	"ErrorReply\x12\x12\n" +
@@ -2067,74 +2329,83 @@ func file_carillon_client_v1_client_proto_rawDescGZIP() []byte {
 	return file_carillon_client_v1_client_proto_rawDescData
 }
 
-var file_carillon_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_carillon_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_carillon_client_v1_client_proto_goTypes = []any{
 	(*ClientFrame)(nil),           // 0: carillon.client.v1.ClientFrame
 	(*ConnectCommand)(nil),        // 1: carillon.client.v1.ConnectCommand
 	(*ClientInfo)(nil),            // 2: carillon.client.v1.ClientInfo
 	(*Position)(nil),              // 3: carillon.client.v1.Position
 	(*SubscribeCommand)(nil),      // 4: carillon.client.v1.SubscribeCommand
-	(*UnsubscribeCommand)(nil),    // 5: carillon.client.v1.UnsubscribeCommand
-	(*PublishCommand)(nil),        // 6: carillon.client.v1.PublishCommand
-	(*PresenceCommand)(nil),       // 7: carillon.client.v1.PresenceCommand
-	(*PingCommand)(nil),           // 8: carillon.client.v1.PingCommand
-	(*ServerFrame)(nil),           // 9: carillon.client.v1.ServerFrame
-	(*ConnectedReply)(nil),        // 10: carillon.client.v1.ConnectedReply
-	(*SubscriptionResult)(nil),    // 11: carillon.client.v1.SubscriptionResult
-	(*SubscriptionError)(nil),     // 12: carillon.client.v1.SubscriptionError
-	(*SubscribedEvent)(nil),       // 13: carillon.client.v1.SubscribedEvent
-	(*UnsubscribedEvent)(nil),     // 14: carillon.client.v1.UnsubscribedEvent
-	(*PublishedReply)(nil),        // 15: carillon.client.v1.PublishedReply
-	(*PresenceReply)(nil),         // 16: carillon.client.v1.PresenceReply
-	(*Member)(nil),                // 17: carillon.client.v1.Member
-	(*PongReply)(nil),             // 18: carillon.client.v1.PongReply
-	(*ErrorReply)(nil),            // 19: carillon.client.v1.ErrorReply
-	(*MessagePush)(nil),           // 20: carillon.client.v1.MessagePush
-	(*GapPush)(nil),               // 21: carillon.client.v1.GapPush
-	(*DisconnectPush)(nil),        // 22: carillon.client.v1.DisconnectPush
-	nil,                           // 23: carillon.client.v1.MessagePush.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(ErrorReason)(0),              // 25: carillon.client.v1.ErrorReason
+	(*Rewind)(nil),                // 5: carillon.client.v1.Rewind
+	(*UnsubscribeCommand)(nil),    // 6: carillon.client.v1.UnsubscribeCommand
+	(*PublishCommand)(nil),        // 7: carillon.client.v1.PublishCommand
+	(*PresenceCommand)(nil),       // 8: carillon.client.v1.PresenceCommand
+	(*HistoryCommand)(nil),        // 9: carillon.client.v1.HistoryCommand
+	(*PingCommand)(nil),           // 10: carillon.client.v1.PingCommand
+	(*ServerFrame)(nil),           // 11: carillon.client.v1.ServerFrame
+	(*ConnectedReply)(nil),        // 12: carillon.client.v1.ConnectedReply
+	(*SubscriptionResult)(nil),    // 13: carillon.client.v1.SubscriptionResult
+	(*SubscriptionError)(nil),     // 14: carillon.client.v1.SubscriptionError
+	(*SubscribedEvent)(nil),       // 15: carillon.client.v1.SubscribedEvent
+	(*UnsubscribedEvent)(nil),     // 16: carillon.client.v1.UnsubscribedEvent
+	(*PublishedReply)(nil),        // 17: carillon.client.v1.PublishedReply
+	(*PresenceReply)(nil),         // 18: carillon.client.v1.PresenceReply
+	(*Member)(nil),                // 19: carillon.client.v1.Member
+	(*HistoryReply)(nil),          // 20: carillon.client.v1.HistoryReply
+	(*PongReply)(nil),             // 21: carillon.client.v1.PongReply
+	(*ErrorReply)(nil),            // 22: carillon.client.v1.ErrorReply
+	(*MessagePush)(nil),           // 23: carillon.client.v1.MessagePush
+	(*GapPush)(nil),               // 24: carillon.client.v1.GapPush
+	(*DisconnectPush)(nil),        // 25: carillon.client.v1.DisconnectPush
+	nil,                           // 26: carillon.client.v1.MessagePush.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(ErrorReason)(0),              // 28: carillon.client.v1.ErrorReason
 }
 var file_carillon_client_v1_client_proto_depIdxs = []int32{
 	1,  // 0: carillon.client.v1.ClientFrame.connect:type_name -> carillon.client.v1.ConnectCommand
 	4,  // 1: carillon.client.v1.ClientFrame.subscribe:type_name -> carillon.client.v1.SubscribeCommand
-	5,  // 2: carillon.client.v1.ClientFrame.unsubscribe:type_name -> carillon.client.v1.UnsubscribeCommand
-	6,  // 3: carillon.client.v1.ClientFrame.publish:type_name -> carillon.client.v1.PublishCommand
-	7,  // 4: carillon.client.v1.ClientFrame.presence:type_name -> carillon.client.v1.PresenceCommand
-	8,  // 5: carillon.client.v1.ClientFrame.ping:type_name -> carillon.client.v1.PingCommand
-	2,  // 6: carillon.client.v1.ConnectCommand.client:type_name -> carillon.client.v1.ClientInfo
-	4,  // 7: carillon.client.v1.ConnectCommand.subscriptions:type_name -> carillon.client.v1.SubscribeCommand
-	3,  // 8: carillon.client.v1.SubscribeCommand.since:type_name -> carillon.client.v1.Position
-	10, // 9: carillon.client.v1.ServerFrame.connected:type_name -> carillon.client.v1.ConnectedReply
-	13, // 10: carillon.client.v1.ServerFrame.subscribed:type_name -> carillon.client.v1.SubscribedEvent
-	14, // 11: carillon.client.v1.ServerFrame.unsubscribed:type_name -> carillon.client.v1.UnsubscribedEvent
-	15, // 12: carillon.client.v1.ServerFrame.published:type_name -> carillon.client.v1.PublishedReply
-	16, // 13: carillon.client.v1.ServerFrame.presence:type_name -> carillon.client.v1.PresenceReply
-	18, // 14: carillon.client.v1.ServerFrame.pong:type_name -> carillon.client.v1.PongReply
-	19, // 15: carillon.client.v1.ServerFrame.error:type_name -> carillon.client.v1.ErrorReply
-	20, // 16: carillon.client.v1.ServerFrame.message:type_name -> carillon.client.v1.MessagePush
-	21, // 17: carillon.client.v1.ServerFrame.gap:type_name -> carillon.client.v1.GapPush
-	22, // 18: carillon.client.v1.ServerFrame.disconnect:type_name -> carillon.client.v1.DisconnectPush
-	24, // 19: carillon.client.v1.ConnectedReply.expires_at:type_name -> google.protobuf.Timestamp
-	24, // 20: carillon.client.v1.ConnectedReply.server_time:type_name -> google.protobuf.Timestamp
-	11, // 21: carillon.client.v1.ConnectedReply.subscriptions:type_name -> carillon.client.v1.SubscriptionResult
-	13, // 22: carillon.client.v1.SubscriptionResult.subscribed:type_name -> carillon.client.v1.SubscribedEvent
-	12, // 23: carillon.client.v1.SubscriptionResult.error:type_name -> carillon.client.v1.SubscriptionError
-	19, // 24: carillon.client.v1.SubscriptionError.error:type_name -> carillon.client.v1.ErrorReply
-	25, // 25: carillon.client.v1.UnsubscribedEvent.reason:type_name -> carillon.client.v1.ErrorReason
-	17, // 26: carillon.client.v1.PresenceReply.members:type_name -> carillon.client.v1.Member
-	24, // 27: carillon.client.v1.Member.since:type_name -> google.protobuf.Timestamp
-	25, // 28: carillon.client.v1.ErrorReply.reason:type_name -> carillon.client.v1.ErrorReason
-	24, // 29: carillon.client.v1.MessagePush.time:type_name -> google.protobuf.Timestamp
-	23, // 30: carillon.client.v1.MessagePush.headers:type_name -> carillon.client.v1.MessagePush.HeadersEntry
-	25, // 31: carillon.client.v1.GapPush.reason:type_name -> carillon.client.v1.ErrorReason
-	25, // 32: carillon.client.v1.DisconnectPush.reason:type_name -> carillon.client.v1.ErrorReason
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	6,  // 2: carillon.client.v1.ClientFrame.unsubscribe:type_name -> carillon.client.v1.UnsubscribeCommand
+	7,  // 3: carillon.client.v1.ClientFrame.publish:type_name -> carillon.client.v1.PublishCommand
+	8,  // 4: carillon.client.v1.ClientFrame.presence:type_name -> carillon.client.v1.PresenceCommand
+	9,  // 5: carillon.client.v1.ClientFrame.history:type_name -> carillon.client.v1.HistoryCommand
+	10, // 6: carillon.client.v1.ClientFrame.ping:type_name -> carillon.client.v1.PingCommand
+	2,  // 7: carillon.client.v1.ConnectCommand.client:type_name -> carillon.client.v1.ClientInfo
+	4,  // 8: carillon.client.v1.ConnectCommand.subscriptions:type_name -> carillon.client.v1.SubscribeCommand
+	3,  // 9: carillon.client.v1.SubscribeCommand.since:type_name -> carillon.client.v1.Position
+	5,  // 10: carillon.client.v1.SubscribeCommand.rewind:type_name -> carillon.client.v1.Rewind
+	3,  // 11: carillon.client.v1.HistoryCommand.after:type_name -> carillon.client.v1.Position
+	3,  // 12: carillon.client.v1.HistoryCommand.before:type_name -> carillon.client.v1.Position
+	12, // 13: carillon.client.v1.ServerFrame.connected:type_name -> carillon.client.v1.ConnectedReply
+	15, // 14: carillon.client.v1.ServerFrame.subscribed:type_name -> carillon.client.v1.SubscribedEvent
+	16, // 15: carillon.client.v1.ServerFrame.unsubscribed:type_name -> carillon.client.v1.UnsubscribedEvent
+	17, // 16: carillon.client.v1.ServerFrame.published:type_name -> carillon.client.v1.PublishedReply
+	18, // 17: carillon.client.v1.ServerFrame.presence:type_name -> carillon.client.v1.PresenceReply
+	20, // 18: carillon.client.v1.ServerFrame.history:type_name -> carillon.client.v1.HistoryReply
+	21, // 19: carillon.client.v1.ServerFrame.pong:type_name -> carillon.client.v1.PongReply
+	22, // 20: carillon.client.v1.ServerFrame.error:type_name -> carillon.client.v1.ErrorReply
+	23, // 21: carillon.client.v1.ServerFrame.message:type_name -> carillon.client.v1.MessagePush
+	24, // 22: carillon.client.v1.ServerFrame.gap:type_name -> carillon.client.v1.GapPush
+	25, // 23: carillon.client.v1.ServerFrame.disconnect:type_name -> carillon.client.v1.DisconnectPush
+	27, // 24: carillon.client.v1.ConnectedReply.expires_at:type_name -> google.protobuf.Timestamp
+	27, // 25: carillon.client.v1.ConnectedReply.server_time:type_name -> google.protobuf.Timestamp
+	13, // 26: carillon.client.v1.ConnectedReply.subscriptions:type_name -> carillon.client.v1.SubscriptionResult
+	15, // 27: carillon.client.v1.SubscriptionResult.subscribed:type_name -> carillon.client.v1.SubscribedEvent
+	14, // 28: carillon.client.v1.SubscriptionResult.error:type_name -> carillon.client.v1.SubscriptionError
+	22, // 29: carillon.client.v1.SubscriptionError.error:type_name -> carillon.client.v1.ErrorReply
+	28, // 30: carillon.client.v1.UnsubscribedEvent.reason:type_name -> carillon.client.v1.ErrorReason
+	19, // 31: carillon.client.v1.PresenceReply.members:type_name -> carillon.client.v1.Member
+	27, // 32: carillon.client.v1.Member.since:type_name -> google.protobuf.Timestamp
+	23, // 33: carillon.client.v1.HistoryReply.messages:type_name -> carillon.client.v1.MessagePush
+	28, // 34: carillon.client.v1.ErrorReply.reason:type_name -> carillon.client.v1.ErrorReason
+	27, // 35: carillon.client.v1.MessagePush.time:type_name -> google.protobuf.Timestamp
+	26, // 36: carillon.client.v1.MessagePush.headers:type_name -> carillon.client.v1.MessagePush.HeadersEntry
+	28, // 37: carillon.client.v1.GapPush.reason:type_name -> carillon.client.v1.ErrorReason
+	28, // 38: carillon.client.v1.DisconnectPush.reason:type_name -> carillon.client.v1.ErrorReason
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_carillon_client_v1_client_proto_init() }
@@ -2149,29 +2420,31 @@ func file_carillon_client_v1_client_proto_init() {
 		(*ClientFrame_Unsubscribe)(nil),
 		(*ClientFrame_Publish)(nil),
 		(*ClientFrame_Presence)(nil),
+		(*ClientFrame_History)(nil),
 		(*ClientFrame_Ping)(nil),
 	}
-	file_carillon_client_v1_client_proto_msgTypes[6].OneofWrappers = []any{
+	file_carillon_client_v1_client_proto_msgTypes[7].OneofWrappers = []any{
 		(*PublishCommand_Json)(nil),
 		(*PublishCommand_Data)(nil),
 	}
-	file_carillon_client_v1_client_proto_msgTypes[9].OneofWrappers = []any{
+	file_carillon_client_v1_client_proto_msgTypes[11].OneofWrappers = []any{
 		(*ServerFrame_Connected)(nil),
 		(*ServerFrame_Subscribed)(nil),
 		(*ServerFrame_Unsubscribed)(nil),
 		(*ServerFrame_Published)(nil),
 		(*ServerFrame_Presence)(nil),
+		(*ServerFrame_History)(nil),
 		(*ServerFrame_Pong)(nil),
 		(*ServerFrame_Error)(nil),
 		(*ServerFrame_Message)(nil),
 		(*ServerFrame_Gap)(nil),
 		(*ServerFrame_Disconnect)(nil),
 	}
-	file_carillon_client_v1_client_proto_msgTypes[11].OneofWrappers = []any{
+	file_carillon_client_v1_client_proto_msgTypes[13].OneofWrappers = []any{
 		(*SubscriptionResult_Subscribed)(nil),
 		(*SubscriptionResult_Error)(nil),
 	}
-	file_carillon_client_v1_client_proto_msgTypes[20].OneofWrappers = []any{
+	file_carillon_client_v1_client_proto_msgTypes[23].OneofWrappers = []any{
 		(*MessagePush_Json)(nil),
 		(*MessagePush_Data)(nil),
 	}
@@ -2181,7 +2454,7 @@ func file_carillon_client_v1_client_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_carillon_client_v1_client_proto_rawDesc), len(file_carillon_client_v1_client_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
