@@ -35,8 +35,8 @@ var errIncomplete = errors.New("the answer ends before what is known to be store
 // Read returns the messages of a channel after an offset, in order: at most limit,
 // which is at most MaxPage, and fewer if they are large. An empty page means that
 // nothing follows. What was stored before the call is in the answer, also where it
-// comes from a replica that is behind: then it asks again. It tries until ctx ends, or
-// 10 seconds without a deadline. An ephemeral channel has no history.
+// comes from a replica that is behind: then it asks again. It tries for 10
+// seconds, or until ctx ends. An ephemeral channel has no history.
 //
 // Errors: NAMESPACE_UNKNOWN, STORE_UNAVAILABLE.
 func (s *Store) Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error) {

@@ -14,7 +14,7 @@ import (
 
 // Listen begins to receive a channel's messages. Every message after the head of the
 // bounds that it returns goes to the receiver, and some before it may; the bounds of
-// an ephemeral channel are zero. It tries again until ctx ends, or 10 seconds without
+// an ephemeral channel are zero. It tries again for 10 seconds, or
 // a deadline.
 //
 // A channel is listened to once: a second Listen without an Unlisten is a mistake of

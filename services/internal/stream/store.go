@@ -30,7 +30,8 @@ import (
 )
 
 const (
-	// defaultTimeout bounds an operation whose context has no deadline.
+	// defaultTimeout bounds an operation, so that it says what is wrong before a more
+	// patient caller gives up: longer than a failover of a cluster takes.
 	defaultTimeout = 10 * time.Second
 	// requestTimeout bounds one question to NATS; some failures get no reply.
 	requestTimeout = 2 * time.Second
@@ -181,8 +182,8 @@ func (s *Store) Ready() error {
 	return errors.Join(missing...)
 }
 
-// begin enters an operation; the caller must call done. The context it returns has a
-// deadline.
+// begin enters an operation, which the context that it returns bounds; the caller must
+// call done.
 func (s *Store) begin(ctx context.Context) (_ context.Context, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,9 +191,6 @@ func (s *Store) begin(ctx context.Context) (_ context.Context, done func(), err 
 		return nil, nil, fault.Unavailable(fault.StoreUnavailable, errClosed, "the message store is closing")
 	}
 	s.working.Add(1)
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, s.working.Done, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
 	return ctx, func() { cancel(); s.working.Done() }, nil
 }
