@@ -15,7 +15,7 @@ import (
 // Listen begins to receive a channel's messages. Every message after the head of the
 // bounds that it returns goes to the receiver, and some before it may; the bounds of
 // an ephemeral channel are zero. It tries again for 10 seconds, or
-// a deadline.
+// until ctx ends.
 //
 // A channel is listened to once: a second Listen without an Unlisten is a mistake of
 // the caller and an error that is not a *fault.Error. Others: NAMESPACE_UNKNOWN;

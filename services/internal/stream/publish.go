@@ -18,7 +18,7 @@ import (
 const codeOriginalInFlight jetstream.ErrorCode = 10158
 
 // Publish stores a publication, or in an ephemeral namespace hands it to NATS, and
-// returns where. It tries again until ctx ends, or 10 seconds without a deadline, and
+// returns where. It tries again for 10 seconds, or until ctx ends, and
 // stores at most one message however often it tries: also across a restart of NATS.
 // At most 256 publications are under way at once; more wait.
 //
