@@ -81,13 +81,22 @@ func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Header.Del("X-Forwarded-Host")
 	r.Host = ""
 	for _, name := range []string{"Traceparent", "Tracestate"} {
-		if len(r.Header.Get(name)) > maxTraceBytes {
-			r.Header.Del(name)
-		}
+		joinTrace(r.Header, name)
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	h.mux.ServeHTTP(w, r)
+}
+
+// joinTrace makes one line of a trace header's lines (RFC 9110, 5.3), or drops it if
+// it is too long, or not of ASCII, which the gateway would complain about in the log.
+func joinTrace(header http.Header, name string) {
+	joined := strings.Join(header.Values(name), ",")
+	header.Del(name)
+	notASCII := strings.ContainsFunc(joined, func(r rune) bool { return r < ' ' || r > '~' })
+	if joined != "" && len(joined) <= maxTraceBytes && !notASCII {
+		header.Set(name, joined)
+	}
 }
 
 func traceHeader(name string) (string, bool) {

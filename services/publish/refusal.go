@@ -31,7 +31,13 @@ func (h *HTTP) fail(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler,
 		w.WriteHeader(runtime.HTTPStatusFromCode(codes.Canceled))
 		return
 	}
-	writeError(w, twin(fromGRPC(err)), 0)
+	e := fromGRPC(err)
+	if e.Cause != nil { // not a word of the server's, so perhaps not in its log either
+		h.log.LogAttrs(r.Context(), slog.LevelWarn, "request failed",
+			slog.String("code", rpc.CodeName(e.Code())), slog.String("reason", string(e.Reason)), slog.String("peer", r.RemoteAddr),
+			slog.String("cause", e.Cause.Error()))
+	}
+	writeError(w, twin(e), 0)
 }
 
 // unreadable is the refusal of a body, with a status other than that of its code

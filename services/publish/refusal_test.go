@@ -496,6 +496,7 @@ func TestHostileHeaders(t *testing.T) {
 	} {
 		request.Header.Set(name, value)
 	}
+	request.Header["Traceparent"] = slices.Repeat([]string{"x"}, 400) // as metadata more than the gRPC server takes
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -511,6 +512,55 @@ func TestHostileHeaders(t *testing.T) {
 	}
 	if log := a.log.String(); strings.Contains(log, "6.6.6.6") || !strings.Contains(log, "peer=127.0.0.1") {
 		t.Errorf("the log has a peer of the client's choice:\n%s", log)
+	}
+}
+
+// What is not a token's character does not become "no token" on the way.
+func TestTokenNotInASCII(t *testing.T) {
+	t.Parallel()
+	a := start(t, never(t))
+	for _, token := range []string{"Bearer \xff\xfe", "Bearer tökén", "Bearer a\tb"} {
+		status, _, text := a.post(t, token, `{"channel":"chat.lobby","data":1}`)
+		if got := httpRefusal(t, text); status != 401 || got.reason != "TOKEN_MALFORMED" {
+			t.Errorf("%q: %d %+v, want 401 TOKEN_MALFORMED", token, status, got)
+		}
+	}
+}
+
+// A trace's lines arrive as one (RFC 9110, 5.3); what cannot be metadata does not.
+func TestTraceHeaders(t *testing.T) {
+	t.Parallel()
+	got := make(chan metadata.MD, 1)
+	a := start(t, storeFunc(func(ctx context.Context, _ message.Publication) (message.Receipt, error) {
+		incoming, _ := metadata.FromIncomingContext(ctx)
+		got <- incoming
+		return message.Receipt{}, nil
+	}))
+	for _, test := range []struct {
+		lines, want []string
+	}{
+		{[]string{"a=1"}, []string{"a=1"}},
+		{[]string{"a=1", "b=2"}, []string{"a=1,b=2"}},
+		{[]string{strings.Repeat("x", 512)}, []string{strings.Repeat("x", 512)}},
+		{[]string{strings.Repeat("x", 300), strings.Repeat("y", 300)}, nil},
+		{[]string{"a=1", "\xff"}, nil},
+		{nil, nil},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.url, strings.NewReader(`{"channel":"chat.lobby","data":1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header = http.Header{"Authorization": {"Bearer " + callerToken(t, "billing")}, "Tracestate": test.lines}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := response.Body.Close(); err != nil || response.StatusCode != 200 {
+			t.Fatalf("%.20q: %d, %v", test.lines, response.StatusCode, err)
+		}
+		if state := (<-got).Get("tracestate"); !slices.Equal(state, test.want) {
+			t.Errorf("%.20q arrived as %.20q, want %.20q", test.lines, state, test.want)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -356,6 +357,35 @@ func TestErrorsOfTheStore(t *testing.T) {
 		if status != test.status || text != test.body+"\n" || header.Get("Retry-After") != test.retry {
 			t.Errorf("%v = %d %sRetry-After %q, want %d %s %q", test.refusal, status, text, header.Get("Retry-After"), test.status, test.body, test.retry)
 		}
+	}
+}
+
+// What never reached the gRPC server is not in its log.
+func TestServerAway(t *testing.T) {
+	t.Parallel()
+	memory := rpc.NewMemory()
+	if err := memory.Close(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := memory.Dial(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var log bytes.Buffer
+	handler, err := publish.NewHTTP(conn, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := httptest.NewRequest(http.MethodPost, "/v1/publish", strings.NewReader(`{"channel":"chat.lobby","data":1}`))
+	request.Header.Set("Authorization", "Bearer x")
+	answer := httptest.NewRecorder()
+	handler.ServeHTTP(answer, request)
+	if got := httpRefusal(t, answer.Body.String()); answer.Code != 503 || got.reason != "STORE_UNAVAILABLE" {
+		t.Errorf("%d %+v, want 503 STORE_UNAVAILABLE", answer.Code, got)
+	}
+	if text := log.String(); !strings.Contains(text, "reason=STORE_UNAVAILABLE") || !strings.Contains(text, "cause=") {
+		t.Errorf("the log does not say why:\n%s", text)
 	}
 }
 

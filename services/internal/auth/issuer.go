@@ -91,8 +91,11 @@ func compile(i Issuer, load Load) (*issuer, []string) {
 	if strings.HasPrefix(i.UserPrefix, ServicePrefix) {
 		add("user_prefix: begins with %q, which is kept for callers", ServicePrefix)
 	}
-	if i.For == ForClients && (i.Audience == CallerAudience || i.Audience == RoleAudience) {
+	if i.For == ForClients && i.Audience == CallerAudience {
 		add("audience: %q is never a client's", i.Audience)
+	}
+	if i.Audience == RoleAudience {
+		add("audience: %q is kept for Carillon's roles", i.Audience)
 	}
 	compiled := &issuer{Issuer: i, methods: map[string]jwt.SigningMethod{}}
 	if len(i.Algorithms) == 0 {
@@ -167,7 +170,8 @@ func separator(err error) string {
 	return ": "
 }
 
-// LoadHMAC loads a secret and checks its size.
+// LoadHMAC loads a secret and checks its size. It refuses a key in PEM: whoever knows
+// a public one could sign.
 func LoadHMAC(s Secret, load Load) ([]byte, error) {
 	secret, err := load(s)
 	if err != nil {
@@ -175,6 +179,9 @@ func LoadHMAC(s Secret, load Load) ([]byte, error) {
 	}
 	if len(secret) < MinSecretBytes {
 		return nil, fmt.Errorf("has %d bytes; it needs at least %d", len(secret), MinSecretBytes)
+	}
+	if block, _ := pem.Decode(secret); block != nil {
+		return nil, errors.New("is PEM, not an HMAC secret; a public key belongs in public_key")
 	}
 	return secret, nil
 }

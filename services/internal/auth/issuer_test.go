@@ -44,6 +44,7 @@ func TestProblems(t *testing.T) {
 		"curve misfits":      {func(i *auth.Issuer) { i.Secret, i.PublicKey, i.Algorithms = auth.Secret{}, ec, []string{"ES384"} }, []string{"which is an ECDSA public key on P-256"}},
 		"secret is short":    {func(i *auth.Issuer) { i.Secret.Env = secret[1:] }, []string{"[0].secret: has 31 bytes; it needs at least 32"}},
 		"secret is missing":  {func(i *auth.Issuer) { i.Secret = auth.Secret{File: "x"} }, []string{"[0].secret: there is no such file"}},
+		"secret is a key":    {func(i *auth.Issuer) { i.Secret = ec }, []string{"[0].secret: is PEM, not an HMAC secret; a public key belongs in public_key"}},
 		"no key":             {func(i *auth.Issuer) { i.Secret = auth.Secret{} }, []string{"[0].secret: neither secret nor public_key"}},
 		"two keys":           {func(i *auth.Issuer) { i.PublicKey = ec }, []string{"an issuer has one key"}},
 		"key is missing":     {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, auth.Secret{File: "x"} }, []string{"[0].public_key: there is no such file"}},
@@ -57,6 +58,7 @@ func TestProblems(t *testing.T) {
 			i.Secret, i.PublicKey, i.Algorithms = auth.Secret{}, publicPEM(t, weak.Public()), []string{"RS256"}
 		}, []string{"RSA key of 1024 bits; it needs at least 2048"}},
 		"audience of callers": {func(i *auth.Issuer) { i.Audience = auth.CallerAudience }, []string{"[0].audience: "}},
+		"audience of roles":   {func(i *auth.Issuer) { i.For, i.Audience = auth.ForCallers, auth.RoleAudience }, []string{"[0].audience: \"carillon-role\" is kept"}},
 		"prefix of services":  {func(i *auth.Issuer) { i.UserPrefix = "service:a" }, []string{"[0].user_prefix: "}},
 		"prefix for callers":  {func(i *auth.Issuer) { i.For, i.UserPrefix = auth.ForCallers, "x-" }, []string{"[0].user_prefix: is only for clients"}},
 	} {

@@ -48,7 +48,7 @@ func (g *Group) Start(name string, run func(ctx context.Context) error) {
 		switch {
 		case ctx.Err() == nil && err == nil:
 			g.failed <- fmt.Errorf("%s: stopped by itself", name)
-		case err != nil && !errors.Is(err, context.Canceled):
+		case err != nil && (ctx.Err() == nil || !errors.Is(err, context.Canceled)):
 			g.failed <- fmt.Errorf("%s: %w", name, err)
 		}
 	}()

@@ -41,7 +41,7 @@ func TestPartsStopInReverseOrderOneByOne(t *testing.T) {
 
 func TestAFailureStopsTheRest(t *testing.T) {
 	t.Parallel()
-	for name, failure := range map[string]error{"error": errors.New("port gone"), "return without one": nil} {
+	for name, failure := range map[string]error{"error": errors.New("port gone"), "return without one": nil, "error of another context": context.Canceled} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := lifecycle.New(slog.New(slog.DiscardHandler))

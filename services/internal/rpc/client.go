@@ -42,7 +42,8 @@ func Dial(addresses []string, creds credentials.PerRPCCredentials) (*grpc.Client
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: address}}})
 	}
 	list.InitialState(state)
-	return grpc.NewClient(list.Scheme()+":///", append(opts, grpc.WithResolvers(list))...)
+	// The first stands for all as :authority, which proxies refuse if it is empty (RFC 9113, 8.3.1).
+	return grpc.NewClient(list.Scheme()+":///"+addresses[0], append(opts, grpc.WithResolvers(list))...)
 }
 
 func dialOptions(creds credentials.PerRPCCredentials) []grpc.DialOption {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
@@ -21,7 +22,10 @@ func listenAndServe(t *testing.T, epoch string) (string, func()) {
 		t.Fatal(err)
 	}
 	server := rpc.NewServer(options(io.Discard))
-	(&service{publish: func(context.Context, *publishv1.PublishRequest) (*publishv1.PublishResponse, error) {
+	(&service{publish: func(ctx context.Context, _ *publishv1.PublishRequest) (*publishv1.PublishResponse, error) {
+		if authority := metadata.ValueFromIncomingContext(ctx, ":authority"); len(authority) != 1 || authority[0] == "" {
+			t.Errorf(":authority is %q", authority)
+		}
 		return &publishv1.PublishResponse{Epoch: epoch}, nil
 	}}).register(server)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))

@@ -70,7 +70,7 @@ func BearerToken(values []string) (string, error) {
 	}
 	scheme, token, _ := strings.Cut(strings.TrimSpace(values[0]), " ")
 	token = strings.TrimSpace(token)
-	if !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsAny(token, " \t") {
+	if !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsFunc(token, notVisible) {
 		return "", fault.New(fault.TokenMalformed, "", "the authorization header is not a bearer token: %s", want)
 	}
 	if len(token) > auth.MaxTokenBytes {
@@ -78,6 +78,9 @@ func BearerToken(values []string) (string, error) {
 	}
 	return token, nil
 }
+
+// notVisible tells whether a character is other than visible ASCII, of which tokens are.
+func notVisible(r rune) bool { return r <= ' ' || r > '~' }
 
 func tokenOf(ctx context.Context) (string, error) {
 	return BearerToken(metadata.ValueFromIncomingContext(ctx, "authorization"))

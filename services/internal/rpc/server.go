@@ -6,11 +6,14 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +68,9 @@ type Server struct {
 	authenticate map[string]Authenticator
 	stopTimeout  time.Duration
 	unary        atomic.Int64 // unary calls that are running
+
+	mu      sync.Mutex
+	serving map[string]bool // by service
 }
 
 // NewServer returns a server that listens nowhere yet. It panics only if the
@@ -80,6 +86,7 @@ func NewServer(opts Options) *Server {
 		log:          opts.Logger,
 		authenticate: opts.Authenticate,
 		stopTimeout:  opts.StopTimeout,
+		serving:      map[string]bool{},
 	}
 	if s.stopTimeout == 0 {
 		s.stopTimeout = defaultStopTimeout
@@ -108,15 +115,22 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, implementation any) {
 	s.SetServing(desc.ServiceName, false)
 }
 
-// SetServing sets what the health service says of a service, "" for the process as
-// a whole. It does not keep calls out. Once Serve's context has ended everything is
-// NOT_SERVING.
+// SetServing sets what the health service says of a service. The process as a whole,
+// "", serves while all its services do. It does not keep calls out. Once Serve's
+// context has ended everything is NOT_SERVING.
 func (s *Server) SetServing(service string, serving bool) {
-	status := healthv1.HealthCheckResponse_NOT_SERVING
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serving[service] = serving
+	s.health.SetServingStatus(service, servingStatus(serving))
+	s.health.SetServingStatus("", servingStatus(!slices.Contains(slices.Collect(maps.Values(s.serving)), false)))
+}
+
+func servingStatus(serving bool) healthv1.HealthCheckResponse_ServingStatus {
 	if serving {
-		status = healthv1.HealthCheckResponse_SERVING
+		return healthv1.HealthCheckResponse_SERVING
 	}
-	s.health.SetServingStatus(service, status)
+	return healthv1.HealthCheckResponse_NOT_SERVING
 }
 
 // Serve accepts connections of all the listeners, which it closes, until ctx ends.
@@ -134,7 +148,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		group.Go(func() error {
-			if err := s.grpc.Serve(l); err != nil {
+			// Stopped before it began: ctx ended early, or another listener failed.
+			if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 				return fmt.Errorf("serving gRPC on %s: %w", l.Addr(), err)
 			}
 			return nil

@@ -161,8 +161,10 @@ func TestHealth(t *testing.T) {
 	r.SetServing(publishService, true)
 	check(publishService, healthv1.HealthCheckResponse_SERVING)
 	check(reportService, healthv1.HealthCheckResponse_NOT_SERVING)
+	check("", healthv1.HealthCheckResponse_NOT_SERVING) // as long as one of them is not
+	r.SetServing(reportService, true)
 	check("", healthv1.HealthCheckResponse_SERVING)
-	r.SetServing("", false)
+	r.SetServing(publishService, false)
 	check("", healthv1.HealthCheckResponse_NOT_SERVING)
 	if _, err := health.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "x"}); status.Code(err) != codes.NotFound {
 		t.Errorf("health of an unknown service = %v, want NOT_FOUND", err)
@@ -253,6 +255,18 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 	err = rpc.NewServer(options(io.Discard)).Serve(t.Context(), rpc.NewMemory(), listener)
 	if err == nil || !strings.Contains(err.Error(), "serving gRPC on 127.0.0.1:") {
 		t.Errorf("Serve = %v, want the error of the closed listener", err)
+	}
+}
+
+// A process may be told to stop while it starts.
+func TestServeAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 { // which comes first, serving or stopping, is chance
+		if err := rpc.NewServer(options(io.Discard)).Serve(ended, rpc.NewMemory()); err != nil {
+			t.Fatalf("Serve = %v, want nil", err)
+		}
 	}
 }
 
