@@ -48,6 +48,8 @@ func closingOf(cause *fault.Error) (socket.CloseCode, string) {
 		return closeDraining, "draining"
 	}
 	switch cause.Code() {
+	case codes.InvalidArgument:
+		return closeMalformed, "malformed"
 	case codes.Unauthenticated:
 		return closeUnauthenticated, "unauthenticated"
 	case codes.PermissionDenied:

@@ -81,6 +81,7 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	if err := s.authenticate(c.Token); err != nil {
 		return err
 	}
+	s.authenticated.Store(true)
 	s.user = channel.User(s.identity.Subject)
 	s.subject = authorization.NewSubject(s.identity)
 	s.identity.Claims = nil // the subject has them, in less memory
@@ -93,14 +94,17 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 		results[i] = s.enter(entry, nil)
 	}
 	for _, inbox := range entries[len(c.Subscriptions):] {
-		s.enter(inbox, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(0, subscribed) })
+		result := s.enter(inbox, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(0, subscribed) })
+		if result.Error != nil { // which the client did not ask for, so it cannot know
+			s.send(s.codec.build(0, frame.Unsubscribed{Channel: inbox.wanted.Channel, Cause: result.Error, Resubscribe: result.Error.RetryAfter > 0}))
+		}
 	}
 	limits := &s.edge.options.Limits
 	s.socket.Uncork(s.codec.build(id, frame.Connected{
 		ConnectionID: s.id, UserID: string(s.user), ExpiresAt: s.identity.ExpiresAt, ServerTime: time.Now(),
 		Heartbeat: limits.PingInterval, MaxFrameBytes: limits.MaxFrameBytes, Subscriptions: results,
 	}))
-	s.expires.Store(s.identity.ExpiresAt.UnixNano())
+	s.expires.Store(s.identity.ExpiresAt.Unix())
 	s.logger.Debug("connected", "user_id", string(s.user), "client", c.ClientName, "client_version", c.ClientVersion)
 	return nil
 }
@@ -121,6 +125,7 @@ func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe) []*entr
 	inbox := s.user.Inbox()
 	entries := make([]*entry, 0, len(wanted)+1)
 	seen := map[channel.Name]bool{}
+	others := 0 // of seen, beside the inbox
 	for _, w := range wanted {
 		e := &entry{wanted: w}
 		entries = append(entries, e)
@@ -129,10 +134,13 @@ func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe) []*entr
 		case e.err != nil:
 		case seen[e.name]:
 			e.err = fault.New(fault.AlreadySubscribed, "channel", "the channel stands twice in subscriptions")
-		case e.name != inbox && len(seen) >= s.edge.options.Limits.MaxSubscriptions:
+		case e.name != inbox && others >= s.edge.options.Limits.MaxSubscriptions:
 			e.err = s.tooMany()
 		default:
 			seen[e.name] = true
+			if e.name != inbox {
+				others++
+			}
 		}
 	}
 	if ns, err := s.edge.options.Namespaces.Of(inbox); err == nil && !seen[inbox] {

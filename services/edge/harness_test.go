@@ -164,6 +164,12 @@ func start(t testing.TB, change func(*edge.Options)) *world {
 	if w.edge, err = edge.New(options); err != nil {
 		t.Fatal(err)
 	}
+	// A NATS that is closed while it makes a stream leaves a goroutine behind.
+	for deadline := time.Now().Add(15 * time.Second); w.store.Ready() != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(w.store.Ready())
+		}
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

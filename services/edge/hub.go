@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/edge/socket"
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -19,6 +21,7 @@ import (
 // receiver: each message goes once through the topic of its channel to that
 // topic's subscriptions.
 type hub struct {
+	context context.Context // of what nobody waits for
 	broker  Broker
 	metrics *metrics
 	seed    maphash.Seed
@@ -28,8 +31,13 @@ type hub struct {
 // hubShards keeps joins, leaves and deliveries of different channels apart.
 const hubShards = 64
 
-// missedTimeout bounds learning the heads after an interruption.
-const missedTimeout = 10 * time.Second
+// Bounds of learning the heads after an interruption: the time for one, how many are
+// asked for at once, and the pause before another attempt.
+const (
+	missedTimeout = 10 * time.Second
+	missedAtOnce  = 256
+	missedPause   = time.Second
+)
 
 type hubShard struct {
 	mu     sync.Mutex
@@ -58,8 +66,8 @@ type subscription struct {
 	index   int // in topic.subscriptions; guarded by topic.mu
 }
 
-func newHub(m *metrics) *hub {
-	h := &hub{metrics: m, seed: maphash.MakeSeed()}
+func newHub(ctx context.Context, m *metrics) *hub {
+	h := &hub{context: ctx, metrics: m, seed: maphash.MakeSeed()}
 	for i := range h.shards {
 		h.shards[i].topics = map[channel.Name]*topic{}
 	}
@@ -202,29 +210,64 @@ func (t *topic) fanOut(event frame.Event) {
 }
 
 // Missed tells every subscription what it may have missed: messages between the
-// last one delivered and the head.
+// last one delivered and the head. It returns when every head is known, or the edge
+// has stopped.
 func (h *hub) Missed() {
-	ctx, cancel := context.WithTimeout(context.Background(), missedTimeout)
-	defer cancel()
+	var topics []*topic
 	for i := range h.shards {
 		shard := &h.shards[i]
 		shard.mu.Lock()
-		topics := slices.Collect(maps.Values(shard.topics))
+		topics = slices.AppendSeq(topics, maps.Values(shard.topics))
 		shard.mu.Unlock()
-		for _, t := range topics {
-			h.catchUp(ctx, t)
+	}
+	for {
+		if topics = h.catchUpAll(topics); len(topics) == 0 {
+			return
+		}
+		select {
+		case <-h.context.Done():
+			return
+		case <-time.After(missedPause):
 		}
 	}
 }
 
-func (h *hub) catchUp(ctx context.Context, t *topic) {
+// catchUpAll asks for the heads of topics and returns those that it did not learn.
+func (h *hub) catchUpAll(topics []*topic) []*topic {
+	var mu sync.Mutex
+	var failed []*topic
+	var group errgroup.Group
+	group.SetLimit(missedAtOnce)
+	for _, t := range topics {
+		group.Go(func() error {
+			if h.catchUp(t) != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = append(failed, t)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // failed has them
+	return failed
+}
+
+func (h *hub) catchUp(t *topic) error {
+	ctx, cancel := context.WithTimeout(h.context, missedTimeout)
+	defer cancel()
+	select {
+	case <-t.ready: // else the position from before the interruption is yet to come
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	head, err := h.broker.Head(ctx, t.name)
 	if err != nil {
-		return // not connected again yet: another Missed follows
+		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.position.Epoch != "" && head.Offset > t.position.Offset {
 		h.announceGap(t, head.Offset)
 	}
+	return nil
 }

@@ -1,16 +1,23 @@
 package edge_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -240,6 +247,80 @@ func TestBadConnectFields(t *testing.T) {
 	c := w.dial(t, nil)
 	c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `","client":{"name":"` + strings.Repeat("a", 65) + `"}}}`)
 	c.want(`{"id":1,"error":{"code":"INVALID_ARGUMENT","reason":"FIELD_INVALID","message":"client.name has 65 bytes, more than 64","field":"client.name"}}`)
+	c.hear("disconnect")
+	c.wantClose(4400, "malformed")
+}
+
+// The inbox does not count, wherever it stands.
+func TestInboxBesideTheLimit(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.dial(t, nil)
+	c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `","subscriptions":[{"channel":"user.alice"},{"channel":"chat.1"},{"channel":"chat.2"},{"channel":"chat.3"},{"channel":"chat.4"},{"channel":"chat.5"}]}}`)
+	for i, result := range c.hear("connected")["subscriptions"].([]any) {
+		if refused := result.(map[string]any)["error"] != nil; refused != (i == 5) {
+			t.Errorf("%d: %v", i, result)
+		}
+	}
+}
+
+// A connection that waits for the client's next frame keeps no buffer of the last one.
+// It is not parallel, to have the heap for itself.
+func TestIdleConnectionsHaveNoBuffer(t *testing.T) {
+	const connections = 50
+	w := start(t, nil)
+	var clients []*client
+	for range connections {
+		clients = append(clients, w.connect(t, "alice"))
+	}
+	heap := func() int {
+		for range 3 { // a pool gives up what two collections have found unused
+			runtime.GC()
+		}
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := heap()
+	for _, c := range clients {
+		c.say(`{"id":2,"ping":{},"x":"` + strings.Repeat("x", 60<<10) + `"}`)
+		c.hear("error")
+	}
+	if each := (heap() - before) / connections; each > 16<<10 {
+		t.Errorf("each has %d bytes more than before", each)
+	}
+}
+
+func TestClosesAreCountedOnce(t *testing.T) {
+	t.Parallel()
+	reader := metric.NewManualReader()
+	w := start(t, func(o *edge.Options) { o.Meter = metric.NewMeterProvider(metric.WithReader(reader)).Meter("test") })
+	c := w.dial(t, nil)
+	c.say(`hello`)
+	c.hear("disconnect")
+	c.wantClose(4400, "malformed")
+	other := w.connect(t, "alice")
+	if err := other.ws.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.stop(); err != nil { // waits for both sessions
+		t.Fatal(err)
+	}
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, m := range all.ScopeMetrics[0].Metrics {
+		if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "carillon.edge.closes" {
+			for _, point := range sum.DataPoints {
+				got[point.Attributes.Encoded(attribute.DefaultEncoder())] = point.Value
+			}
+		}
+	}
+	if want := map[string]int64{"code=4400,reason=malformed": 1, "code=1000,reason=client": 1}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
 
 // A ping asks whether the edge lives, so it does not wait for what came before it.
@@ -431,6 +512,43 @@ func TestGapAfterAnInterruption(t *testing.T) {
 	w.receiver.Receive(&message.Message{Channel: "chat.a", Offset: message.Offset(from + 4), Payload: message.Payload{Data: []byte("1")}})
 	c.say(`{"id":3,"ping":{}}`)
 	c.want(`{"id":3,"pong":{}}`)
+}
+
+// forgetful is a Broker that fails to tell a head at first.
+type forgetful struct {
+	edge.Broker
+
+	failures atomic.Int32
+	head     message.Position
+}
+
+func (f *forgetful) Head(context.Context, channel.Name) (message.Position, error) {
+	if f.failures.Add(-1) >= 0 {
+		return message.Position{}, fault.Unavailable(fault.StoreUnavailable, nil, "no answer")
+	}
+	return f.head, nil
+}
+
+// What was missed of a quiet channel is told, if later, also where the head could not
+// be learned at once.
+func TestGapAfterAHeadThatDoesNotComeAtOnce(t *testing.T) {
+	t.Parallel()
+	broker := &forgetful{}
+	w := start(t, func(o *edge.Options) {
+		open := o.OpenBroker
+		o.OpenBroker = func(r edge.Receiver) (edge.Broker, error) {
+			var err error
+			broker.Broker, err = open(r)
+			return broker, err
+		}
+	})
+	c := w.connect(t, "alice")
+	broker.head.Offset = 7
+	broker.failures.Store(1)
+	w.receiver.Missed()
+	if gap := c.hear("gap"); gap["channel"] != "user.alice" || gap["from"] != 1.0 || gap["to"] != 7.0 {
+		t.Errorf("gap: %v", gap)
+	}
 }
 
 // Subscribing while others publish: everything after the position follows, once and
