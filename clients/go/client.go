@@ -144,15 +144,24 @@ func (c *Client) Call(ctx context.Context, command *clientv1.ClientFrame) (*clie
 	}
 	select {
 	case f := <-reply:
-		if refusal := f.GetError(); refusal != nil {
-			return nil, &Error{refusal}
-		}
-		return f, nil
+		return answer(f)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-c.done:
+	}
+	select { // the server may have answered and then closed
+	case f := <-reply:
+		return answer(f)
+	default:
 		return nil, errors.Join(ErrClosed, c.err)
 	}
+}
+
+func answer(f *clientv1.ServerFrame) (*clientv1.ServerFrame, error) {
+	if refusal := f.GetError(); refusal != nil {
+		return nil, &Error{refusal}
+	}
+	return f, nil
 }
 
 // Subscribe asks for a channel's messages, which come as pushes.
@@ -198,8 +207,8 @@ func (c *Client) Close() error {
 
 // read sorts frames into replies and pushes until the connection ends.
 func (c *Client) read(ctx context.Context) {
+	defer close(c.pushes) // after done, so that Err has the reason by then
 	defer close(c.done)
-	defer close(c.pushes)
 	for {
 		f, err := c.readFrame(ctx)
 		if err != nil {

@@ -9,11 +9,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/presence/policy"
 )
 
@@ -90,8 +92,15 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return parsed.Run(env)
 }
 
-// checkRules finds rules that do not compile.
+// checkRules finds rules that do not compile. It names a namespace by its place, as
+// the other checks do, so that the file's line is found.
 func checkRules(c *config.Config) []string {
-	_, problems := policy.Compile(c.Namespaces)
-	return problems
+	var all []string
+	for i, n := range c.Namespaces {
+		_, problems := policy.Compile([]namespace.Namespace{n})
+		for _, problem := range problems {
+			all = append(all, strings.Replace(problem, "namespaces["+n.Name+"]", fmt.Sprintf("namespaces[%d]", i), 1))
+		}
+	}
+	return all
 }

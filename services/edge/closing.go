@@ -12,7 +12,6 @@ import (
 // The close codes of docs/protocol.md. Those below 3000 are RFC 6455's (7.4.1) and
 // IANA's, those from 4000 on private.
 const (
-	closeNormal          socket.CloseCode = 1000
 	closeRateLimited     socket.CloseCode = 1008
 	closeFrameTooBig     socket.CloseCode = 1009
 	closeInternal        socket.CloseCode = 1011
@@ -38,6 +37,8 @@ func closingOf(cause *fault.Error) (socket.CloseCode, string) {
 		return closeFrameTooBig, "frame_too_big"
 	case fault.RateLimited:
 		return closeRateLimited, "rate_limited"
+	case fault.SubscriptionLimit: // in connect
+		return closeMalformed, "malformed"
 	case fault.ConnectionLimit:
 		return closeConnectionLimit, "connection_limit"
 	case fault.SlowConsumer:
@@ -48,6 +49,8 @@ func closingOf(cause *fault.Error) (socket.CloseCode, string) {
 		return closeDraining, "draining"
 	}
 	switch cause.Code() {
+	case codes.InvalidArgument:
+		return closeMalformed, "malformed"
 	case codes.Unauthenticated:
 		return closeUnauthenticated, "unauthenticated"
 	case codes.PermissionDenied:

@@ -17,6 +17,10 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 )
 
+// maxEntries bounds connect.subscriptions, each of which gets an answer, where fewer
+// subscriptions may be made.
+const maxEntries = 512
+
 // maxClientBytes bounds the name and the version of the client's software.
 const maxClientBytes = 64
 
@@ -83,9 +87,13 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	if len(c.ClientVersion) > maxClientBytes {
 		return fault.New(fault.FieldInvalid, "client.version", "client.version has %d bytes, more than %d", len(c.ClientVersion), maxClientBytes)
 	}
+	if most := max(maxEntries, s.edge.options.Limits.MaxSubscriptions+1); len(c.Subscriptions) > most {
+		return fault.New(fault.SubscriptionLimit, "subscriptions", "subscriptions has %d entries, more than %d", len(c.Subscriptions), most)
+	}
 	if err := s.authenticate(c.Token); err != nil {
 		return err
 	}
+	s.authenticated.Store(true)
 	s.user = channel.User(s.identity.Subject)
 	s.subject = authorization.NewSubject(s.identity)
 	s.identity.Claims = nil // the subject has them, in less memory
@@ -98,14 +106,17 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 		results[i] = s.enter(ctx, entry, nil)
 	}
 	for _, inbox := range entries[len(c.Subscriptions):] {
-		s.enter(ctx, inbox, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(0, subscribed) })
+		result := s.enter(ctx, inbox, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(0, subscribed) })
+		if result.Error != nil { // which the client did not ask for, so it cannot know
+			s.send(s.codec.build(0, frame.Unsubscribed{Channel: inbox.wanted.Channel, Cause: result.Error, Resubscribe: result.Error.RetryAfter > 0}))
+		}
 	}
 	limits := &s.edge.options.Limits
 	s.socket.Uncork(s.codec.build(id, frame.Connected{
 		ConnectionID: s.id, UserID: string(s.user), ExpiresAt: s.identity.ExpiresAt, ServerTime: time.Now(),
 		Heartbeat: limits.PingInterval, MaxFrameBytes: limits.MaxFrameBytes, Subscriptions: results,
 	}))
-	s.expires.Store(s.identity.ExpiresAt.UnixNano())
+	s.expires.Store(s.identity.ExpiresAt.Unix())
 	s.logger.Debug("connected", "user_id", string(s.user), "client", c.ClientName, "client_version", c.ClientVersion)
 	return nil
 }
@@ -142,6 +153,7 @@ func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe) []*entr
 	inbox := s.user.Inbox()
 	entries := make([]*entry, 0, len(wanted)+1)
 	seen := map[channel.Name]bool{}
+	others := 0 // of seen, beside the inbox
 	for _, w := range wanted {
 		e := &entry{wanted: w}
 		entries = append(entries, e)
@@ -150,10 +162,13 @@ func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe) []*entr
 		case e.err != nil:
 		case seen[e.name]:
 			e.err = fault.New(fault.AlreadySubscribed, "channel", "the channel stands twice in subscriptions")
-		case e.name != inbox && len(seen) >= s.edge.options.Limits.MaxSubscriptions:
+		case e.name != inbox && others >= s.edge.options.Limits.MaxSubscriptions:
 			e.err = s.tooMany()
 		default:
 			seen[e.name] = true
+			if e.name != inbox {
+				others++
+			}
 		}
 	}
 	if ns, err := s.edge.options.Namespaces.Of(inbox); err == nil && !seen[inbox] {

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -95,13 +94,13 @@ type Edge struct {
 	hub        *hub
 	codecs     []*codec
 	metrics    *metrics
-	goroutines sync.WaitGroup // readers, workers and writers of sessions
+	goroutines sync.WaitGroup // readers, workers and writers of sessions, and handshakes
 
-	context context.Context // of commands; ends when the edge has drained
+	context context.Context // of commands; ends when the edge has drained, or that takes long
 	cancel  context.CancelFunc
 
-	draining atomic.Bool
 	mu       sync.Mutex
+	draining bool
 	sessions map[*session]struct{}
 	full     bool // the connection limit has been logged
 }
@@ -131,11 +130,21 @@ func (e *Edge) Handler() http.Handler {
 	return mux
 }
 
+// enter counts a handshake in, which a drain then waits for, unless the edge drains.
+func (e *Edge) enter() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.draining {
+		e.goroutines.Add(1)
+	}
+	return !e.draining
+}
+
 // admit registers a session, unless the edge is draining or full.
 func (e *Edge) admit(s *session) *fault.Error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.draining.Load() {
+	if e.draining {
 		return fault.Unavailable(fault.Draining, nil, "this edge is stopping")
 	}
 	if len(e.sessions) >= e.options.Limits.MaxConnections {

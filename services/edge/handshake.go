@@ -24,10 +24,11 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusBadRequest, err)
 		return
 	}
-	if e.draining.Load() {
+	if !e.enter() {
 		writeError(w, http.StatusServiceUnavailable, fault.Unavailable(fault.Draining, nil, "this edge is stopping"))
 		return
 	}
+	defer e.goroutines.Done()
 	verified, refusal := e.handshakeCredential(r, offered)
 	if refusal != nil && r.Header.Get("Origin") == "" {
 		w.Header().Set("WWW-Authenticate", "Bearer")
@@ -39,7 +40,7 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	s.credential = verified
 	s.socket, err = socket.Accept(w, r, socket.Options{
 		Subprotocol: echo, MaxMessageBytes: e.options.Limits.MaxFrameBytes, MaxQueueBytes: e.options.Limits.MaxQueueBytes,
-		OnPong: s.heard, Go: e.goroutines.Go,
+		OnControl: s.heard, Go: e.goroutines.Go,
 	})
 	if err != nil {
 		s.logger.Debug("handshake refused", "error", err)
@@ -62,7 +63,9 @@ func subprotocols(r *http.Request) []string {
 	var offered []string
 	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
 		for name := range strings.SplitSeq(line, ",") {
-			offered = append(offered, strings.TrimSpace(name))
+			if name = strings.TrimSpace(name); name != "" { // RFC 9110, 5.6.1
+				offered = append(offered, name)
+			}
 		}
 	}
 	return offered

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -31,6 +34,9 @@ func TestTokenByHeaderSubprotocolAndFrame(t *testing.T) {
 		"subprotocol": func(t *testing.T) *client { return w.dial(t, nil, "carillon.v1.json", "carillon.bearer."+alice) },
 		"subprotocol before the codec": func(t *testing.T) *client {
 			return w.dial(t, nil, "carillon.bearer."+alice, "carillon.v1.json")
+		},
+		"subprotocol in a list with empty elements": func(t *testing.T) *client {
+			return w.dial(t, http.Header{"Sec-Websocket-Protocol": {", carillon.bearer." + alice + ","}})
 		},
 		"header and the same in the frame": func(t *testing.T) *client {
 			return w.dial(t, http.Header{"Authorization": {"bearer " + alice}})
@@ -316,7 +322,8 @@ func TestLateAndSilentClients(t *testing.T) {
 		}
 		defer ws.CloseNow()
 		c := &client{t, ws}
-		c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `"}}`)
+		last := jwt.MapClaims{"sub": "alice", "exp": 253402300799} // the last second of the year 9999
+		c.say(`{"id":1,"connect":{"token":"` + sign(t, jwt.SigningMethodHS256, secret, last) + `"}}`)
 		go func() {
 			for range 3 {
 				<-pinged
@@ -395,6 +402,114 @@ func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 	c.wantClose(1012, "draining")
 	if err := <-stopped; err != nil {
 		t.Error(err)
+	}
+}
+
+// A client that has connected and says nothing holds up nobody.
+func TestDrainDoesNotWaitForTheSilent(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.connect(t, "alice")
+	conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(w.url, "ws://"), "/v1/ws"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	began := time.Now()
+	go func() { _ = w.stop() }()
+	c.hear("disconnect")
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("told after %v", took)
+	}
+	c.wantClose(1012, "draining")
+}
+
+// Commands that do not end, one behind the other, are given the drain window together.
+func TestDrainCutsOffWhatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) { o.DrainWindow = 0 })
+	c := w.connect(t, "alice")
+	w.policy.mu.Lock()
+	w.policy.hold = make(chan struct{})
+	w.policy.mu.Unlock()
+	for id := 2; id < 5; id++ {
+		c.say(fmt.Sprintf(`{"id":%d,"publish":{"channel":"chat.a","data":1}}`, id))
+	}
+	<-w.policy.asked
+	began := time.Now()
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.stop() }()
+	for c.hear("error"); ; {
+		if text := c.next(); strings.Contains(text, "disconnect") {
+			break
+		}
+	}
+	c.wantClose(1012, "draining")
+	if err := <-stopped; err != nil || time.Since(began) > 8*time.Second {
+		t.Errorf("stopped after %v, %v", time.Since(began), err)
+	}
+}
+
+// stall is a log that holds up whoever says a thing.
+type stall struct {
+	slog.Handler
+	at      string
+	reached chan struct{}
+	release chan struct{}
+}
+
+func (s stall) Enabled(context.Context, slog.Level) bool { return true }
+
+func (s stall) WithAttrs([]slog.Attr) slog.Handler { return s }
+
+func (s stall) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == s.at {
+		s.reached <- struct{}{}
+		<-s.release
+	}
+	return nil
+}
+
+func TestDrainWaitsForHandshakes(t *testing.T) {
+	t.Parallel()
+	held := stall{slog.DiscardHandler, "disconnecting", make(chan struct{}, 1), make(chan struct{})}
+	w := start(t, func(o *edge.Options) { o.Logger = slog.New(held) })
+	c := w.dial(t, http.Header{"Authorization": {"Bearer hello"}, "Origin": {"https://app.example"}})
+	c.hear("disconnect")
+	c.wantClose(4401, "unauthenticated")
+	<-held.reached
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.stop() }()
+	select {
+	case <-stopped:
+		t.Error("the edge has stopped while a handshake goes on")
+	case <-time.After(300 * time.Millisecond):
+	}
+	close(held.release)
+}
+
+// A listener that fails ends the edge as orderly as a signal does.
+func TestAFailedListenerDrains(t *testing.T) {
+	t.Parallel()
+	var options edge.Options
+	first := start(t, func(o *edge.Options) { options = *o })
+	options.OpenBroker = func(edge.Receiver) (edge.Broker, error) { return first.store, nil }
+	second, err := edge.New(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- second.Serve(t.Context(), listener) }()
+	c := (&world{url: "ws://" + listener.Addr().String() + "/v1/ws"}).connect(t, "alice")
+	_ = listener.Close()
+	c.hear("disconnect")
+	c.wantClose(1012, "draining")
+	if err := <-served; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("served: %v", err)
 	}
 }
 

@@ -57,7 +57,7 @@ func (h *hub) watch(ctx context.Context) {
 func (h *hub) checkHeads(ctx context.Context, checked map[string]message.Offset) {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
-	byPartition := h.listened()
+	byPartition, unsure := h.listened()
 	maps.DeleteFunc(checked, func(partition string, _ message.Offset) bool { return byPartition[partition] == nil })
 	behind := map[*topic]message.Offset{}
 	for partition, topics := range byPartition {
@@ -74,7 +74,7 @@ func (h *hub) checkHeads(ctx context.Context, checked map[string]message.Offset)
 			return
 		}
 		maps.Copy(behind, late)
-		if len(late) == 0 {
+		if len(late) == 0 && !unsure[partition] {
 			checked[partition] = bounds.Last
 		}
 	}
@@ -97,24 +97,31 @@ func (h *hub) checkHeads(ctx context.Context, checked map[string]message.Offset)
 	}
 }
 
-// listened lists the topics that have offsets, by partition.
-func (h *hub) listened() map[string][]*topic {
-	byPartition := map[string][]*topic{}
+// listened lists the topics that have offsets, by partition, and the partitions with
+// topics whose head is yet to come: it may be one from before an interruption.
+func (h *hub) listened() (byPartition map[string][]*topic, unsure map[string]bool) {
+	byPartition, unsure = map[string][]*topic{}, map[string]bool{}
 	for i := range h.shards {
 		shard := &h.shards[i]
 		shard.mu.Lock()
 		topics := slices.Collect(maps.Values(shard.topics))
 		shard.mu.Unlock()
 		for _, t := range topics {
+			partition := h.broker.Partition(t.name)
+			if partition == "" {
+				continue
+			}
 			t.mu.Lock()
-			stored := t.position.Epoch != ""
+			known := t.position.Epoch != ""
 			t.mu.Unlock()
-			if partition := h.broker.Partition(t.name); stored && partition != "" {
+			if known {
 				byPartition[partition] = append(byPartition[partition], t)
+			} else {
+				unsure[partition] = true
 			}
 		}
 	}
-	return byPartition
+	return byPartition, unsure
 }
 
 // ofEpoch ends the topics of another epoch than the current one, whose offsets mean

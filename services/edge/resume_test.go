@@ -1,13 +1,17 @@
 package edge_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/edge"
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 )
 
@@ -398,5 +402,75 @@ func TestHistoryIsBoundedInBytes(t *testing.T) {
 		if n := len(reply["messages"].([]any)); n != 2 || reply["more"] != true {
 			t.Errorf("%d messages of 100 KiB, more %v", n, reply["more"])
 		}
+	}
+}
+
+// moody is a Broker that fails, or tells of another epoch, when told to.
+type moody struct {
+	edge.Broker
+	failures atomic.Int32
+	replaced atomic.Bool
+}
+
+func (m *moody) Bounds(ctx context.Context, name channel.Name) (message.Bounds, error) {
+	if m.failures.Add(-1) >= 0 {
+		return message.Bounds{}, fault.Unavailable(fault.StoreUnavailable, nil, "no answer")
+	}
+	bounds, err := m.Broker.Bounds(ctx, name)
+	if m.replaced.Load() && name.Namespace() == "chat" {
+		bounds.Epochs = []message.EpochStart{{Epoch: "new", First: 1}}
+	}
+	return bounds, err
+}
+
+func startMoody(t *testing.T) (*world, *moody) {
+	t.Helper()
+	broker := &moody{}
+	w := start(t, func(o *edge.Options) {
+		open := o.OpenBroker
+		o.OpenBroker = func(r edge.Receiver) (edge.Broker, error) {
+			var err error
+			broker.Broker, err = open(r)
+			return broker, err
+		}
+	})
+	return w, broker
+}
+
+// What was missed of a quiet channel comes, if later, also where the store does not
+// answer at once.
+func TestRepairOutlastsFailures(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	c := w.connect(t, "alice")
+	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+	c.hear("subscribed")
+	lose := func(*message.Message) bool { return true }
+	w.lossy.lose.Store(&lose)
+	lost := w.publish(t, "chat.a", `1`)
+	broker.failures.Store(3)
+	w.receiver.Missed()
+	if got := c.offsets(1); got[0] != uint64(lost.Offset) {
+		t.Errorf("got %v, want %d", got, lost.Offset)
+	}
+}
+
+// Where the store was replaced, offsets mean nothing any more: the subscription ends,
+// and the client may make it anew.
+func TestReplacedStore(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	c := w.connect(t, "alice")
+	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+	c.hear("subscribed")
+	broker.replaced.Store(true)
+	w.receiver.Missed()
+	c.want(`{"unsubscribed":{"channel":"chat.a","code":"DATA_LOSS","reason":"MESSAGES_MISSED","resubscribe":true}}`)
+	broker.replaced.Store(false)
+	c.say(`{"id":3,"subscribe":{"channel":"chat.a"}}`)
+	c.hear("subscribed")
+	receipt := w.publish(t, "chat.a", `1`)
+	if got := c.offsets(1); got[0] != uint64(receipt.Offset) {
+		t.Errorf("got %v", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -23,11 +24,14 @@ const (
 	// drainPace is the longest wait between two disconnects of a drain, so that an edge
 	// with few connections stops at once.
 	drainPace = time.Millisecond
+	// minAnswerTime is the least time that a drain gives the commands that it finds under
+	// way, once everybody is told; more if the drain window is longer.
+	minAnswerTime = time.Second
 )
 
-// Serve accepts connections until ctx ends, then drains: it takes no more, tells
-// the clients one by one over the drain window to reconnect, and returns when the
-// last connection has ended.
+// Serve accepts connections until ctx ends or the listener fails, then drains: it
+// takes no more, tells the clients one by one over the drain window to reconnect, and
+// returns when the last connection has ended.
 func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler: e.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
@@ -49,14 +53,16 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 		e.cancel()
 	}()
 
+	var err error
 	select {
-	case err := <-failed:
-		return fmt.Errorf("serve: %w", err)
+	case err = <-failed:
 	case <-ctx.Done():
 	}
-	e.draining.Store(true)
 	e.drain(server)
-	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+	if err == nil {
+		err = <-failed
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
@@ -64,11 +70,17 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 
 // drain disconnects everybody and waits for it.
 func (e *Edge) drain(server *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), readHeaderTimeout)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil { // handshakes that do not end
-		_ = server.Close()
-	}
+	e.mu.Lock()
+	e.draining = true
+	e.mu.Unlock()
+	var handshakes sync.WaitGroup
+	handshakes.Go(func() { // beside the rest: somebody may have connected and say nothing
+		ctx, cancel := context.WithTimeout(context.Background(), readHeaderTimeout)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil { // handshakes that do not end
+			_ = server.Close()
+		}
+	})
 	sessions := e.all()
 	if len(sessions) > 0 {
 		pace := time.NewTicker(min(drainPace, e.options.DrainWindow/time.Duration(len(sessions))+1))
@@ -79,6 +91,9 @@ func (e *Edge) drain(server *http.Server) {
 			<-pace.C
 		}
 	}
+	late := time.AfterFunc(max(e.options.DrainWindow, minAnswerTime), e.cancel)
+	defer late.Stop()
+	handshakes.Wait()
 	e.goroutines.Wait()
 }
 

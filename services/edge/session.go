@@ -33,9 +33,12 @@ type session struct {
 	// credential is the token that came with the handshake, if any.
 	credential credential
 	opened     time.Time
-	lastHeard  atomic.Int64 // Unix nanoseconds of the client's last word
-	pinged     atomic.Bool  // a ping is out that nothing has followed
-	expires    atomic.Int64 // Unix nanoseconds at which the token expires; 0 before connected
+	lastHeard  atomic.Int64 // nanoseconds from opened to the client's last word
+	pinged     atomic.Int64 // the same to the ping that nothing has followed; 0: none is out
+	expires    atomic.Int64 // Unix seconds at which the token expires; 0 before connected
+	// authenticated: connect has come with a good token; the reply may take longer than
+	// a client has for sending it.
+	authenticated atomic.Bool
 
 	// Of the reader.
 	limits limits
@@ -65,14 +68,12 @@ type credential struct {
 
 func newSession(e *Edge, c *codec, logger *slog.Logger) *session {
 	id := newConnectionID()
-	now := time.Now()
 	s := &session{
-		edge: e, id: id, codec: c, logger: logger.With("connection_id", id), opened: now,
+		edge: e, id: id, codec: c, logger: logger.With("connection_id", id), opened: time.Now(),
 		limits:   newLimits(e.options.Limits.Rate),
 		inflight: map[uint64]struct{}{},
 	}
 	s.idle.L = &s.mu
-	s.lastHeard.Store(now.UnixNano())
 	return s
 }
 
@@ -82,7 +83,7 @@ func (s *session) run() {
 	s.socket.CloseNow()
 	<-s.socket.Done()
 
-	s.ended.Store(true)
+	byServer := s.ended.Swap(true) // then the client's close frame is but the answer
 	s.mu.Lock()
 	for s.working {
 		s.idle.Wait()
@@ -91,7 +92,7 @@ func (s *session) run() {
 	for name, sub := range s.subscriptions {
 		s.leave(name, sub)
 	}
-	if code, ok := socket.Received(err); ok {
+	if code, ok := socket.Received(err); ok && !byServer {
 		s.edge.metrics.closed(code, "client")
 	}
 	s.logger.Debug("connection ended", "user_id", string(s.user), "lasted", time.Since(s.opened))
@@ -107,33 +108,47 @@ func (s *session) read() error {
 	}
 }
 
-// readOne takes in one frame. Its buffer is borrowed for that long only, so that an
-// idle connection has none.
+// readOne takes in one frame.
 func (s *session) readOne() error {
-	b, _ := buffers.Get().(*bytes.Buffer) // the pool holds nothing else
-	defer buffers.Put(b)
-	b.Reset()
-	text, err := s.socket.Read(b)
-	if errors.Is(err, socket.ErrTooBig) {
-		limit := s.edge.options.Limits.MaxFrameBytes
-		s.end(fault.New(fault.FrameTooLarge, "", "the frame has more than %d bytes", limit), 0)
-		return err
-	}
+	text, err := s.socket.Next()
 	if err != nil {
 		return err
 	}
-	s.heard()
-	if text != s.codec.Text() {
-		s.end(fault.New(fault.FrameMalformed, "", "%s wants %s messages", s.codec.Subprotocol(), kindName(s.codec.Text())), 0)
+	command, err := s.decode(text)
+	if refusal, ok := errors.AsType[*fault.Error](err); ok {
+		s.end(refusal, 0)
+		if refusal.Reason == fault.FrameTooLarge { // the rest of it cannot be read
+			return err
+		}
 		return nil
 	}
-	command, err := s.codec.Decode(b.Bytes())
 	if err != nil {
-		s.end(fault.From(err), 0)
-		return nil
+		return err
 	}
 	s.take(command)
 	return nil
+}
+
+// decode reads the frame that has begun. Its buffer is borrowed for that long only, so
+// that a connection that is idle, or waits for its turn, has none. A *fault.Error says
+// what is wrong with the frame.
+func (s *session) decode(text bool) (frame.Command, error) {
+	b, _ := buffers.Get().(*bytes.Buffer) // the pool holds nothing else
+	defer buffers.Put(b)
+	b.Reset()
+	err := s.socket.Read(b)
+	if errors.Is(err, socket.ErrTooBig) {
+		limit := s.edge.options.Limits.MaxFrameBytes
+		return frame.Command{}, fault.New(fault.FrameTooLarge, "", "the frame has more than %d bytes", limit)
+	}
+	if err != nil {
+		return frame.Command{}, err
+	}
+	s.heard()
+	if text != s.codec.Text() {
+		return frame.Command{}, fault.New(fault.FrameMalformed, "", "%s wants %s messages", s.codec.Subprotocol(), kindName(s.codec.Text()))
+	}
+	return s.codec.Decode(b.Bytes())
 }
 
 func kindName(text bool) string {
@@ -144,8 +159,8 @@ func kindName(text bool) string {
 }
 
 func (s *session) heard() {
-	s.lastHeard.Store(time.Now().UnixNano())
-	s.pinged.Store(false)
+	s.lastHeard.Store(int64(time.Since(s.opened)))
+	s.pinged.Store(0)
 }
 
 // take queues a command for the worker, unless it can be answered at once.
@@ -333,15 +348,16 @@ func (s *session) retire(cause *fault.Error, reconnectAfter time.Duration) {
 func (s *session) check(now time.Time) {
 	limits := &s.edge.options.Limits
 	expires := s.expires.Load()
-	silent := now.Sub(time.Unix(0, s.lastHeard.Load()))
+	age := now.Sub(s.opened)
+	pinged := time.Duration(s.pinged.Load())
 	switch {
-	case expires != 0 && now.UnixNano() >= expires:
+	case expires != 0 && now.Unix() >= expires:
 		s.end(fault.New(fault.TokenExpired, "", "the token has expired"), 0)
-	case expires == 0 && now.Sub(s.opened) >= limits.ConnectTimeout:
+	case !s.authenticated.Load() && age >= limits.ConnectTimeout:
 		s.end(fault.New(fault.Timeout, "", "no connect within %v", limits.ConnectTimeout), 0)
-	case s.pinged.Load() && silent >= limits.PingInterval+limits.PongTimeout:
+	case pinged != 0 && age-pinged >= limits.PongTimeout:
 		s.end(fault.New(fault.Timeout, "", "no answer to a ping within %v", limits.PongTimeout), 0)
-	case silent >= limits.PingInterval && s.pinged.CompareAndSwap(false, true):
+	case age-time.Duration(s.lastHeard.Load()) >= limits.PingInterval && s.pinged.CompareAndSwap(0, int64(age)):
 		_ = s.socket.Ping() // full or closing: then other ends apply
 	}
 }

@@ -4,13 +4,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -240,12 +245,94 @@ func TestCommandBeforeConnect(t *testing.T) {
 	c.hear("connected")
 }
 
+func TestTenThousandEntries(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.dial(t, nil)
+	c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `","subscriptions":[` + strings.Repeat("{},", 9_999) + `{}]}}`)
+	c.want(`{"id":1,"error":{"code":"RESOURCE_EXHAUSTED","reason":"SUBSCRIPTION_LIMIT","message":"subscriptions has 10000 entries, more than 512","field":"subscriptions"}}`)
+}
+
 func TestBadConnectFields(t *testing.T) {
 	t.Parallel()
 	w := start(t, nil)
 	c := w.dial(t, nil)
 	c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `","client":{"name":"` + strings.Repeat("a", 65) + `"}}}`)
 	c.want(`{"id":1,"error":{"code":"INVALID_ARGUMENT","reason":"FIELD_INVALID","message":"client.name has 65 bytes, more than 64","field":"client.name"}}`)
+	c.hear("disconnect")
+	c.wantClose(4400, "malformed")
+}
+
+// The inbox does not count, wherever it stands.
+func TestInboxBesideTheLimit(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.dial(t, nil)
+	c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `","subscriptions":[{"channel":"user.alice"},{"channel":"chat.1"},{"channel":"chat.2"},{"channel":"chat.3"},{"channel":"chat.4"},{"channel":"chat.5"}]}}`)
+	for i, result := range c.hear("connected")["subscriptions"].([]any) {
+		if refused := result.(map[string]any)["error"] != nil; refused != (i == 5) {
+			t.Errorf("%d: %v", i, result)
+		}
+	}
+}
+
+// A connection that waits for the client's next frame keeps no buffer of the last one.
+// It is not parallel, to have the heap for itself.
+func TestIdleConnectionsHaveNoBuffer(t *testing.T) {
+	const connections = 50
+	w := start(t, nil)
+	var clients []*client
+	for range connections {
+		clients = append(clients, w.connect(t, "alice"))
+	}
+	heap := func() int {
+		for range 3 { // a pool gives up what two collections have found unused
+			runtime.GC()
+		}
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := heap()
+	for _, c := range clients {
+		c.say(`{"id":2,"ping":{},"x":"` + strings.Repeat("x", 60<<10) + `"}`)
+		c.hear("error")
+	}
+	if each := (heap() - before) / connections; each > 16<<10 {
+		t.Errorf("each has %d bytes more than before", each)
+	}
+}
+
+func TestClosesAreCountedOnce(t *testing.T) {
+	t.Parallel()
+	reader := metric.NewManualReader()
+	w := start(t, func(o *edge.Options) { o.Meter = metric.NewMeterProvider(metric.WithReader(reader)).Meter("test") })
+	c := w.dial(t, nil)
+	c.say(`hello`)
+	c.hear("disconnect")
+	c.wantClose(4400, "malformed")
+	other := w.connect(t, "alice")
+	if err := other.ws.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.stop(); err != nil { // waits for both sessions
+		t.Fatal(err)
+	}
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, m := range all.ScopeMetrics[0].Metrics {
+		if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "carillon.edge.closes" {
+			for _, point := range sum.DataPoints {
+				got[point.Attributes.Encoded(attribute.DefaultEncoder())] = point.Value
+			}
+		}
+	}
+	if want := map[string]int64{"code=4400,reason=malformed": 1, "code=1000,reason=client": 1}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
 
 // A ping asks whether the edge lives, so it does not wait for what came before it.

@@ -17,7 +17,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// ErrFull means that a frame did not fit the queue: the client reads too slowly.
+// ErrFull means that a frame did not fit behind those that wait: the client reads too
+// slowly.
 var ErrFull = errors.New("socket: the outbound queue is full")
 
 // ErrTooBig means that a message was larger than Options.MaxMessageBytes.
@@ -33,22 +34,23 @@ type Options struct {
 	// MaxMessageBytes bounds a message read.
 	MaxMessageBytes int
 	// MaxQueueBytes bounds the frames that wait to be written, the ones being written
-	// included.
+	// included. A larger frame goes alone.
 	MaxQueueBytes int
-	// OnPong is called for each pong, from within Read.
-	OnPong func()
+	// OnControl is called for each ping and pong, from within Next and Read.
+	OnControl func()
 	// Go runs a goroutine that its owner waits for.
 	Go func(func())
 }
 
-// Socket is a server's end of a WebSocket. Read is for one goroutine, everything
-// else for any.
+// Socket is a server's end of a WebSocket. Next and Read are for one goroutine,
+// everything else for any.
 type Socket struct {
 	ws      *websocket.Conn
 	wire    *wire
 	options Options
 	done    chan struct{}
-	over    func() // closes done
+	over    func()    // closes done
+	message io.Reader // of what Next found
 
 	mu      sync.Mutex
 	queue   net.Buffers   // frames that wait; nil while there are none
@@ -60,8 +62,9 @@ type Socket struct {
 }
 
 type ending struct {
-	code   CloseCode
-	reason string
+	code     CloseCode
+	reason   string
+	deadline time.Time
 }
 
 // closeTimeout bounds all of a close: writing what is queued, the close frame, and
@@ -75,7 +78,11 @@ func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, e
 		// Any Origin may connect: authentication is by token, never ambient.
 		InsecureSkipVerify: true,
 		CompressionMode:    websocket.CompressionDisabled,
-		OnPongReceived:     func(context.Context, []byte) { options.OnPong() },
+		OnPongReceived:     func(context.Context, []byte) { options.OnControl() },
+		OnPingReceived: func(context.Context, []byte) bool {
+			options.OnControl()
+			return true
+		},
 	}
 	if options.Subprotocol != "" {
 		accept.Subprotocols = []string{options.Subprotocol}
@@ -89,21 +96,28 @@ func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, e
 	return &Socket{ws: ws, wire: h.wire, options: options, done: done, over: sync.OnceFunc(func() { close(done) })}, nil
 }
 
-// Read waits for a message and appends it to b, which the caller owns. Errors:
-// ErrTooBig; anything else means that the connection is gone.
-func (s *Socket) Read(b *bytes.Buffer) (text bool, err error) {
-	kind, r, err := s.ws.Reader(context.Background()) // Close ends it
+// Next waits for a message to begin, which is then to be read. An error means that
+// the connection is gone.
+func (s *Socket) Next() (text bool, err error) {
+	var kind websocket.MessageType
+	kind, s.message, err = s.ws.Reader(context.Background()) // Close ends it
 	if err != nil {
 		return false, fmt.Errorf("read: %w", err)
-	}
-	n, err := b.ReadFrom(io.LimitReader(r, int64(s.options.MaxMessageBytes)+1))
-	if err != nil {
-		return false, fmt.Errorf("read: %w", err)
-	}
-	if n > int64(s.options.MaxMessageBytes) {
-		return false, ErrTooBig
 	}
 	return kind == websocket.MessageText, nil
+}
+
+// Read appends the message that has begun to b, which the caller owns. Errors:
+// ErrTooBig; anything else means that the connection is gone.
+func (s *Socket) Read(b *bytes.Buffer) error {
+	n, err := b.ReadFrom(io.LimitReader(s.message, int64(s.options.MaxMessageBytes)+1))
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	if n > int64(s.options.MaxMessageBytes) {
+		return ErrTooBig
+	}
+	return nil
 }
 
 // Send queues a frame and returns at once. ErrFull means that it was not queued;
@@ -114,7 +128,7 @@ func (s *Socket) Send(f Frame) error {
 	if s.ending != nil {
 		return net.ErrClosed
 	}
-	if s.bytes+len(f) > s.options.MaxQueueBytes {
+	if s.bytes > 0 && s.bytes+len(f) > s.options.MaxQueueBytes {
 		return ErrFull
 	}
 	s.push(f)
@@ -239,9 +253,9 @@ func (s *Socket) write() {
 	}
 }
 
-// finish does the closing handshake (RFC 6455, 7.1.2) within closeTimeout.
+// finish does the closing handshake (RFC 6455, 7.1.2).
 func (s *Socket) finish(end ending) {
-	stop := time.AfterFunc(closeTimeout, func() { _ = s.wire.Conn.Close() })
+	stop := time.AfterFunc(time.Until(end.deadline), func() { _ = s.wire.Conn.Close() })
 	defer stop.Stop()
 	_ = s.ws.Close(websocket.StatusCode(end.code), end.reason) // the client may be gone already
 	s.release()
@@ -280,7 +294,7 @@ func (s *Socket) Close(last Frame, code CloseCode, reason string, drop bool) boo
 	if s.ending != nil {
 		return false
 	}
-	s.ending = &ending{code, reason}
+	s.ending = &ending{code, reason, time.Now().Add(closeTimeout)}
 	if drop || s.corked { // what was corked must not go without its first frame
 		s.queue = nil
 	}
@@ -288,7 +302,7 @@ func (s *Socket) Close(last Frame, code CloseCode, reason string, drop bool) boo
 		s.queue = append(s.queue, last)
 	}
 	// A client that does not read must not keep the writer for longer.
-	_ = s.wire.SetWriteDeadline(time.Now().Add(closeTimeout))
+	_ = s.wire.SetWriteDeadline(s.ending.deadline)
 	s.startWriting()
 	return true
 }

@@ -27,17 +27,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type server struct {
 	*httptest.Server
 	sockets    chan *socket.Socket
-	pongs      chan struct{}
+	controls   chan struct{} // gets one for each ping and pong
 	goroutines sync.WaitGroup
 }
 
 func newServer(t *testing.T, maxMessage, maxQueue int) *server {
 	t.Helper()
-	s := &server{sockets: make(chan *socket.Socket, 1), pongs: make(chan struct{}, 256)}
+	s := &server{sockets: make(chan *socket.Socket, 1), controls: make(chan struct{}, 256)}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		accepted, err := socket.Accept(w, r, socket.Options{
 			Subprotocol: "test", MaxMessageBytes: maxMessage, MaxQueueBytes: maxQueue,
-			OnPong: func() { s.pongs <- struct{}{} }, Go: s.goroutines.Go,
+			OnControl: func() { s.controls <- struct{}{} }, Go: s.goroutines.Go,
 		})
 		if err == nil {
 			s.sockets <- accepted
@@ -75,13 +75,20 @@ func text(s string) socket.Frame {
 	return socket.Build(true, func(dst []byte) []byte { return append(dst, s...) })
 }
 
+func read(s *socket.Socket, b *bytes.Buffer) (text bool, err error) {
+	if text, err = s.Next(); err != nil {
+		return false, err
+	}
+	return text, s.Read(b)
+}
+
 // readAll reads in the background, as a session does, until the end.
 func readAll(s *socket.Socket) <-chan error {
 	ended := make(chan error, 1)
 	go func() {
 		for {
 			var b bytes.Buffer
-			if _, err := s.Read(&b); err != nil {
+			if _, err := read(s, &b); err != nil {
 				s.CloseNow()
 				ended <- err
 				return
@@ -151,33 +158,39 @@ func TestReadBounds(t *testing.T) {
 		}
 	}
 	var b bytes.Buffer
-	if isText, err := s.Read(&b); err != nil || !isText || b.String() != "0123456789" {
+	if isText, err := read(s, &b); err != nil || !isText || b.String() != "0123456789" {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 	b.Reset()
-	if _, err := s.Read(&b); !errors.Is(err, socket.ErrTooBig) {
+	if _, err := read(s, &b); !errors.Is(err, socket.ErrTooBig) {
 		t.Errorf("11 bytes: %v", err)
 	}
+}
+
+// upgrade asks for a WebSocket over a plain connection and sends more in the same packet.
+func upgrade(t *testing.T, srv *server, more []byte) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := conn.Write(append([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"), more...)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
 
 // A frame may lie in the same packet as the handshake: net/http has then read it.
 func TestWhatWasReadAheadIsNotLost(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, 100, 1<<20)
-	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	masked := []byte{0x81, 0x85, 0, 0, 0, 0, 'h', 'e', 'l', 'l', 'o'} // RFC 6455, 5.7, with a zero key
-	if _, err := conn.Write(append([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"), masked...)); err != nil {
-		t.Fatal(err)
-	}
+	conn := upgrade(t, srv, []byte{0x81, 0x85, 0, 0, 0, 0, 'h', 'e', 'l', 'l', 'o'}) // RFC 6455, 5.7, with a zero key
 	s := <-srv.sockets
 	defer s.CloseNow()
 	var b bytes.Buffer
-	if _, err := s.Read(&b); err != nil || b.String() != "hello" {
+	if _, err := read(s, &b); err != nil || b.String() != "hello" {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 	if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || response.StatusCode != http.StatusSwitchingProtocols {
@@ -278,6 +291,45 @@ func TestCloseWhileCorkedForgetsWhatWaits(t *testing.T) {
 	<-ended
 }
 
+// A frame that nothing waits before goes, whatever its size: the reader is not slow.
+func TestAFrameLargerThanTheQueue(t *testing.T) {
+	t.Parallel()
+	s, client, _ := pair(t, 1, 100)
+	large := strings.Repeat("x", 200)
+	if err := s.Send(text(large)); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := client.Read(t.Context()); err != nil || string(got) != large {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	s.Cork()
+	for s.Send(text("small")) != nil { // until the first is accounted for
+	}
+	if err := s.Send(text(large)); !errors.Is(err, socket.ErrFull) {
+		t.Errorf("behind another: %v", err)
+	}
+}
+
+// A close takes 5 s in all, also with a client that reads late and never answers.
+func TestCloseTakesFiveSecondsInAll(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, 1, 32<<20) // more than the system's buffers hold
+	conn := upgrade(t, srv, nil)
+	s := <-srv.sockets
+	ended := readAll(s)
+	for frame := text(strings.Repeat("x", 16<<10)); s.Send(frame) == nil; {
+	}
+	began := time.Now()
+	s.Close(text("last"), 1012, "draining", false)
+	reading := time.AfterFunc(3*time.Second, func() { _, _ = io.Copy(io.Discard, conn) })
+	defer reading.Stop()
+	<-s.Done()
+	<-ended
+	if took := time.Since(began); took > 6500*time.Millisecond {
+		t.Errorf("closing took %v", took)
+	}
+}
+
 // A client that does not read fills the queue; it costs the bound and no more, and
 // closing it does not wait for it for longer than 5 s.
 func TestAClientThatDoesNotRead(t *testing.T) {
@@ -318,7 +370,11 @@ func TestPing(t *testing.T) {
 	if err := s.Ping(); err != nil {
 		t.Fatal(err)
 	}
-	<-srv.pongs
+	<-srv.controls
+	if err := client.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	<-srv.controls
 	s.CloseNow()
 	<-ended
 	<-ctx.Done()
@@ -344,7 +400,7 @@ func BenchmarkSend(b *testing.B) {
 	sockets := make(chan *socket.Socket, 1)
 	var goroutines sync.WaitGroup
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, err := socket.Accept(w, r, socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1 << 30, OnPong: func() {}, Go: goroutines.Go})
+		s, err := socket.Accept(w, r, socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1 << 30, OnControl: func() {}, Go: goroutines.Go})
 		if err != nil {
 			b.Error(err)
 		}

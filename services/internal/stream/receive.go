@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
@@ -131,7 +132,22 @@ func decodeContent(m *nats.Msg, name channel.Name) (*message.Message, error) {
 	}
 	decoded.Publisher = publisher
 	decoded.Headers = ownHeaders(m.Header)
+	if !framable(decoded) {
+		return nil, errors.New("not UTF-8")
+	}
 	return decoded, nil
+}
+
+// framable tells whether a message can be put into a frame, which is UTF-8. Those that
+// Carillon published can; others may write to NATS too.
+func framable(m *message.Message) bool {
+	for name, value := range m.Headers {
+		if !utf8.ValidString(name) || !utf8.ValidString(value) {
+			return false
+		}
+	}
+	return utf8.ValidString(m.Publisher) && utf8.ValidString(m.ID) && utf8.ValidString(m.Payload.ContentType) &&
+		(!m.Payload.IsJSON() || utf8.Valid(m.Payload.Data))
 }
 
 func decodeTime(decoded *message.Message, header nats.Header) error {
