@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/coder/websocket"
@@ -27,7 +28,7 @@ type Error struct{ *clientv1.ErrorReply }
 
 // Error tells the code, the reason and the server's words.
 func (e *Error) Error() string {
-	s := fmt.Sprintf("carillon: %s (%s): %s", e.GetCode(), e.GetReason(), e.GetMessage())
+	s := fmt.Sprintf("%s (%s): %s", e.GetCode(), strings.TrimPrefix(e.GetReason().String(), "ERROR_REASON_"), e.GetMessage())
 	if e.GetField() != "" {
 		s += " [" + e.GetField() + "]"
 	}

@@ -164,12 +164,14 @@ func (t *tailCommand) Run(env environment) error {
 	}
 	ctx, cancel := context.WithTimeout(env.ctx, callTimeout)
 	defer cancel()
-	client, err := carillon.Dial(ctx, carillon.Options{URL: t.Server, Token: token, Name: "carillon tail"})
+	client, err := carillon.Dial(ctx, carillon.Options{
+		URL: t.Server, Token: token, Name: "carillon tail", Subscriptions: []string{t.Channel}, // with connect, where also the own inbox may stand
+	})
 	if err != nil {
 		return err
 	}
-	if _, err := client.Subscribe(ctx, t.Channel); err != nil {
-		return errors.Join(err, client.Close())
+	if refusal := client.Connected().GetSubscriptions()[0].GetError(); refusal != nil {
+		return errors.Join(&carillon.Error{ErrorReply: refusal.GetError()}, client.Close())
 	}
 	fmt.Fprintf(env.stderr, "following %s as %s\n", t.Channel, client.Connected().GetUserId())
 	for {

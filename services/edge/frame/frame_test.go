@@ -202,7 +202,8 @@ var events = []struct {
 	},
 	{"presence of nobody", 5, frame.Members{Channel: "chat.a"}, `{"id":5,"presence":{"channel":"chat.a","members":[],"total":0,"truncated":false}}`, `{"id":"5","presence":{"channel":"chat.a"}}`},
 	{
-		"history", 6, frame.Past{Channel: "chat.a", Epoch: "e", More: true, Messages: []*message.Message{
+		"history", 6,
+		frame.Past{Channel: "chat.a", Epoch: "e", More: true, Messages: []*message.Message{
 			{Channel: "chat.a", Offset: 7, Time: at, Payload: message.Payload{Data: []byte(`"<x>"`)}},
 		}},
 		`{"id":6,"history":{"channel":"chat.a","epoch":"e","messages":[{"channel":"chat.a","offset":7,"time":1700000000123,"data":"<x>"}],"more":true}}`,

@@ -34,7 +34,7 @@ const (
 	MaxHeaderBytes = 16 << 10
 	// MaxStreams bounds the calls of one connection that run at the same time; more
 	// wait at the client.
-	MaxStreams = 1024
+	MaxStreams = 256
 
 	connectionTimeout  = 10 * time.Second
 	defaultStopTimeout = 10 * time.Second

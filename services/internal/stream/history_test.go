@@ -21,8 +21,13 @@ func TestRead(t *testing.T) {
 		stored = append(stored, publish(t, s, text("chat.lobby", fmt.Sprint(i))).Offset)
 	}
 	for _, tt := range []struct{ after, limit, first, count, pending int }{
-		{0, 100, 0, 20, 0}, {0, 5, 0, 5, 15}, {int(stored[4]), 100, 5, 15, 0}, {int(stored[4]) + 1, 3, 5, 3, 12}, {int(stored[18]), 1, 19, 1, 0},
-		{int(stored[19]), 10, 0, 0, 0}, {int(stored[19]) + 100, 10, 0, 0, 0},
+		{0, 100, 0, 20, 0},
+		{0, 5, 0, 5, 15},
+		{int(stored[4]), 100, 5, 15, 0},
+		{int(stored[4]) + 1, 3, 5, 3, 12},
+		{int(stored[18]), 1, 19, 1, 0},
+		{int(stored[19]), 10, 0, 0, 0},
+		{int(stored[19]) + 100, 10, 0, 0, 0},
 	} {
 		page, err := s.Read(t.Context(), "chat.lobby", message.Offset(tt.after), tt.limit)
 		if err != nil || len(page.Messages) != tt.count || page.Pending != tt.pending {

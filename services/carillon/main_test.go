@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	carillon "github.com/carillon-rt/carillon/clients/go"
+	"github.com/carillon-rt/carillon/services/internal/config"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// devArguments run dev on ports of its own.
+func devArguments(dir string) []string {
+	arguments := []string{"dev", "--data-dir", dir}
+	for _, listener := range []string{"edge.listen", "presence.listen", "publish.listen", "publish.http-listen", "ops.listen"} {
+		arguments = append(arguments, "--"+listener, "127.0.0.1:0")
+	}
+	return arguments
+}
+
+func noEnvironment(string) string { return "" }
+
+// Every role starts in one process and, with somebody connected, stops again; the
+// directory is then free for the next. TestMain sees that no goroutine is left.
+func TestDevStopsWhole(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for range 2 {
+		ctx, stop := context.WithCancel(t.Context())
+		output, stdout := io.Pipe()
+		ended := make(chan error, 1)
+		go func() {
+			err := run(ctx, devArguments(dir), noEnvironment, stdout, io.Discard)
+			ended <- errors.Join(err, stdout.Close())
+		}()
+		greeting := readGreeting(t, output)
+		dialling, cancel := context.WithTimeout(ctx, 10*time.Second)
+		client, err := carillon.Dial(dialling, carillon.Options{
+			URL:           regexp.MustCompile(`ws://\S+/v1/ws`).FindString(greeting),
+			Token:         strings.TrimSpace(regexp.MustCompile(`(?m)^  ey\S+$`).FindString(greeting)),
+			Subscriptions: []string{"chat.lobby"},
+		})
+		cancel()
+		if err != nil {
+			t.Error(err)
+		}
+		stop()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("dev does not stop")
+		}
+		if client != nil {
+			_ = client.Close() // which the edge has closed
+		}
+	}
+}
+
+// readGreeting reads what dev prints, which ends with the curl command.
+func readGreeting(t *testing.T, from io.Reader) string {
+	t.Helper()
+	var all bytes.Buffer
+	buffer := make([]byte, 4<<10)
+	for !strings.Contains(all.String(), "curl -s") {
+		n, err := from.Read(buffer)
+		all.Write(buffer[:n])
+		if err != nil {
+			t.Fatalf("dev prints %q, then %v", all.String(), err)
+		}
+	}
+	return all.String()
+}
+
+// A start that fails takes down what had started before it, embedded NATS included.
+func TestStartThatFails(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	output, stdout := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := run(ctx, devArguments(dir), noEnvironment, stdout, io.Discard)
+		ended <- errors.Join(err, stdout.Close())
+	}()
+	readGreeting(t, output)
+	var printed bytes.Buffer
+	err := run(ctx, devArguments(dir), noEnvironment, &printed, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "nats")+" is in use by another process") || printed.Len() > 0 {
+		t.Errorf("on a directory in use: %v, prints %q", err, printed.String())
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// Problems of rules carry the place of their namespace, so that the file's line is
+// found, also where a name is wrong or stands twice.
+func TestCheckRules(t *testing.T) {
+	t.Parallel()
+	file := writeFile(t, `namespaces:
+  - {name: a, ephemeral: true, rules: [{channel: "a.{x}", subscribe: "x"}]}
+  - name: b
+    ephemeral: true
+    rules:
+      - {channel: "b.{x}", publish: "nope"}
+  - {name: a, ephemeral: true, rules: [{channel: "a.{x}", presence: "1"}]}
+`)
+	err := run(t.Context(), []string{"config", "check", "--for=dev", "--config", file}, noEnvironment, io.Discard, io.Discard)
+	problems, _ := errors.AsType[config.Problems](err)
+	got := strings.Join(problems, "\n")
+	name := filepath.Base(file)
+	want := strings.Join([]string{
+		`namespaces[2].name: "a" is also the name of [0] (` + name + ":7)",
+		"namespaces[0].rules[0].subscribe: the result is string, not bool (" + name + ":2)",
+		"namespaces[1].rules[0].publish: 1:1: undeclared reference to 'nope' (in container '') (" + name + ":6)",
+		"namespaces[2].rules[0].presence: the result is int, not bool (" + name + ":7)",
+	}, "\n")
+	if got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}
