@@ -176,7 +176,8 @@ class Console {
     for (const result of subscriptions) {
       const channel = this.#channel(result.channel);
       channel.membersNote = undefined;
-      if (result.error) this.#refused(channel, result.error);
+      if (result.error?.field === "rewind") this.#join(result.channel, true); // an ephemeral channel keeps nothing
+      else if (result.error) this.#refused(channel, result.error);
       else this.#subscribed(channel, result);
     }
   }
@@ -214,14 +215,15 @@ class Console {
     return channel;
   }
 
-  async #join(name) {
+  async #join(name, ephemeral = false) {
     $("join-error").textContent = "";
     const known = this.#channels.get(name);
     if (!known?.joined) {
       try {
-        const subscribed = await this.#connection.command("subscribe", { channel: name });
+        const subscribed = await this.#connection.command("subscribe", ephemeral ? { channel: name } : subscription({ name }));
         this.#subscribed(this.#channel(name), subscribed);
       } catch (err) {
+        if (err.field === "rewind") return this.#join(name, true);
         $("join-error").textContent = err.message;
         return;
       }
@@ -250,7 +252,7 @@ class Console {
     channel.joined = true;
     if (!resumed || !recovered) {
       if (resumed) this.#note(channel, "Connected again. Messages sent in between may be missing here.", true);
-      else this.#note(channel, offset == null ? "Joined. This channel keeps no history." : `Joined after offset ${offset}.`);
+      else this.#note(channel, offset == null ? "Joined. This channel keeps no history." : "Joined. The latest messages, if there are any, follow.");
       channel.offset = offset;
     }
     channel.epoch = epoch;
@@ -387,7 +389,11 @@ class Console {
   }
 }
 
-const subscription = ({ name, epoch, offset }) => (epoch ? { channel: name, since: { epoch, offset } } : { channel: name });
+// How many of a channel's latest messages are shown when it is joined.
+const RECENT = 30;
+
+const subscription = ({ name, epoch, offset }) =>
+  epoch ? { channel: name, since: { epoch, offset } } : { channel: name, rewind: { count: RECENT } };
 
 function title(name) {
   if (isInbox(name)) return ["Inbox"];
