@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	carillon "github.com/carillon-rt/carillon/clients/go"
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
@@ -38,20 +39,23 @@ func (s *system) connect(t testing.TB, edge, user string, channels ...string) cl
 	return client{c}
 }
 
-// next waits for a push.
+// next waits for a push, other than that the inbox is subscribed.
 func (c client) next(t testing.TB) *clientv1.ServerFrame {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	select {
-	case push, open := <-c.Pushes():
-		if !open {
-			t.Fatalf("the connection ended: %v", c.Err())
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	for {
+		select {
+		case push, open := <-c.Pushes():
+			if !open {
+				t.Fatalf("the connection ended: %v", c.Err())
+			}
+			if push.GetSubscribed() == nil {
+				return push
+			}
+		case <-deadline.C:
+			t.Fatalf("nothing came within %v", patience)
 		}
-		return push
-	case <-ctx.Done():
-		t.Fatalf("nothing came within %v", patience)
-		return nil
 	}
 }
 
@@ -122,7 +126,7 @@ func (s *system) grpcurl(t testing.TB, server, method string, request any) strin
 
 func (s *system) tryGRPCurl(t testing.TB, server, method string, request any) (answer, refusal string, status int) {
 	t.Helper()
-	return execute(t, nil, program(t, built.grpCurl), "-plaintext",
+	return execute(t, nil, program(t, grpcurlProgram), "-plaintext",
 		"-H", "authorization: Bearer "+s.token(t, "service", s.caller), "-d", encode(t, request), server, method)
 }
 
@@ -185,7 +189,7 @@ func (s *system) members(t testing.TB, channel string, users ...string) {
 			return equal(names, users)
 		})
 		var names []string
-		who := output(t, program(t, built.carillon), "who", channel, "--server", replica, "--token", s.token(t, "service", s.caller))
+		who := output(t, program(t, carillonProgram), "who", channel, "--server", replica, "--token", s.token(t, "service", s.caller))
 		for line := range strings.Lines(who) {
 			name, rest, _ := strings.Cut(line, "\t")
 			if !strings.HasPrefix(rest, "1\t20") {

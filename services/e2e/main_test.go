@@ -25,31 +25,33 @@ const (
 	pollInterval = 20 * time.Millisecond
 )
 
-// built are the programs that the tests build, below a directory that others may read.
-var built = struct {
-	dir                          string
-	carillon, natsServer, grpCurl func() (string, error)
-}{
-	carillon: sync.OnceValues(func() (string, error) {
+// buildDir is where programs are built; others may read it.
+var buildDir string
+
+// What the tests run, built when first wanted.
+var (
+	carillonProgram = sync.OnceValues(func() (string, error) {
 		return build("carillon", append(raceFlag, "./services/carillon")...)
-	}),
-	natsServer: sync.OnceValues(func() (string, error) { return prebuilt("nats-server", "github.com/nats-io/nats-server/v2") }),
-	grpCurl: sync.OnceValues(func() (string, error) {
+	})
+	natsServerProgram = sync.OnceValues(func() (string, error) {
+		return prebuilt("nats-server", "github.com/nats-io/nats-server/v2")
+	})
+	grpcurlProgram = sync.OnceValues(func() (string, error) {
 		return prebuilt("grpcurl", "-modfile=tools/go.mod", "github.com/fullstorydev/grpcurl/cmd/grpcurl")
-	}),
-}
+	})
+)
 
 func TestMain(m *testing.M) {
 	var err error
-	if built.dir, err = os.MkdirTemp("", "carillon-e2e-"); err == nil {
-		err = os.Chmod(built.dir, 0o755) //nolint:gosec // another user runs the binary in a test
+	if buildDir, err = os.MkdirTemp("", "carillon-e2e-"); err == nil {
+		err = os.Chmod(buildDir, 0o755)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(status int) {
-		_ = os.RemoveAll(built.dir) // what is left there harms nobody
+		_ = os.RemoveAll(buildDir) // what is left there harms nobody
 		os.Exit(status)
 	}))
 }
@@ -67,7 +69,7 @@ func prebuilt(name string, arguments ...string) (string, error) {
 }
 
 func build(name string, arguments ...string) (string, error) {
-	program := filepath.Join(built.dir, name)
+	program := filepath.Join(buildDir, name)
 	cmd := exec.Command("go", append([]string{"build", "-o", program}, arguments...)...)
 	cmd.Dir = root
 	if output, err := cmd.CombinedOutput(); err != nil {

@@ -102,7 +102,7 @@ func start(t testing.TB, c command) *process {
 // what makes it stop where its race detector finds something.
 func cleanEnviron() []string {
 	clean := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CARILLON_") })
-	return append(clean, "GORACE=halt_on_error=1")
+	return append(clean, "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 }
 
 // kill ends a process without a warning, and waits.

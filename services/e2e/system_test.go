@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/carillon-rt/carillon/services/edge/console"
@@ -18,20 +19,28 @@ import (
 
 // system is a Carillon that runs: where it is, and how tokens for it are made.
 type system struct {
-	caller string // may publish and list anywhere
-	signs  []string
+	caller string   // may publish and list anywhere
+	signs  []string // flags that make carillon token sign for it
 	env    []string
 	// Each has an address a process. pages are the URLs of the console.
 	edges, publishers, publishersHTTP, presences, pages []string
+	// ops are all processes.
+	ops []*process
+
+	tokens sync.Map // that have been made
 }
 
 // token makes one for a client ("user") or a caller ("service").
 func (s *system) token(t testing.TB, kind, name string) string {
 	t.Helper()
-	stdout, stderr, status := execute(t, s.env, program(t, built.carillon), append([]string{"token", "--" + kind, name}, s.signs...)...)
+	if made, ok := s.tokens.Load(kind + name); ok {
+		return made.(string)
+	}
+	stdout, stderr, status := execute(t, s.env, program(t, carillonProgram), append([]string{"token", "--" + kind, name}, s.signs...)...)
 	if status != 0 {
 		t.Fatalf("carillon token: exit %d: %s", status, stderr)
 	}
+	s.tokens.Store(kind+name, strings.TrimSpace(stdout))
 	return strings.TrimSpace(stdout)
 }
 
@@ -46,7 +55,7 @@ func startDev(t testing.TB, dir string, arguments ...string) (*process, *system)
 		caller: "dev", signs: []string{"--data-dir", dir},
 		edges: []string{p.address(t, "edge")}, pages: []string{"http://" + p.address(t, "edge") + "/"},
 		publishers: []string{p.address(t, "publish")}, publishersHTTP: []string{p.address(t, "publish.http")},
-		presences: []string{p.address(t, "presence")},
+		presences: []string{p.address(t, "presence")}, ops: []*process{p},
 	}
 }
 
@@ -56,7 +65,7 @@ func devCommand(t testing.TB, dir string, arguments ...string) command {
 	for _, listener := range []string{"edge.listen", "presence.listen", "publish.listen", "publish.http-listen", "ops.listen"} {
 		all = append(all, "--"+listener+"=127.0.0.1:0")
 	}
-	return command{name: "carillon dev", program: program(t, built.carillon), arguments: append(all, arguments...)}
+	return command{name: "carillon dev", program: program(t, carillonProgram), arguments: append(all, arguments...)}
 }
 
 // startNATS starts a nats-server with JetStream on a port that stays its own when it
@@ -68,7 +77,7 @@ func startNATS(t testing.TB, dir, address string) *process {
 		t.Fatal(err)
 	}
 	p := start(t, command{
-		name: "nats-server", program: program(t, built.natsServer),
+		name: "nats-server", program: program(t, natsServerProgram),
 		arguments: []string{"-a", host, "-p", port, "-js", "-sd", dir},
 	})
 	p.line(t, &p.stderr, "Server is ready")
@@ -150,7 +159,7 @@ func write(t testing.TB, name, text string) {
 func (c *cluster) start(t testing.TB, role string, arguments ...string) *process {
 	t.Helper()
 	return start(t, command{
-		name: "carillon " + role, program: program(t, built.carillon), environ: c.environ,
+		name: "carillon " + role, program: program(t, carillonProgram), environ: c.environ,
 		arguments: append([]string{role, "--config=" + c.file}, arguments...),
 	})
 }
@@ -163,7 +172,7 @@ func presences(addresses ...string) string {
 // system is what the processes, of any role, make together.
 func (c *cluster) system(t testing.TB, processes ...*process) *system {
 	t.Helper()
-	s := &system{caller: "backend", signs: []string{"--config", c.file}, env: c.environ}
+	s := &system{caller: "backend", signs: []string{"--config", c.file}, env: c.environ, ops: processes}
 	for _, p := range processes {
 		switch p.name {
 		case "carillon edge":

@@ -30,7 +30,8 @@ func (s *session) handle(ctx context.Context, command frame.Command) (frame.Even
 		return nil, unknown
 	}
 	if end, ok := command.Body.(evicted); ok {
-		return s.evicted(end), nil
+		s.evicted(end)
+		return nil, nil //nolint:nilnil // there is nobody to reply to
 	}
 	if connect, ok := command.Body.(frame.Connect); ok {
 		return nil, s.connect(ctx, command.ID, connect)
@@ -350,14 +351,13 @@ func (s *session) unsubscribe(u frame.Unsubscribe) (frame.Event, error) {
 }
 
 // evicted ends a subscription that the edge cannot keep, unless it has ended already.
-func (s *session) evicted(end evicted) frame.Event {
+func (s *session) evicted(end evicted) {
 	name := end.subscription.topic.name
 	if s.subscriptions[name] != end.subscription {
-		return nil
+		return
 	}
 	s.leave(name, end.subscription)
 	s.reply(0, frame.Unsubscribed{Channel: string(name), Cause: end.cause, Resubscribe: true})
-	return nil
 }
 
 func (s *session) leave(name channel.Name, sub *subscription) {

@@ -104,9 +104,8 @@ func oldest(ctx context.Context, broker Broker, name channel.Name, within span, 
 				return read, true, nil
 			}
 			read = append(read, m)
-			within.after = m.Offset
 		}
-		if page.Pending == 0 {
+		if within.after = page.Reached; page.Pending == 0 {
 			return read, false, nil
 		}
 	}
@@ -128,7 +127,7 @@ func newest(ctx context.Context, broker Broker, name channel.Name, within span, 
 			return nil, false, err
 		}
 		for _, m := range page.Messages {
-			if after = m.Offset; m.Offset >= within.before {
+			if m.Offset >= within.before {
 				break
 			}
 			read = append(read, m)
@@ -138,7 +137,7 @@ func newest(ctx context.Context, broker Broker, name channel.Name, within span, 
 				read = read[1:]
 			}
 		}
-		if page.Pending == 0 || after+1 >= within.before {
+		if after = page.Reached; page.Pending == 0 || after+1 >= within.before {
 			break
 		}
 	}

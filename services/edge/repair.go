@@ -221,6 +221,7 @@ func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset)
 			h.deliver(t, m)
 		}
 	}
+	t.position.Offset = max(t.position.Offset, page.Reached)
 	if page.Pending > 0 {
 		return false
 	}
@@ -246,6 +247,8 @@ func (h *hub) readAfter(ctx context.Context, name channel.Name, after message.Po
 	trimmed = bounds.First - 1
 	if len(page.Messages) > 0 {
 		trimmed = min(trimmed, page.Messages[0].Offset-1)
+	} else if page.Reached > after.Offset {
+		trimmed = min(trimmed, page.Reached-1)
 	}
 	return page, trimmed, nil
 }

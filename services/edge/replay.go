@@ -142,6 +142,7 @@ func (h *hub) run(ctx context.Context, sub *subscription, at message.Position) e
 			}
 			at.Offset = m.Offset
 		}
+		at.Offset = max(at.Offset, page.Reached)
 		if page.Pending > 0 {
 			continue
 		}

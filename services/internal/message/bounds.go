@@ -50,6 +50,9 @@ func (b Bounds) Knows(p Position) bool {
 // Page is a part of a channel's history, in order.
 type Page struct {
 	Messages []*Message
+	// Reached is up to which offset the page has read; it goes on from there. What could
+	// not be decoded is not in Messages.
+	Reached Offset
 	// Pending is how many more followed when the page was read.
 	Pending int
 }

@@ -81,24 +81,24 @@ func (s *Store) readPage(ctx context.Context, part *partition, name channel.Name
 		}
 	}
 	request := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q,"batch":%d,"max_bytes":%d}`, after+1, part.in+string(name), limit, pageBytes)
-	var page message.Page
+	page := message.Page{Reached: after}
 	err = s.ask(ctx, part, request, func(m *nats.Msg) error {
-		decoded, err := decodeStored(m)
+		offset, err := strconv.ParseUint(first(m.Header, headerSequence), 10, 64)
 		if err != nil {
-			s.damaged.Do(func() { s.logger.Warn("a stored message that is not Carillon's was left out", "error", err) })
-			return nil
+			return err
 		}
-		page.Messages = append(page.Messages, decoded)
+		page.Reached = message.Offset(offset)
+		if decoded, err := decodeStored(m); err == nil {
+			page.Messages = append(page.Messages, decoded)
+		} else {
+			s.damaged.Do(func() { s.logger.Warn("a stored message that is not Carillon's was left out", "error", err) })
+		}
 		return nil
 	}, func(end nats.Header) { page.Pending, _ = strconv.Atoi(first(end, headerPending)) })
 	if err != nil {
 		return message.Page{}, err
 	}
-	reached := after
-	if n := len(page.Messages); n > 0 {
-		reached = page.Messages[n-1].Offset
-	}
-	if page.Pending == 0 && reached < last {
+	if page.Pending == 0 && page.Reached < last {
 		return message.Page{}, errIncomplete
 	}
 	return page, nil
@@ -107,7 +107,10 @@ func (s *Store) readPage(ctx context.Context, part *partition, name channel.Name
 // lastOf asks the leader for the offset of a channel's last message; 0 if there is none.
 func (s *Store) lastOf(ctx context.Context, t *tenure, part *partition, name channel.Name) (message.Offset, error) {
 	stored, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"last_by_subj":%q}`, part.in+string(name)))
-	if err != nil || stored == nil {
+	if errors.Is(err, errNoMessage) {
+		return 0, nil
+	}
+	if err != nil {
 		return 0, err
 	}
 	return stored.Sequence, nil
@@ -279,8 +282,8 @@ func (s *Store) Latest(ctx context.Context, name channel.Name, before message.Of
 // there are with it.
 func (s *Store) following(ctx context.Context, name channel.Name, after message.Offset) (next message.Offset, n int, err error) {
 	page, err := s.Read(ctx, name, after, 1)
-	if err != nil || len(page.Messages) == 0 {
+	if err != nil || page.Reached == after {
 		return after, 0, err
 	}
-	return page.Messages[0].Offset, 1 + page.Pending, nil
+	return page.Reached, 1 + page.Pending, nil
 }

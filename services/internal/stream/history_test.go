@@ -192,3 +192,36 @@ func TestLasts(t *testing.T) {
 		}
 	}
 }
+
+// What others wrote into the stream is left out, and holds up nobody.
+func TestReadLeavesOutWhatIsNotCarillons(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	publish(t, s, text("chat.lobby", "1"))
+	part, err := s.partitionOf("chat.lobby")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := s.publisher.nc.Request(part.in+"chat.lobby", []byte("\"\xff\""), requestTimeout); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := publish(t, s, text("chat.lobby", "2"))
+	after, got := message.Offset(0), ""
+	for range 10 {
+		page, err := s.Read(t.Context(), "chat.lobby", after, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range page.Messages {
+			got += string(m.Payload.Data)
+		}
+		if after = page.Reached; page.Pending == 0 {
+			break
+		}
+	}
+	if got != "12" || after != last.Offset {
+		t.Errorf("read %q, up to %d of %d", got, after, last.Offset)
+	}
+}

@@ -90,7 +90,10 @@ func (s *Store) publishStored(ctx context.Context, part *partition, p message.Pu
 	}
 }
 
-var errReused = errors.New("message id reused")
+var (
+	errReused    = errors.New("message id reused")
+	errNoMessage = errors.New("no such message")
+)
 
 // attempt sends the message once.
 func (s *Store) attempt(ctx context.Context, t *tenure, part *partition, p message.Publication, m *nats.Msg) (message.Receipt, error) {
@@ -121,7 +124,10 @@ func (s *Store) attempt(ctx context.Context, t *tenure, part *partition, p messa
 // publication says. One that has expired counts as the same.
 func (s *Store) compare(ctx context.Context, t *tenure, part *partition, sequence message.Offset, p message.Publication) error {
 	stored, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"seq":%d}`, sequence))
-	if err != nil || stored == nil {
+	if errors.Is(err, errNoMessage) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	header, err := nats.DecodeHeadersMsg(stored.Header)
@@ -142,7 +148,7 @@ type storedMessage struct {
 }
 
 // getMessage asks the leader of a stream, since a follower may be behind, for the
-// message that the request names; nil if there is none.
+// message that the request names; errNoMessage if there is none.
 func (s *Store) getMessage(ctx context.Context, t *tenure, part *partition, request []byte) (*storedMessage, error) {
 	reply, err := s.requests.do(ctx, t.connected, &nats.Msg{
 		Subject: jetstream.DefaultAPIPrefix + "STREAM.MSG.GET." + part.stream, Data: request,
@@ -161,7 +167,7 @@ func (s *Store) getMessage(ctx context.Context, t *tenure, part *partition, requ
 	case answer.Error == nil:
 		return &answer.Message, nil
 	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, nil
+		return nil, errNoMessage
 	default:
 		return nil, answer.Error
 	}

@@ -173,8 +173,8 @@ func TestBackoffGrowsToItsBound(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := backoff{next: 100 * time.Millisecond, max: 300 * time.Millisecond}
-		for _, want := range []time.Duration{100, 200, 300, 300} {
-			want *= time.Millisecond
+		for _, ms := range []int{100, 200, 300, 300} {
+			want := time.Duration(ms) * time.Millisecond
 			began := time.Now()
 			if err := b.wait(t.Context()); err != nil {
 				t.Fatal(err)
