@@ -54,6 +54,7 @@ type topic struct {
 	repairing     bool
 	seen          message.Offset
 	subscriptions []*subscription // in no order
+	ended         *fault.Error    // why nothing is delivered any more; nil while it is
 }
 
 // subscription is one session's interest in one topic.
@@ -173,6 +174,9 @@ func (t *topic) subscribe(s *session, tell tell) *subscription {
 func (t *topic) attach(sub *subscription, after message.Offset) {
 	sub.index, sub.after = len(t.subscriptions), after
 	t.subscriptions = append(t.subscriptions, sub)
+	if t.ended != nil { // while the subscription was on its way
+		sub.session.evict(sub, t.ended)
+	}
 }
 
 // unsubscribe ends a subscription: when it returns, nothing more of the channel is

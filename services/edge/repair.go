@@ -144,9 +144,9 @@ func (h *hub) endTopic(t *topic) {
 	if !h.forget(t, func() { h.broker.Unlisten(t.name) }) {
 		return
 	}
-	cause := fault.New(fault.MessagesMissed, "channel", "the channel's store was replaced; subscribe again")
+	t.ended = fault.New(fault.MessagesMissed, "channel", "the channel's store was replaced; subscribe again")
 	for _, sub := range t.subscriptions {
-		sub.session.evict(sub, cause)
+		sub.session.evict(sub, t.ended)
 	}
 }
 

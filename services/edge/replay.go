@@ -42,7 +42,7 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 	}
 	if from.since != nil && bounds.Recoverable(*from.since) {
 		at := message.Position{Epoch: bounds.Epoch(), Offset: from.since.Offset}
-		if sub, err := h.recover(ctx, s, t, at, from.most, tell); sub != nil || err != nil {
+		if sub, err := h.replaySince(ctx, s, t, at, from.most, tell); sub != nil || err != nil {
 			return sub, err
 		}
 	}
@@ -58,8 +58,8 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 	return h.startReplay(s, t, at), nil
 }
 
-// recover replays everything after a position; nil if that is more than it may be.
-func (h *hub) recover(ctx context.Context, s *session, t *topic, at message.Position, most int, tell tell) (*subscription, error) {
+// replaySince replays everything after a position; nil if that is more than it may be.
+func (h *hub) replaySince(ctx context.Context, s *session, t *topic, at message.Position, most int, tell tell) (*subscription, error) {
 	if s.socket.Below(replayQueueBytes) {
 		if sub := t.resumeFromRing(s, at, most, tell); sub != nil {
 			h.metrics.recovered("ring")

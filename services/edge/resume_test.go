@@ -463,8 +463,20 @@ func TestReplacedStore(t *testing.T) {
 	c := w.connect(t, "alice")
 	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
 	c.hear("subscribed")
+	// One subscription is in the middle of its replay.
+	var first message.Receipt
+	large := `"` + strings.Repeat("x", 100<<10) + `"`
+	for i := range 90 {
+		if receipt := w.publish(t, "chat.b", large); i == 0 {
+			first = receipt
+		}
+	}
+	other := w.connect(t, "bob")
+	other.subscribe(2, "chat.b", first.Epoch, first.Offset)
 	broker.replaced.Store(true)
 	w.receiver.Missed()
+	for !strings.HasPrefix(other.next(), `{"unsubscribed":{"channel":"chat.b","code":"DATA_LOSS","reason":"MESSAGES_MISSED","resubscribe":true}}`) {
+	}
 	c.want(`{"unsubscribed":{"channel":"chat.a","code":"DATA_LOSS","reason":"MESSAGES_MISSED","resubscribe":true}}`)
 	broker.replaced.Store(false)
 	c.say(`{"id":3,"subscribe":{"channel":"chat.a"}}`)

@@ -3,7 +3,6 @@ package publish
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
@@ -128,22 +128,7 @@ func (h *HTTP) Serve(ctx context.Context, listener net.Listener) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serving HTTP on %s: %w", listener.Addr(), err)
-	case <-ctx.Done():
-	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	if err := server.Shutdown(stopping); err != nil {
-		_ = server.Close() // cuts off what did not end in time
-	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving HTTP on %s: %w", listener.Addr(), err)
-	}
-	return nil
+	return lifecycle.ServeHTTP(ctx, server, listener, stopTimeout)
 }
 
 // requestBody is a request's body. The gateway turns what a decoder returns into
