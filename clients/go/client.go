@@ -1,6 +1,6 @@
 // Package carillon is the Go client: one connection to an edge, in the protobuf
-// codec. It does not reconnect; when Pushes is closed, dial again and subscribe
-// again.
+// codec. It does not reconnect: when Pushes is closed, dial again, any edge, and
+// resume.
 package carillon
 
 import (
@@ -170,6 +170,16 @@ func (c *Client) Subscribe(ctx context.Context, channel string) (*clientv1.Subsc
 	f, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Subscribe{
 		Subscribe: &clientv1.SubscribeCommand{Channel: channel},
 	}})
+	return f.GetSubscribed(), err
+}
+
+// Resume asks for a channel's messages after a position: the epoch and the offset of
+// the last message that was handled. If the answer's recovered is false, some of them
+// are gone or too many: reload.
+func (c *Client) Resume(ctx context.Context, channel, epoch string, offset uint64) (*clientv1.SubscribedEvent, error) {
+	f, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Subscribe{Subscribe: &clientv1.SubscribeCommand{
+		Channel: channel, Since: &clientv1.Position{Epoch: epoch, Offset: offset},
+	}}})
 	return f.GetSubscribed(), err
 }
 

@@ -7,9 +7,12 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+	"go.uber.org/goleak"
 
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // open is a WebSocket to a server that reads and says nothing.
 func open(t *testing.T) *websocket.Conn {
