@@ -3,6 +3,7 @@ package edge_test
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -125,26 +126,26 @@ func sign(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaims)
 }
 
 // badTokens are refused over HTTP where nobody can be a browser, else by a frame
-// and a close, and so is a token in connect.
-func badTokens(t *testing.T) map[string]struct{ token, reason string } {
+// and a close, and so is a token in connect. A message goes on where it names a time.
+func badTokens(t *testing.T) map[string]struct{ token, reason, message string } {
 	soon := time.Now().Add(time.Hour).Unix()
 	claims := func(extra jwt.MapClaims) jwt.MapClaims {
 		c := jwt.MapClaims{"sub": "alice", "exp": soon}
 		maps.Copy(c, extra)
 		return c
 	}
-	return map[string]struct{ token, reason string }{
-		"expired":        {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice", "exp": soon - 7200}), "TOKEN_EXPIRED"},
-		"wrong key":      {sign(t, jwt.SigningMethodHS256, []byte(strings.Repeat("x", 32)), claims(nil)), "TOKEN_SIGNATURE_INVALID"},
-		"alg none":       {sign(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, claims(nil)), "TOKEN_ALGORITHM_NOT_ALLOWED"},
-		"other alg":      {sign(t, jwt.SigningMethodHS512, secret, claims(nil)), "TOKEN_ALGORITHM_NOT_ALLOWED"},
-		"a caller's":     {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"aud": auth.CallerAudience})), "TOKEN_AUDIENCE_INVALID"},
-		"unknown issuer": {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"iss": "https://else"})), "TOKEN_ISSUER_UNKNOWN"},
-		"no subject":     {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"exp": soon}), "TOKEN_CLAIM_INVALID"},
-		"no expiry":      {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice"}), "TOKEN_CLAIM_INVALID"},
-		"not yet valid":  {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"nbf": soon})), "TOKEN_NOT_YET_VALID"},
-		"no JWT":         {"hello", "TOKEN_MALFORMED"},
-		"cut":            {base64.RawURLEncoding.EncodeToString([]byte("{}")) + ".", "TOKEN_MALFORMED"},
+	return map[string]struct{ token, reason, message string }{
+		"expired":        {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice", "exp": soon - 7200}), "TOKEN_EXPIRED", `the token expired at 20`},
+		"wrong key":      {sign(t, jwt.SigningMethodHS256, []byte(strings.Repeat("x", 32)), claims(nil)), "TOKEN_SIGNATURE_INVALID", `the token's signature does not match the issuer's key`},
+		"alg none":       {sign(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, claims(nil)), "TOKEN_ALGORITHM_NOT_ALLOWED", `the token's alg is not one of ES256 ES384 ES512 EdDSA HS256 HS384 HS512 PS256 PS384 PS512 RS256 RS384 RS512`},
+		"other alg":      {sign(t, jwt.SigningMethodHS512, secret, claims(nil)), "TOKEN_ALGORITHM_NOT_ALLOWED", `the issuer's tokens are signed with HS256, not HS512`},
+		"a caller's":     {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"aud": auth.CallerAudience})), "TOKEN_AUDIENCE_INVALID", `this is a caller's token (aud carillon-api); a client's is wanted here`},
+		"unknown issuer": {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"iss": "https://else"})), "TOKEN_ISSUER_UNKNOWN", `no issuer for clients has the iss "https://else"`},
+		"no subject":     {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"exp": soon}), "TOKEN_CLAIM_INVALID", `the token's sub is required, and a string`},
+		"no expiry":      {sign(t, jwt.SigningMethodHS256, secret, jwt.MapClaims{"sub": "alice"}), "TOKEN_CLAIM_INVALID", `the token's exp is required`},
+		"not yet valid":  {sign(t, jwt.SigningMethodHS256, secret, claims(jwt.MapClaims{"nbf": soon})), "TOKEN_NOT_YET_VALID", `the token is valid only from 20`},
+		"no JWT":         {"hello", "TOKEN_MALFORMED", `the token is not a JWT: three parts of base64url, joined by "."`},
+		"cut":            {base64.RawURLEncoding.EncodeToString([]byte("{}")) + ".", "TOKEN_MALFORMED", `the token is not a JWT: three parts of base64url, joined by "."`},
 	}
 }
 
@@ -166,20 +167,25 @@ func TestBadTokens(t *testing.T) {
 			if err == nil || response == nil || response.StatusCode != http.StatusUnauthorized {
 				t.Fatalf("%v, %v", response, err)
 			}
-			if body, _ := io.ReadAll(response.Body); !strings.Contains(string(body), `"reason":"`+tt.reason+`"`) {
-				t.Errorf("answered %s", body)
+			var answer struct {
+				Error struct{ Reason, Message string }
+			}
+			if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Error.Reason != tt.reason || !strings.HasPrefix(answer.Error.Message, tt.message) {
+				t.Errorf("answered %+v, %v", answer, err)
 			}
 
 			header.Set("Origin", "https://app.example")
 			browser := w.dial(t, header, "carillon.v1.json")
-			if told := browser.hear("disconnect"); told["reason"] != tt.reason || told["code"] != "UNAUTHENTICATED" {
+			told := browser.hear("disconnect")
+			if message, _ := told["message"].(string); told["reason"] != tt.reason || told["code"] != "UNAUTHENTICATED" || !strings.HasPrefix(message, tt.message) {
 				t.Errorf("a browser was told %v", told)
 			}
 			browser.wantClose(closeOf(tt.reason))
 
 			late := w.dial(t, nil)
 			late.say(`{"id":1,"connect":{"token":"` + tt.token + `"}}`)
-			if refused := late.hear("error"); refused["reason"] != tt.reason || refused["field"] != "token" {
+			refused := late.hear("error")
+			if message, _ := refused["message"].(string); refused["reason"] != tt.reason || refused["field"] != "token" || !strings.HasPrefix(message, tt.message) {
 				t.Errorf("connect was answered %v", refused)
 			}
 			if told := late.hear("disconnect"); told["reason"] != tt.reason {
