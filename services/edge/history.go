@@ -15,7 +15,7 @@ import (
 const (
 	defaultHistory = 50
 	maxHistory     = 200
-	// historyBytes is the size of the payloads beyond which a reply has fewer messages.
+	// historyBytes is the size of the messages beyond which a reply has fewer messages.
 	historyBytes = 256 << 10
 )
 
@@ -99,7 +99,7 @@ func oldest(ctx context.Context, broker Broker, name channel.Name, within span, 
 			if m.Offset >= within.before {
 				return read, false, nil
 			}
-			size += len(m.Payload.Data)
+			size += sizeOf(m)
 			if len(read) == limit || (size > historyBytes && len(read) > 0) {
 				return read, true, nil
 			}
@@ -121,7 +121,8 @@ func newest(ctx context.Context, broker Broker, name channel.Name, within span, 
 		return nil, false, err
 	}
 	first, size := within.after, 0
-	for after = max(after, within.after); ; {
+	start := max(after, within.after)
+	for after = start; ; {
 		page, err := broker.Read(ctx, name, after, limit)
 		if err != nil {
 			return nil, false, err
@@ -131,9 +132,9 @@ func newest(ctx context.Context, broker Broker, name channel.Name, within span, 
 				break
 			}
 			read = append(read, m)
-			size += len(m.Payload.Data)
-			for size > historyBytes && len(read) > 1 { // the oldest of them go
-				size -= len(read[0].Payload.Data)
+			size += sizeOf(m)
+			for len(read) > limit || (size > historyBytes && len(read) > 1) { // the oldest of them go
+				size -= sizeOf(read[0])
 				read = read[1:]
 			}
 		}
@@ -141,14 +142,17 @@ func newest(ctx context.Context, broker Broker, name channel.Name, within span, 
 			break
 		}
 	}
-	if len(read) == 0 {
-		return nil, false, nil
+	if len(read) == 0 { // there is none, or none that can be read: older ones may be
+		if start == first || start+1 >= within.before {
+			return nil, start != first, nil
+		}
+		return newest(ctx, broker, name, span{after: first, before: start + 1}, limit)
 	}
 	before, err := broker.Read(ctx, name, first, 1)
 	if err != nil {
 		return nil, false, err
 	}
-	more = len(before.Messages) > 0 && before.Messages[0].Offset < read[0].Offset
+	more = before.Reached > first && before.Reached < read[0].Offset
 	slices.Reverse(read)
 	return read, more, nil
 }

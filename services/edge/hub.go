@@ -49,10 +49,12 @@ type topic struct {
 	// past. Zero in an ephemeral namespace.
 	position message.Position
 	ring     ring
-	// repairing is true while what was missed is read from the broker; what comes live
-	// is then left to be read too, and seen is the latest of it.
+	// repairing is true while what was missed is read from the broker; seen is then the
+	// latest that is known of, and held the end of what came live: it is delivered when
+	// everything before it is, and what it has no room for is read too.
 	repairing     bool
 	seen          message.Offset
+	held          ring
 	subscriptions []*subscription // in no order
 	ended         *fault.Error    // why nothing is delivered any more; nil while it is
 }
@@ -217,9 +219,10 @@ func (h *hub) Receive(m *message.Message) {
 	case t.position.Epoch == "": // not listened to yet
 		t.position.Offset = m.Offset
 	case t.repairing:
-		t.seen = max(t.seen, m.Offset)
+		t.hold(m)
 	case m.Previous > t.position.Offset:
-		h.startRepair(t, m.Offset)
+		h.startRepair(t, m.Previous)
+		t.hold(m)
 	default:
 		h.deliver(t, m)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -18,8 +19,12 @@ const (
 	headInterval = 2 * time.Second
 	// headGrace is how long a message that is stored may take to come by itself.
 	headGrace = 250 * time.Millisecond
-	// headTimeout bounds one round.
-	headTimeout = 10 * time.Second
+	// headTimeout bounds one round, and boundsTimeout the part of it that tells whether a
+	// stream answers at all: the next round waits for it.
+	headTimeout   = 10 * time.Second
+	boundsTimeout = 2 * time.Second
+	// repairPause is the least time between two attempts to read what was missed.
+	repairPause = 100 * time.Millisecond
 	// pageLimit is how many messages one question brings.
 	pageLimit = 256
 )
@@ -53,40 +58,55 @@ func (h *hub) watch(ctx context.Context) {
 
 // checkHeads repairs the topics that are behind. checked holds up to which offset each
 // partition is known to be delivered: while it has no newer message there is nothing
-// to ask.
+// to ask. Partitions are checked side by side, so that one that does not answer hides
+// nothing of the others.
 func (h *hub) checkHeads(ctx context.Context, checked map[string]message.Offset) {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
 	byPartition, unsure := h.listened()
 	maps.DeleteFunc(checked, func(partition string, _ message.Offset) bool { return byPartition[partition] == nil })
-	behind := map[*topic]message.Offset{}
+	known := maps.Clone(checked)
+	var mu sync.Mutex // of checked
+	var wait sync.WaitGroup
 	for partition, topics := range byPartition {
-		bounds, err := h.broker.Bounds(ctx, topics[0].name)
-		if err != nil {
-			return // NATS is away; the next round comes, and an alarm with the connection
-		}
-		topics = h.ofEpoch(topics, bounds)
-		if bounds.Last == checked[partition] || len(topics) == 0 {
-			continue
-		}
-		late, err := h.behind(ctx, topics)
-		if err != nil {
-			return
-		}
-		maps.Copy(behind, late)
-		if len(late) == 0 && !unsure[partition] {
-			checked[partition] = bounds.Last
-		}
+		wait.Go(func() {
+			if last, ok := h.checkPartition(ctx, topics, known[partition]); ok && !unsure[partition] {
+				mu.Lock()
+				defer mu.Unlock()
+				checked[partition] = last
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// checkPartition repairs those topics of a partition that are behind, unless it ends
+// where it is known to be delivered. It returns where it ends; ok means that all of it
+// has been delivered.
+func (h *hub) checkPartition(ctx context.Context, topics []*topic, known message.Offset) (last message.Offset, ok bool) {
+	soon, cancel := context.WithTimeout(ctx, boundsTimeout)
+	defer cancel()
+	bounds, err := h.broker.Bounds(soon, topics[0].name)
+	if err != nil {
+		return 0, false // NATS is away; the next round comes, and an alarm with the connection
+	}
+	topics = h.ofEpoch(topics, bounds)
+	if bounds.Last == known || len(topics) == 0 {
+		return known, true
+	}
+	behind, sure, err := h.behind(ctx, topics, bounds)
+	if err != nil {
+		return 0, false
 	}
 	if len(behind) == 0 {
-		return
+		return bounds.Last, sure
 	}
 	grace := time.NewTimer(headGrace)
 	defer grace.Stop()
 	select {
 	case <-grace.C:
 	case <-ctx.Done():
-		return
+		return 0, false
 	}
 	for t, last := range behind {
 		t.mu.Lock()
@@ -95,6 +115,7 @@ func (h *hub) checkHeads(ctx context.Context, checked map[string]message.Offset)
 		}
 		t.mu.Unlock()
 	}
+	return 0, false
 }
 
 // listened lists the topics that have offsets, by partition, and the partitions with
@@ -150,33 +171,55 @@ func (h *hub) endTopic(t *topic) {
 	}
 }
 
-// behind tells which topics have a last message that was not delivered.
-func (h *hub) behind(ctx context.Context, topics []*topic) (map[*topic]message.Offset, error) {
+// behind tells which topics have a last message that was not delivered; sure means that
+// there are no others, as of the bounds of their partition. The position of one that is
+// quiet moves on, so that what is trimmed of others does not look like its own.
+func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds) (late map[*topic]message.Offset, sure bool, err error) {
 	names := make([]channel.Name, len(topics))
 	for i, t := range topics {
 		names[i] = t.name
 	}
 	lasts, err := h.broker.Lasts(ctx, names)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	late := map[*topic]message.Offset{}
+	late, sure = map[*topic]message.Offset{}, true
 	for _, t := range topics {
+		last := lasts[t.name]
 		t.mu.Lock()
-		if last := lasts[t.name].Offset; last > t.position.Offset {
-			late[t] = last
+		switch {
+		case last.Offset > t.position.Offset:
+			late[t] = last.Offset
+		case !t.repairing && bounds.First <= t.position.Offset+1: // else something may have come and gone
+			t.position.Offset = max(t.position.Offset, last.UpTo)
 		}
 		t.mu.Unlock()
+		if last.UpTo < bounds.Last { // a replica that is behind has answered
+			sure = false
+		}
 	}
-	return late, nil
+	return late, sure, nil
 }
 
 // startRepair has everything read that follows a topic's position, up to an offset
 // that has been seen. The caller holds t.mu.
 func (h *hub) startRepair(t *topic, seen message.Offset) {
 	t.repairing, t.seen = true, seen
+	t.held.reset(seen)
 	h.metrics.repaired()
 	h.goroutines.Go(func() { h.repair(t) })
+}
+
+// hold keeps a message that comes while what precedes it is read. The caller holds t.mu.
+func (t *topic) hold(m *message.Message) {
+	if m.Offset <= t.seen {
+		return
+	}
+	if m.Previous > t.seen { // what lies between is to be read
+		t.held.reset(m.Previous)
+	}
+	t.held.add(m)
+	t.seen = m.Offset
 }
 
 func (h *hub) repair(t *topic) {
@@ -193,6 +236,10 @@ func (h *hub) repair(t *topic) {
 				return
 			}
 			h.logger.Warn("what was missed cannot be read yet", "channel", string(t.name), "error", err)
+			select {
+			case <-time.After(repairPause):
+			case <-h.context.Done():
+			}
 			continue
 		}
 		if h.catchUp(t, page, trimmed, seen) {
@@ -228,7 +275,14 @@ func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset)
 	if t.position.Offset < seen { // it was stored, and is not any more
 		h.announceGap(t, seen)
 	}
-	t.repairing = t.position.Offset < t.seen
+	if missed, ok := t.held.since(t.position.Offset); ok {
+		for _, m := range missed {
+			h.deliver(t, m)
+		}
+	}
+	if t.repairing = t.position.Offset < t.seen; !t.repairing {
+		t.held = ring{}
+	}
 	return !t.repairing
 }
 

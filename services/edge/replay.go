@@ -12,6 +12,10 @@ import (
 // so it goes at the client's pace, and cannot make it a slow consumer.
 const replayQueueBytes = 64 << 10
 
+// maxRingFrames bounds the frames of a ring: Base64, and what a frame has beside its
+// message.
+const maxRingFrames = 2 * ringBytes
+
 // replay brings a subscription from where its client was up to its topic's position,
 // and then attaches it.
 type replay struct {
@@ -60,7 +64,7 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 
 // replaySince replays everything after a position; nil if that is more than it may be.
 func (h *hub) replaySince(ctx context.Context, s *session, t *topic, at message.Position, most int, tell tell) (*subscription, error) {
-	if s.socket.Below(replayQueueBytes) {
+	if s.socket.Below(s.most(maxRingFrames)) {
 		if sub := t.resumeFromRing(s, at, most, tell); sub != nil {
 			h.metrics.recovered("ring")
 			return sub, nil
@@ -118,52 +122,58 @@ func (h *hub) startReplay(s *session, t *topic, from message.Position) *subscrip
 
 // run reads and sends page after page until the subscription has what the topic has.
 func (h *hub) run(ctx context.Context, sub *subscription, at message.Position) error {
-	t := sub.topic
 	for {
-		t.mu.Lock()
-		// Reading begins after this, so what it does not find up to here is not there.
-		floor := t.position.Offset
-		t.mu.Unlock()
-		page, trimmed, err := h.readAfter(ctx, t.name, at)
-		if err != nil {
-			return err
-		}
-		if trimmed > at.Offset {
-			h.metrics.gap()
-			sub.session.send(sub.session.codec.build(0, gapOf(t.name, at, trimmed)))
-			at.Offset = trimmed
-		}
-		for _, m := range page.Messages {
-			if m.Offset <= at.Offset {
-				continue
-			}
-			if err := sub.session.sendPaced(ctx, m); err != nil {
-				return err
-			}
-			at.Offset = m.Offset
-		}
-		at.Offset = max(at.Offset, page.Reached)
-		if page.Pending > 0 {
-			continue
-		}
-		at.Offset = max(at.Offset, floor)
-		if done, err := t.finish(ctx, sub, at.Offset); done || err != nil {
+		if done, err := h.advance(ctx, sub, &at); done || err != nil {
 			return err
 		}
 	}
 }
 
-// finish attaches a subscription that has everything up to an offset, if the ring has
-// what has come since. Replays of one session take turns, so that together they queue
-// no more than one would.
-func (t *topic) finish(ctx context.Context, sub *subscription, at message.Offset) (bool, error) {
+// advance reads and sends a page, and after the last one attaches the subscription.
+// Replays of one session take turns, so that together they hold and queue no more than
+// one would.
+func (h *hub) advance(ctx context.Context, sub *subscription, at *message.Position) (done bool, err error) {
+	t := sub.topic
 	select {
 	case sub.session.turn <- struct{}{}:
 		defer func() { <-sub.session.turn }()
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-	if err := sub.session.socket.WaitBelow(ctx, replayQueueBytes); err != nil {
+	t.mu.Lock()
+	// Reading begins after this, so what it does not find up to here is not there.
+	floor := t.position.Offset
+	t.mu.Unlock()
+	page, trimmed, err := h.readAfter(ctx, t.name, *at)
+	if err != nil {
+		return false, err
+	}
+	if trimmed > at.Offset {
+		h.metrics.gap()
+		sub.session.send(sub.session.codec.build(0, gapOf(t.name, *at, trimmed)))
+		at.Offset = trimmed
+	}
+	for _, m := range page.Messages {
+		if m.Offset <= at.Offset {
+			continue
+		}
+		if err := sub.session.sendPaced(ctx, m); err != nil {
+			return false, err
+		}
+		at.Offset = m.Offset
+	}
+	at.Offset = max(at.Offset, page.Reached)
+	if page.Pending > 0 {
+		return false, nil
+	}
+	at.Offset = max(at.Offset, floor)
+	return t.finish(ctx, sub, at.Offset)
+}
+
+// finish attaches a subscription that has everything up to an offset, if the ring has
+// what has come since.
+func (t *topic) finish(ctx context.Context, sub *subscription, at message.Offset) (bool, error) {
+	if err := sub.session.waitFor(ctx, maxRingFrames); err != nil {
 		return false, err
 	}
 	t.mu.Lock()
@@ -177,9 +187,21 @@ func (t *topic) finish(ctx context.Context, sub *subscription, at message.Offset
 
 // sendPaced queues a message of a replay when little else is queued.
 func (s *session) sendPaced(ctx context.Context, m *message.Message) error {
-	if err := s.socket.WaitBelow(ctx, replayQueueBytes); err != nil {
+	f := s.codec.build(0, frame.Message{Message: m})
+	if err := s.waitFor(ctx, len(f)); err != nil {
 		return err
 	}
-	s.send(s.codec.build(0, frame.Message{Message: m}))
+	s.send(f)
 	return nil
+}
+
+// waitFor waits until little enough is queued for so many bytes of a replay.
+func (s *session) waitFor(ctx context.Context, bytes int) error {
+	return s.socket.WaitBelow(ctx, max(1, s.most(bytes)))
+}
+
+// most is how much may be queued when so many bytes of a replay follow; where the queue
+// is too small for them it is nothing or less.
+func (s *session) most(bytes int) int {
+	return min(replayQueueBytes, s.edge.options.Limits.MaxQueueBytes-bytes)
 }

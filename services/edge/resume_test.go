@@ -3,6 +3,7 @@ package edge_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -405,16 +406,48 @@ func TestHistoryIsBoundedInBytes(t *testing.T) {
 	}
 }
 
-// moody is a Broker that fails, or tells of another epoch, when told to.
+// moody is a Broker that fails, tells of another epoch, is behind or slow, when told to.
 type moody struct {
 	edge.Broker
 	failures atomic.Int32
 	replaced atomic.Bool
+	silent   atomic.Pointer[string] // a namespace whose store does not answer
+	behind   atomic.Int32           // so many answers of Lasts come from a replica without messages
+	slow     atomic.Int64           // the time.Duration that a Read takes
+	pages    atomic.Int32           // whole pages that were read
+	lasts    atomic.Int32           // answers of Lasts
+	damaged  atomic.Uint64          // what lies after this offset cannot be decoded; 0: all can
+}
+
+func (m *moody) Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
+	if m.behind.Add(-1) >= 0 {
+		return map[channel.Name]message.Last{}, nil
+	}
+	defer m.lasts.Add(1)
+	return m.Broker.Lasts(ctx, names)
+}
+
+func (m *moody) Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error) {
+	if limit > 1 {
+		m.pages.Add(1)
+	}
+	page, err := m.Broker.Read(ctx, name, after, limit)
+	if damaged := m.damaged.Load(); damaged > 0 {
+		page.Messages = slices.DeleteFunc(page.Messages, func(m *message.Message) bool { return uint64(m.Offset) > damaged })
+	}
+	if slow := time.Duration(m.slow.Load()); slow > 0 {
+		<-time.After(slow)
+	}
+	return page, err
 }
 
 func (m *moody) Bounds(ctx context.Context, name channel.Name) (message.Bounds, error) {
 	if m.failures.Add(-1) >= 0 {
 		return message.Bounds{}, fault.Unavailable(fault.StoreUnavailable, nil, "no answer")
+	}
+	if silent := m.silent.Load(); silent != nil && name.Namespace() == *silent {
+		<-ctx.Done()
+		return message.Bounds{}, fault.Unavailable(fault.StoreUnavailable, ctx.Err(), "no answer")
 	}
 	bounds, err := m.Broker.Bounds(ctx, name)
 	if m.replaced.Load() && name.Namespace() == "chat" {
@@ -423,10 +456,13 @@ func (m *moody) Bounds(ctx context.Context, name channel.Name) (message.Bounds, 
 	return bounds, err
 }
 
-func startMoody(t *testing.T) (*world, *moody) {
+func startMoody(t *testing.T, change ...func(*edge.Options)) (*world, *moody) {
 	t.Helper()
 	broker := &moody{}
 	w := start(t, func(o *edge.Options) {
+		for _, f := range change {
+			f(o)
+		}
 		open := o.OpenBroker
 		o.OpenBroker = func(r edge.Receiver) (edge.Broker, error) {
 			var err error
@@ -484,5 +520,237 @@ func TestReplacedStore(t *testing.T) {
 	receipt := w.publish(t, "chat.a", `1`)
 	if got := c.offsets(1); got[0] != uint64(receipt.Offset) {
 		t.Errorf("got %v", got)
+	}
+}
+
+// A replica that does not have everything yet proves nothing about where channels end.
+func TestRepairDoesNotBelieveAReplicaThatIsBehind(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	c := w.connect(t, "alice")
+	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+	c.hear("subscribed")
+	lose := func(*message.Message) bool { return true }
+	w.lossy.lose.Store(&lose)
+	broker.behind.Store(1)
+	lost := w.publish(t, "chat.a", `1`)
+	if got := c.offsets(1); got[0] != uint64(lost.Offset) {
+		t.Errorf("got %v, want %d", got, lost.Offset)
+	}
+}
+
+// A stream that does not answer delays no other's repair.
+func TestRepairBesideAStreamThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	c := w.connect(t, "alice")
+	for id, name := range []string{"chat.a", "tiny.a"} {
+		c.say(fmt.Sprintf(`{"id":%d,"subscribe":{"channel":%q}}`, id+2, name))
+		c.hear("subscribed")
+	}
+	silent := "tiny"
+	broker.silent.Store(&silent)
+	w.receiver.Missed() // it is asked already
+	lose := func(*message.Message) bool { return true }
+	w.lossy.lose.Store(&lose)
+	for range 2 {
+		began := time.Now()
+		lost := w.publish(t, "chat.a", `1`)
+		if got := c.offsets(1); got[0] != uint64(lost.Offset) || time.Since(began) > 5*time.Second {
+			t.Errorf("got %v after %v, want %d", got, time.Since(began), lost.Offset)
+		}
+	}
+}
+
+// A repair ends also where messages come faster than they are read.
+func TestRepairOfABusyChannel(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	c := w.connect(t, "alice")
+	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+	at := uint64(c.hear("subscribed")["offset"].(float64))
+	var lost atomic.Bool
+	lose := func(*message.Message) bool { return lost.CompareAndSwap(false, true) }
+	w.lossy.lose.Store(&lose)
+	broker.slow.Store(int64(20 * time.Millisecond))
+	const messages = 500
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		pace := time.NewTicker(time.Millisecond) // some 20 come during a Read
+		defer pace.Stop()
+		for i := range messages {
+			w.publish(t, "chat.a", fmt.Sprint(i))
+			<-pace.C
+		}
+	})
+	for range messages {
+		next := c.offsets(1)[0]
+		if next != at+1 {
+			t.Fatalf("after %d came %d", at, next)
+		}
+		at = next
+	}
+	publishing.Wait()
+	if pages := broker.pages.Load(); pages > 8 {
+		t.Errorf("%d pages were read to repair one message", pages)
+	}
+}
+
+// Many replays to one client queue no more than one, and hold no more of the store.
+func TestReplaysOfOneSessionArePacedTogether(t *testing.T) {
+	t.Parallel()
+	const channels, messages = 32, 6
+	w, broker := startMoody(t, func(o *edge.Options) { o.Limits.MaxSubscriptions = channels })
+	large := `"` + strings.Repeat("x", 200<<10) + `"`
+	var first message.Receipt
+	for i := range channels {
+		for range messages {
+			if receipt := w.publish(t, channel.Name(fmt.Sprint("chat.c", i)), large); first.Offset == 0 {
+				first = receipt
+			}
+		}
+	}
+	c := w.connect(t, "alice")
+	for i := range channels {
+		c.say(fmt.Sprintf(`{"id":%d,"subscribe":{"channel":"chat.c%d","since":{"epoch":%q,"offset":%d}}}`, i+2, i, first.Epoch, 0))
+	}
+	// The client reads nothing, and so only one replay has read a page.
+	seen, since := int32(0), time.Now()
+	for time.Since(since) < 500*time.Millisecond {
+		if pages := broker.pages.Load(); pages != seen {
+			seen, since = pages, time.Now()
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	if seen > channels/2 {
+		t.Errorf("%d pages were read for a client that does not read", seen)
+	}
+	counts := map[string]int{}
+	for n := 0; n < channels*messages; {
+		text := c.next()
+		if strings.HasPrefix(text, `{"message"`) {
+			n++
+			name, _, _ := strings.Cut(strings.TrimPrefix(text, `{"message":{"channel":"`), `"`)
+			counts[name]++
+		}
+	}
+	for name, n := range counts {
+		if n != messages {
+			t.Errorf("%s: %d messages", name, n)
+		}
+	}
+}
+
+// The queue of a client may be smaller than what a replay keeps in it.
+func TestReplayIntoASmallQueue(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) { o.Limits.MaxQueueBytes = 64 << 10 })
+	var first message.Receipt
+	text := `"` + strings.Repeat("x", 40<<10) + `"`
+	for range 90 {
+		if receipt := w.publish(t, "chat.a", text); first.Offset == 0 {
+			first = receipt
+		}
+	}
+	c := w.connect(t, "alice")
+	c.subscribe(2, "chat.a", first.Epoch, 0)
+	c.offsets(90)
+	c.quiet(3)
+}
+
+// The latest message of a busy channel is one of its messages, not none.
+func TestNewestOfABusyChannel(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	for i := range 100 {
+		w.publish(t, "chat.a", fmt.Sprint(i))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			w.publish(t, "chat.a", fmt.Sprint(i))
+		}
+	})
+	c := w.connect(t, "alice")
+	for id := 2; id < 52; id++ {
+		c.say(fmt.Sprintf(`{"id":%d,"history":{"channel":"chat.a","newestFirst":true,"limit":2}}`, id))
+		if reply := c.hear("history"); len(reply["messages"].([]any)) != 2 || reply["more"] != true {
+			t.Errorf("%v", reply)
+			break
+		}
+	}
+	cancel()
+	publishing.Wait()
+}
+
+// What is trimmed of other channels is no gap in a quiet one that was complete so far.
+func TestRepairOfAQuietChannelPastRetention(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	c := w.connect(t, "alice")
+	c.say(`{"id":2,"subscribe":{"channel":"tiny.quiet"}}`)
+	c.hear("subscribed")
+	w.publish(t, "tiny.quiet", `0`)
+	c.offsets(1)
+	large := `"` + strings.Repeat("x", 100<<10) + `"`
+	for round := range 2 { // tiny keeps 1 MiB
+		for range 8 {
+			w.publish(t, "tiny.other", large)
+		}
+		if round == 0 {
+			for before := broker.lasts.Load(); broker.lasts.Load() < before+2; { // one may have begun too early
+				<-time.After(10 * time.Millisecond)
+				w.receiver.Missed()
+			}
+		}
+	}
+	lose := func(*message.Message) bool { return true }
+	w.lossy.lose.Store(&lose)
+	lost := w.publish(t, "tiny.quiet", `1`)
+	if got := c.offsets(1); got[0] != uint64(lost.Offset) {
+		t.Errorf("got %v, want %d", got, lost.Offset)
+	}
+}
+
+// A store that refuses at once is not asked again at once.
+func TestRepairIsPatient(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	c := w.connect(t, "alice")
+	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
+	c.hear("subscribed")
+	var lost atomic.Bool
+	lose := func(*message.Message) bool { return lost.CompareAndSwap(false, true) }
+	w.lossy.lose.Store(&lose)
+	first := w.publish(t, "chat.a", `1`)
+	const many = 1 << 20
+	broker.failures.Store(many)
+	w.publish(t, "chat.a", `2`)
+	<-time.After(time.Second)
+	if asked := many - broker.failures.Swap(0); asked > 50 {
+		t.Errorf("asked %d times in a second", asked)
+	}
+	if got := c.offsets(2); got[0] != uint64(first.Offset) {
+		t.Errorf("got %v, want %d first", got, first.Offset)
+	}
+}
+
+// What cannot be decoded does not hide what came before it.
+func TestNewestBehindWhatIsNotCarillons(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	for i := range 10 {
+		w.publish(t, "chat.a", fmt.Sprint(i))
+	}
+	broker.damaged.Store(4)
+	c := w.connect(t, "alice")
+	for id, tt := range []struct{ limit, want int }{{3, 3}, {5, 4}, {50, 4}} {
+		c.say(fmt.Sprintf(`{"id":%d,"history":{"channel":"chat.a","newestFirst":true,"limit":%d}}`, id+2, tt.limit))
+		reply := c.hear("history")
+		messages := reply["messages"].([]any)
+		if len(messages) == 0 || len(messages) > tt.want || messages[0].(map[string]any)["offset"] != 4.0 || reply["more"] != (len(messages) < 4) {
+			t.Errorf("at most %d: %v", tt.limit, reply)
+		}
 	}
 }

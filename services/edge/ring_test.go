@@ -41,3 +41,16 @@ func TestRing(t *testing.T) {
 		t.Error("one larger than the ring is not in it")
 	}
 }
+
+// A message weighs more than its payload.
+func TestRingIsBoundedWithHeaders(t *testing.T) {
+	t.Parallel()
+	var r ring
+	headers := map[string]string{"X": string(make([]byte, message.MaxHeaderBytes-1))}
+	for i := range ringMessages {
+		r.add(&message.Message{Offset: message.Offset(i + 1), Headers: headers})
+	}
+	if most := ringBytes / message.MaxHeaderBytes; len(r.messages) != most || r.bytes != ringBytes {
+		t.Errorf("%d messages, %d bytes; want %d", len(r.messages), r.bytes, most)
+	}
+}

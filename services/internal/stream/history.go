@@ -49,12 +49,6 @@ func (s *Store) Read(ctx context.Context, name channel.Name, after message.Offse
 		return message.Page{}, err
 	}
 	defer done()
-	select {
-	case s.reads <- struct{}{}:
-		defer func() { <-s.reads }()
-	case <-ctx.Done():
-		return message.Page{}, unanswered(ctx.Err())
-	}
 	retry := newRetry()
 	for {
 		page, err := s.readPage(ctx, part, name, after, min(limit, MaxPage))
@@ -79,6 +73,12 @@ func (s *Store) readPage(ctx context.Context, part *partition, name channel.Name
 		if last, err = s.lastOf(ctx, t, part, name); err != nil {
 			return message.Page{}, err
 		}
+	}
+	select {
+	case s.reads <- struct{}{}: // only now: who waits for a stream must not hold up the readers of others
+		defer func() { <-s.reads }()
+	case <-ctx.Done():
+		return message.Page{}, ctx.Err()
 	}
 	request := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q,"batch":%d,"max_bytes":%d}`, after+1, part.in+string(name), limit, pageBytes)
 	page := message.Page{Reached: after}
@@ -176,8 +176,11 @@ func (s *Store) askLasts(ctx context.Context, part *partition, names []channel.N
 			left = append(left, name)
 		}
 	}
-	if pending == "" || pending == "0" || len(left) == len(names) {
+	if pending == "" || pending == "0" {
 		return nil
+	}
+	if len(left) == len(names) { // it brought none of what is asked for
+		return errIncomplete
 	}
 	return s.askLasts(ctx, part, left, lasts)
 }
@@ -239,37 +242,44 @@ func decodeStored(m *nats.Msg) (*message.Message, error) {
 
 // Latest returns the offset after which the latest messages of a channel lie: count of
 // them, or all if there are fewer. With before, those that lie before that offset; 0:
-// no such bound. It searches by halves, a question each. Errors as Read.
+// no such bound. Where others publish meanwhile more may lie after it, never fewer. It
+// searches by halves, a question each, or two with before. Errors as Read.
 func (s *Store) Latest(ctx context.Context, name channel.Name, before message.Offset, count int) (message.Offset, error) {
 	bounds, err := s.Bounds(ctx, name)
 	if err != nil {
 		return 0, err
 	}
-	low, high, beyond := bounds.First-1, bounds.Last, 0
-	if before > 0 && before <= bounds.Last {
-		high = max(before-1, low)
-		_, beyond, err = s.following(ctx, name, high)
-		if err != nil {
-			return 0, err
+	low, high := bounds.First-1, bounds.Last
+	if before > 0 {
+		high = min(high, max(before-1, low))
+	}
+	end, beyond := high, 0
+	// What is published meanwhile lies beyond the end: before it makes the difference
+	// what lies there is counted again.
+	following := func(after message.Offset) (next message.Offset, n int, err error) {
+		next, n, err = s.following(ctx, name, after)
+		if err == nil && before > 0 && n-beyond > count {
+			_, beyond, err = s.following(ctx, name, end)
 		}
+		return next, n - beyond, err
 	}
 	// More than count follow low, unless it is the answer; no more follow high.
 	for low < high {
-		next, n, err := s.following(ctx, name, low)
+		next, n, err := following(low)
 		if err != nil {
 			return 0, err
 		}
-		if n-beyond <= count {
+		if n <= count {
 			return low, nil
 		}
-		if low = next; n-beyond-1 == count { // without the next one it is count
+		if low = next; n-1 == count || low >= high { // without the next one it is count
 			return low, nil
 		}
 		middle := low + (high-low)/2
-		if _, n, err = s.following(ctx, name, middle); err != nil {
+		if _, n, err = following(middle); err != nil {
 			return 0, err
 		}
-		if n-beyond > count {
+		if n > count {
 			low = middle
 		} else {
 			high = middle

@@ -1,11 +1,15 @@
 package stream
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -224,4 +228,63 @@ func TestReadLeavesOutWhatIsNotCarillons(t *testing.T) {
 	if got != "12" || after != last.Offset {
 		t.Errorf("read %q, up to %d of %d", got, after, last.Offset)
 	}
+}
+
+// What is published meanwhile lies after the bound and does not count.
+func TestLatestOfABusyChannel(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	var last message.Offset
+	for i := range 50 {
+		last = publish(t, s, text("chat.lobby", fmt.Sprint(i))).Offset
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for ctx.Err() == nil {
+			publish(t, s, text("chat.lobby", "1"))
+		}
+	})
+	for count := 1; count <= 20; count++ {
+		after, err := s.Latest(t.Context(), "chat.lobby", last+1, count)
+		if err != nil || after > last-message.Offset(count) {
+			t.Errorf("the latest %d before %d lie after %d, %v", count, last+1, after, err)
+		}
+	}
+	cancel()
+	publishing.Wait()
+}
+
+// A partition that cannot be read does not take the places of those that can.
+func TestReadBesideAPartitionThatIsAway(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	away, err := s.partitionOf("chat.lobby")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := channel.Name("chat.other")
+	for i := 0; s.groups["chat"].of(other) == away; i++ {
+		other = channel.Name(fmt.Sprint("chat.other", i))
+	}
+	away.set(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var reading sync.WaitGroup
+	var asking atomic.Int32
+	for range 2 * maxReads {
+		reading.Go(func() {
+			asking.Add(1)
+			_, _ = s.Read(ctx, "chat.lobby", 0, 1)
+		})
+	}
+	eventually(t, "all are asking", func() bool { return asking.Load() == 2*maxReads })
+	for range 100 {
+		began := time.Now()
+		if _, err := s.Read(t.Context(), other, 0, 1); err != nil || time.Since(began) > requestTimeout {
+			t.Errorf("after %v: %v", time.Since(began), err)
+			break
+		}
+	}
+	cancel()
+	reading.Wait()
 }
