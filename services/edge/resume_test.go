@@ -420,7 +420,7 @@ type moody struct {
 }
 
 func (m *moody) Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
-	if m.behind.Add(-1) >= 0 {
+	if names[0].Namespace() == "chat" && m.behind.Add(-1) >= 0 {
 		return map[channel.Name]message.Last{}, nil
 	}
 	defer m.lasts.Add(1)
@@ -428,7 +428,7 @@ func (m *moody) Lasts(ctx context.Context, names []channel.Name) (map[channel.Na
 }
 
 func (m *moody) Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error) {
-	if limit > 1 {
+	if limit > 1 && name.Namespace() == "chat" {
 		m.pages.Add(1)
 	}
 	page, err := m.Broker.Read(ctx, name, after, limit)
@@ -442,7 +442,7 @@ func (m *moody) Read(ctx context.Context, name channel.Name, after message.Offse
 }
 
 func (m *moody) Bounds(ctx context.Context, name channel.Name) (message.Bounds, error) {
-	if m.failures.Add(-1) >= 0 {
+	if name.Namespace() == "chat" && m.failures.Add(-1) >= 0 { // the inbox of a new connection is still being read
 		return message.Bounds{}, fault.Unavailable(fault.StoreUnavailable, nil, "no answer")
 	}
 	if silent := m.silent.Load(); silent != nil && name.Namespace() == *silent {
