@@ -29,10 +29,6 @@ func (s *session) handle(ctx context.Context, command frame.Command) (frame.Even
 	if unknown, ok := command.Body.(*fault.Error); ok {
 		return nil, unknown
 	}
-	if end, ok := command.Body.(evicted); ok {
-		s.evicted(end)
-		return nil, nil //nolint:nilnil // there is nobody to reply to
-	}
 	if connect, ok := command.Body.(frame.Connect); ok {
 		return nil, s.connect(ctx, command.ID, connect)
 	}

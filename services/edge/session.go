@@ -235,7 +235,11 @@ func (s *session) work() {
 		s.pending = s.pending[1:]
 		s.mu.Unlock()
 
-		s.carryOut(command)
+		if end, ok := command.Body.(evicted); ok { // the edge's own: nobody asked, nobody counts
+			s.evicted(end)
+		} else {
+			s.carryOut(command)
+		}
 
 		s.mu.Lock()
 		delete(s.inflight, command.ID)

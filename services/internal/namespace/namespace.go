@@ -29,7 +29,7 @@ type Namespace struct {
 
 // History bounds what is kept.
 type History struct {
-	MaxMessages int           `yaml:"max_messages" default:"1000" help:"Most messages that one resume replays of a channel, 1 to 100000."`
+	MaxMessages int           `yaml:"max_messages" default:"1000" help:"Most messages that one resume or rewind replays of a channel, 1 to 100000."`
 	MaxAge      time.Duration `yaml:"max_age" default:"24h" help:"Age at which a message is dropped, at least 1s."`
 	MaxBytes    Bytes         `yaml:"max_bytes" default:"1GiB" help:"Size of the namespace's stored messages at which the oldest are dropped, at least 1MiB; divided among the partitions."`
 }
