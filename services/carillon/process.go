@@ -345,4 +345,4 @@ func (p *process) startPublish(context.Context) error {
 
 // healthInterval is how often the health service of the Publish API looks whether
 // the store is ready.
-const healthInterval = time.Second
+const healthInterval = 100 * time.Millisecond

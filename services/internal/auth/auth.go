@@ -89,4 +89,6 @@ type Caller struct {
 	Name     string   `yaml:"name" help:"Subject of the caller's tokens."`
 	Publish  []string `yaml:"publish" help:"Patterns of the channels that it may publish to: user.{id}, invoices.{rest...}, {rest...} for every channel."`
 	Presence []string `yaml:"presence" help:"Patterns of the channels whose members it may list."`
+	History  []string `yaml:"history" help:"Patterns of the channels whose messages it may list."`
+	Purge    []string `yaml:"purge" help:"Patterns of the channels that it may purge."`
 }

@@ -17,7 +17,7 @@ type Callers struct {
 
 // grants are the patterns given to one caller.
 type grants struct {
-	publish, presence []channel.Pattern
+	publish, presence, history, purge []channel.Pattern
 }
 
 // maxCallerBytes bounds a caller's name, which names the publisher of its messages.
@@ -55,8 +55,10 @@ func compileCallers(callers []Caller) (*Callers, []string) {
 		}
 		publish, publishProblems := parsePatterns(at+"publish", caller.Publish)
 		presence, presenceProblems := parsePatterns(at+"presence", caller.Presence)
-		problems = slices.Concat(problems, publishProblems, presenceProblems)
-		c.byName[caller.Name] = grants{publish: publish, presence: presence}
+		history, historyProblems := parsePatterns(at+"history", caller.History)
+		purge, purgeProblems := parsePatterns(at+"purge", caller.Purge)
+		problems = slices.Concat(problems, publishProblems, presenceProblems, historyProblems, purgeProblems)
+		c.byName[caller.Name] = grants{publish: publish, presence: presence, history: history, purge: purge}
 	}
 	return c, problems
 }
@@ -100,6 +102,24 @@ func (c *Callers) MayList(name string, ch channel.Name) error {
 		return err
 	}
 	return covered(given.presence, ch, "the caller %q may not list the members of this channel", name)
+}
+
+// MayRead is MayPublish for listing what a channel keeps.
+func (c *Callers) MayRead(name string, ch channel.Name) error {
+	given, err := c.grantsOf(name)
+	if err != nil {
+		return err
+	}
+	return covered(given.history, ch, "the caller %q may not read the history of this channel", name)
+}
+
+// MayPurge is MayPublish for removing what a channel keeps.
+func (c *Callers) MayPurge(name string, ch channel.Name) error {
+	given, err := c.grantsOf(name)
+	if err != nil {
+		return err
+	}
+	return covered(given.purge, ch, "the caller %q may not purge this channel", name)
 }
 
 func (c *Callers) grantsOf(name string) (grants, error) {

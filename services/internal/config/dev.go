@@ -100,7 +100,7 @@ func (c *Config) applyDev(r *report) {
 	}
 	if !slices.ContainsFunc(c.Callers, func(caller auth.Caller) bool { return caller.Name == DevCaller }) {
 		everywhere := []string{"{rest...}"}
-		c.Callers = append(c.Callers, auth.Caller{Name: DevCaller, Publish: everywhere, Presence: everywhere})
+		c.Callers = append(c.Callers, auth.Caller{Name: DevCaller, Publish: everywhere, Presence: everywhere, History: everywhere, Purge: everywhere})
 	}
 	if len(c.Namespaces) == 0 {
 		c.Namespaces = devNamespaces()

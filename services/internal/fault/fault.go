@@ -52,6 +52,7 @@ const (
 	ConnectRequired  Reason = "CONNECT_REQUIRED"
 	AlreadyConnected Reason = "ALREADY_CONNECTED"
 	PresenceDisabled Reason = "PRESENCE_DISABLED"
+	ChannelMoved     Reason = "CHANNEL_MOVED"
 
 	RateLimited       Reason = "RATE_LIMITED"
 	SubscriptionLimit Reason = "SUBSCRIPTION_LIMIT"
@@ -65,11 +66,16 @@ const (
 	AuthorizationUnavailable Reason = "AUTHORIZATION_UNAVAILABLE"
 	PresenceUnavailable      Reason = "PRESENCE_UNAVAILABLE"
 	Draining                 Reason = "DRAINING"
+	EarlierPublishUnknown    Reason = "EARLIER_PUBLISH_UNKNOWN"
 
 	Timeout  Reason = "TIMEOUT"
 	Internal Reason = "INTERNAL"
 
 	MessagesMissed Reason = "MESSAGES_MISSED"
+	ChannelPurged  Reason = "CHANNEL_PURGED"
+
+	PublishRace      Reason = "PUBLISH_RACE"
+	PublishOvertaken Reason = "PUBLISH_OVERTAKEN"
 )
 
 // Code returns the one status code that the reason belongs to; codes.Unknown for
@@ -88,20 +94,22 @@ func (r Reason) Code() codes.Code {
 		return codes.NotFound
 	case AlreadySubscribed, MessageIDReused:
 		return codes.AlreadyExists
-	case ConnectRequired, AlreadyConnected, PresenceDisabled:
+	case ConnectRequired, AlreadyConnected, PresenceDisabled, ChannelMoved:
 		return codes.FailedPrecondition
 	case RateLimited, SubscriptionLimit, SlowConsumer, ConnectionLimit:
 		return codes.ResourceExhausted
 	case CommandUnknown, NotSupported:
 		return codes.Unimplemented
-	case StoreUnavailable, AuthorizationUnavailable, PresenceUnavailable, Draining:
+	case StoreUnavailable, AuthorizationUnavailable, PresenceUnavailable, Draining, EarlierPublishUnknown:
 		return codes.Unavailable
 	case Timeout:
 		return codes.DeadlineExceeded
 	case Internal:
 		return codes.Internal
-	case MessagesMissed:
+	case MessagesMissed, ChannelPurged:
 		return codes.DataLoss
+	case PublishRace, PublishOvertaken:
+		return codes.Aborted
 	default:
 		return codes.Unknown
 	}

@@ -47,7 +47,8 @@ func (b Bounds) Knows(p Position) bool {
 	return false
 }
 
-// Page is a part of a channel's history, in order.
+// Page is a part of a channel's history, in order, with purges and with messages whose
+// TTL has passed.
 type Page struct {
 	Messages []*Message
 	// Reached is up to which offset the page has read; it goes on from there. What could

@@ -32,6 +32,19 @@ type Publication struct {
 	ID        string
 	Publisher Publisher
 	Headers   map[string]string
+	// TTL is how long the message is worth delivering, in whole seconds; 0: as long as
+	// it is kept.
+	TTL time.Duration
+	// Expected, if not nil, is where the channel must end for the message to be stored.
+	Expected *Expectation
+}
+
+// Expectation is where a channel is expected to end.
+type Expectation struct {
+	// Epoch of Last; empty: any.
+	Epoch Epoch
+	// Last is the offset of the last message whose TTL has not passed; 0: there is none.
+	Last Offset
 }
 
 // Publisher is an authenticated publisher.
@@ -54,6 +67,9 @@ type Receipt struct {
 // so never modified.
 type Message struct {
 	Channel channel.Name
+	// Purge is true of what stands for a purge in the channel's order, not for a message:
+	// everything before it is gone. It has a channel, an offset and a time only.
+	Purge bool
 	// Offset is 0 in an ephemeral namespace.
 	Offset Offset
 	// Previous is the offset of the message before it in its channel, 0 if there was
@@ -64,4 +80,9 @@ type Message struct {
 	ID        string
 	Publisher string
 	Headers   map[string]string
+	// TTL is how long after Time the message is worth delivering; 0: always.
+	TTL time.Duration
 }
+
+// Expired tells whether the message's TTL has passed.
+func (m *Message) Expired(now time.Time) bool { return m.TTL > 0 && now.Sub(m.Time) >= m.TTL }

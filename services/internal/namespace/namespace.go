@@ -22,10 +22,17 @@ type Namespace struct {
 	Partitions   int    `yaml:"partitions" default:"1" help:"Streams that the channels are spread over, 1 to 64; cannot be changed later."`
 	Replicas     int    `yaml:"replicas" default:"1" help:"NATS servers that keep a copy of each stream: 1, 3 or 5."`
 	Presence     bool   `yaml:"presence" help:"Whether the members of the channels are known."`
-	SlowConsumer string `yaml:"slow_consumer" default:"disconnect" help:"What happens to a client that reads too slowly: disconnect (close 4450)."`
+	SlowConsumer string `yaml:"slow_consumer" default:"disconnect" help:"What a client gets that reads too slowly: disconnect (close 4450; it resumes), latest (of each channel the latest message, after a gap) or drop (what there is room for, and gaps)."`
 	Rate         *Rate  `yaml:"rate" help:"Publishes of one connection into the namespace, in place of edge.rate."`
 	Rules        []Rule `yaml:"rules" help:"Who may do what; the first rule whose pattern matches decides; what no rule allows is denied."`
 }
+
+// Values of Namespace.SlowConsumer.
+const (
+	SlowDisconnect = "disconnect"
+	SlowLatest     = "latest"
+	SlowDrop       = "drop"
+)
 
 // History bounds what is kept.
 type History struct {
@@ -70,8 +77,8 @@ func (n Namespace) Problems() []string {
 	if n.Replicas != 1 && n.Replicas != 3 && n.Replicas != 5 {
 		add("replicas: %d is not 1, 3 or 5", n.Replicas)
 	}
-	if n.SlowConsumer != "disconnect" {
-		add("slow_consumer: %q is not disconnect", n.SlowConsumer)
+	if n.SlowConsumer != SlowDisconnect && n.SlowConsumer != SlowLatest && n.SlowConsumer != SlowDrop {
+		add("slow_consumer: %q is not disconnect, latest or drop", n.SlowConsumer)
 	}
 	if r := n.Rate; r != nil && (r.Messages < 1 || r.Messages > 1_000_000 || r.Per < time.Millisecond || r.Per > time.Hour) {
 		add("rate: messages must be within 1 and 1000000, per within 1ms and 1h")

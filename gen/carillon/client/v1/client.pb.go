@@ -843,6 +843,7 @@ type ServerFrame struct {
 	//	*ServerFrame_Message
 	//	*ServerFrame_Gap
 	//	*ServerFrame_Disconnect
+	//	*ServerFrame_Position
 	Event         isServerFrame_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -991,6 +992,15 @@ func (x *ServerFrame) GetDisconnect() *DisconnectPush {
 	return nil
 }
 
+func (x *ServerFrame) GetPosition() *PositionPush {
+	if x != nil {
+		if x, ok := x.Event.(*ServerFrame_Position); ok {
+			return x.Position
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Event interface {
 	isServerFrame_Event()
 }
@@ -1050,6 +1060,11 @@ type ServerFrame_Disconnect struct {
 	Disconnect *DisconnectPush `protobuf:"bytes,13,opt,name=disconnect,proto3,oneof"`
 }
 
+type ServerFrame_Position struct {
+	// Quiet channels are complete up to here.
+	Position *PositionPush `protobuf:"bytes,14,opt,name=position,proto3,oneof"`
+}
+
 func (*ServerFrame_Connected) isServerFrame_Event() {}
 
 func (*ServerFrame_Subscribed) isServerFrame_Event() {}
@@ -1071,6 +1086,8 @@ func (*ServerFrame_Message) isServerFrame_Event() {}
 func (*ServerFrame_Gap) isServerFrame_Event() {}
 
 func (*ServerFrame_Disconnect) isServerFrame_Event() {}
+
+func (*ServerFrame_Position) isServerFrame_Event() {}
 
 // ConnectedReply says that the connection is authenticated.
 type ConnectedReply struct {
@@ -2087,6 +2104,72 @@ func (x *GapPush) GetReason() ErrorReason {
 	return ErrorReason_ERROR_REASON_UNSPECIFIED
 }
 
+// PositionPush says that everything of some channels up to a position has been sent:
+// save it in place of theirs, if it is later, so that a quiet channel can be resumed
+// however long it was quiet.
+type PositionPush struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Epoch of offset.
+	Epoch string `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Everything up to and including it has been sent.
+	Offset uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// The channels.
+	Channels      []string `protobuf:"bytes,3,rep,name=channels,proto3" json:"channels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PositionPush) Reset() {
+	*x = PositionPush{}
+	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PositionPush) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PositionPush) ProtoMessage() {}
+
+func (x *PositionPush) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PositionPush.ProtoReflect.Descriptor instead.
+func (*PositionPush) Descriptor() ([]byte, []int) {
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PositionPush) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *PositionPush) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *PositionPush) GetChannels() []string {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
 // DisconnectPush is sent, where possible, before the server closes the connection.
 type DisconnectPush struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2104,7 +2187,7 @@ type DisconnectPush struct {
 
 func (x *DisconnectPush) Reset() {
 	*x = DisconnectPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2199,7 @@ func (x *DisconnectPush) String() string {
 func (*DisconnectPush) ProtoMessage() {}
 
 func (x *DisconnectPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2212,7 @@ func (x *DisconnectPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectPush.ProtoReflect.Descriptor instead.
 func (*DisconnectPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{25}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DisconnectPush) GetCode() string {
@@ -2215,7 +2298,7 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\x06before\x18\x03 \x01(\v2\x1c.carillon.client.v1.PositionR\x06before\x12\x1e\n" +
 	"\x05limit\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\xc8\x01R\x05limit\x12!\n" +
 	"\fnewest_first\x18\x05 \x01(\bR\vnewestFirst\"\r\n" +
-	"\vPingCommand\"\xe2\x05\n" +
+	"\vPingCommand\"\xa2\x06\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12B\n" +
 	"\tconnected\x18\x02 \x01(\v2\".carillon.client.v1.ConnectedReplyH\x00R\tconnected\x12E\n" +
@@ -2233,7 +2316,8 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\x03gap\x18\f \x01(\v2\x1b.carillon.client.v1.GapPushH\x00R\x03gap\x12D\n" +
 	"\n" +
 	"disconnect\x18\r \x01(\v2\".carillon.client.v1.DisconnectPushH\x00R\n" +
-	"disconnectB\a\n" +
+	"disconnect\x12>\n" +
+	"\bposition\x18\x0e \x01(\v2 .carillon.client.v1.PositionPushH\x00R\bpositionB\a\n" +
 	"\x05event\"\xdf\x02\n" +
 	"\x0eConnectedReply\x12#\n" +
 	"\rconnection_id\x18\x01 \x01(\tR\fconnectionId\x12\x17\n" +
@@ -2310,7 +2394,11 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x04 \x01(\x04R\x02to\x127\n" +
-	"\x06reason\x18\x05 \x01(\x0e2\x1f.carillon.client.v1.ErrorReasonR\x06reason\"\xa5\x01\n" +
+	"\x06reason\x18\x05 \x01(\x0e2\x1f.carillon.client.v1.ErrorReasonR\x06reason\"X\n" +
+	"\fPositionPush\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x1a\n" +
+	"\bchannels\x18\x03 \x03(\tR\bchannels\"\xa5\x01\n" +
 	"\x0eDisconnectPush\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x127\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1f.carillon.client.v1.ErrorReasonR\x06reason\x12\x18\n" +
@@ -2329,7 +2417,7 @@ func file_carillon_client_v1_client_proto_rawDescGZIP() []byte {
 	return file_carillon_client_v1_client_proto_rawDescData
 }
 
-var file_carillon_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_carillon_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_carillon_client_v1_client_proto_goTypes = []any{
 	(*ClientFrame)(nil),           // 0: carillon.client.v1.ClientFrame
 	(*ConnectCommand)(nil),        // 1: carillon.client.v1.ConnectCommand
@@ -2356,10 +2444,11 @@ var file_carillon_client_v1_client_proto_goTypes = []any{
 	(*ErrorReply)(nil),            // 22: carillon.client.v1.ErrorReply
 	(*MessagePush)(nil),           // 23: carillon.client.v1.MessagePush
 	(*GapPush)(nil),               // 24: carillon.client.v1.GapPush
-	(*DisconnectPush)(nil),        // 25: carillon.client.v1.DisconnectPush
-	nil,                           // 26: carillon.client.v1.MessagePush.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(ErrorReason)(0),              // 28: carillon.client.v1.ErrorReason
+	(*PositionPush)(nil),          // 25: carillon.client.v1.PositionPush
+	(*DisconnectPush)(nil),        // 26: carillon.client.v1.DisconnectPush
+	nil,                           // 27: carillon.client.v1.MessagePush.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(ErrorReason)(0),              // 29: carillon.client.v1.ErrorReason
 }
 var file_carillon_client_v1_client_proto_depIdxs = []int32{
 	1,  // 0: carillon.client.v1.ClientFrame.connect:type_name -> carillon.client.v1.ConnectCommand
@@ -2385,27 +2474,28 @@ var file_carillon_client_v1_client_proto_depIdxs = []int32{
 	22, // 20: carillon.client.v1.ServerFrame.error:type_name -> carillon.client.v1.ErrorReply
 	23, // 21: carillon.client.v1.ServerFrame.message:type_name -> carillon.client.v1.MessagePush
 	24, // 22: carillon.client.v1.ServerFrame.gap:type_name -> carillon.client.v1.GapPush
-	25, // 23: carillon.client.v1.ServerFrame.disconnect:type_name -> carillon.client.v1.DisconnectPush
-	27, // 24: carillon.client.v1.ConnectedReply.expires_at:type_name -> google.protobuf.Timestamp
-	27, // 25: carillon.client.v1.ConnectedReply.server_time:type_name -> google.protobuf.Timestamp
-	13, // 26: carillon.client.v1.ConnectedReply.subscriptions:type_name -> carillon.client.v1.SubscriptionResult
-	15, // 27: carillon.client.v1.SubscriptionResult.subscribed:type_name -> carillon.client.v1.SubscribedEvent
-	14, // 28: carillon.client.v1.SubscriptionResult.error:type_name -> carillon.client.v1.SubscriptionError
-	22, // 29: carillon.client.v1.SubscriptionError.error:type_name -> carillon.client.v1.ErrorReply
-	28, // 30: carillon.client.v1.UnsubscribedEvent.reason:type_name -> carillon.client.v1.ErrorReason
-	19, // 31: carillon.client.v1.PresenceReply.members:type_name -> carillon.client.v1.Member
-	27, // 32: carillon.client.v1.Member.since:type_name -> google.protobuf.Timestamp
-	23, // 33: carillon.client.v1.HistoryReply.messages:type_name -> carillon.client.v1.MessagePush
-	28, // 34: carillon.client.v1.ErrorReply.reason:type_name -> carillon.client.v1.ErrorReason
-	27, // 35: carillon.client.v1.MessagePush.time:type_name -> google.protobuf.Timestamp
-	26, // 36: carillon.client.v1.MessagePush.headers:type_name -> carillon.client.v1.MessagePush.HeadersEntry
-	28, // 37: carillon.client.v1.GapPush.reason:type_name -> carillon.client.v1.ErrorReason
-	28, // 38: carillon.client.v1.DisconnectPush.reason:type_name -> carillon.client.v1.ErrorReason
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	26, // 23: carillon.client.v1.ServerFrame.disconnect:type_name -> carillon.client.v1.DisconnectPush
+	25, // 24: carillon.client.v1.ServerFrame.position:type_name -> carillon.client.v1.PositionPush
+	28, // 25: carillon.client.v1.ConnectedReply.expires_at:type_name -> google.protobuf.Timestamp
+	28, // 26: carillon.client.v1.ConnectedReply.server_time:type_name -> google.protobuf.Timestamp
+	13, // 27: carillon.client.v1.ConnectedReply.subscriptions:type_name -> carillon.client.v1.SubscriptionResult
+	15, // 28: carillon.client.v1.SubscriptionResult.subscribed:type_name -> carillon.client.v1.SubscribedEvent
+	14, // 29: carillon.client.v1.SubscriptionResult.error:type_name -> carillon.client.v1.SubscriptionError
+	22, // 30: carillon.client.v1.SubscriptionError.error:type_name -> carillon.client.v1.ErrorReply
+	29, // 31: carillon.client.v1.UnsubscribedEvent.reason:type_name -> carillon.client.v1.ErrorReason
+	19, // 32: carillon.client.v1.PresenceReply.members:type_name -> carillon.client.v1.Member
+	28, // 33: carillon.client.v1.Member.since:type_name -> google.protobuf.Timestamp
+	23, // 34: carillon.client.v1.HistoryReply.messages:type_name -> carillon.client.v1.MessagePush
+	29, // 35: carillon.client.v1.ErrorReply.reason:type_name -> carillon.client.v1.ErrorReason
+	28, // 36: carillon.client.v1.MessagePush.time:type_name -> google.protobuf.Timestamp
+	27, // 37: carillon.client.v1.MessagePush.headers:type_name -> carillon.client.v1.MessagePush.HeadersEntry
+	29, // 38: carillon.client.v1.GapPush.reason:type_name -> carillon.client.v1.ErrorReason
+	29, // 39: carillon.client.v1.DisconnectPush.reason:type_name -> carillon.client.v1.ErrorReason
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_carillon_client_v1_client_proto_init() }
@@ -2439,6 +2529,7 @@ func file_carillon_client_v1_client_proto_init() {
 		(*ServerFrame_Message)(nil),
 		(*ServerFrame_Gap)(nil),
 		(*ServerFrame_Disconnect)(nil),
+		(*ServerFrame_Position)(nil),
 	}
 	file_carillon_client_v1_client_proto_msgTypes[13].OneofWrappers = []any{
 		(*SubscriptionResult_Subscribed)(nil),
@@ -2454,7 +2545,7 @@ func file_carillon_client_v1_client_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_carillon_client_v1_client_proto_rawDesc), len(file_carillon_client_v1_client_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -96,6 +96,9 @@ const (
 	ErrorReason_ERROR_REASON_ALREADY_CONNECTED ErrorReason = 71
 	// FAILED_PRECONDITION: the namespace keeps no presence.
 	ErrorReason_ERROR_REASON_PRESENCE_DISABLED ErrorReason = 72
+	// FAILED_PRECONDITION: the channel's last message, or its epoch, is not the one that
+	// the publish expected.
+	ErrorReason_ERROR_REASON_CHANNEL_MOVED ErrorReason = 73
 	// RESOURCE_EXHAUSTED: more messages than the rate allows; retry after retryAfterMs.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 80
 	// RESOURCE_EXHAUSTED: the connection has as many subscriptions as it may.
@@ -117,6 +120,9 @@ const (
 	ErrorReason_ERROR_REASON_PRESENCE_UNAVAILABLE ErrorReason = 102
 	// UNAVAILABLE: this server is stopping; connect again after reconnectAfterMs.
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 103
+	// UNAVAILABLE: not stored, since it is not known whether the publish before it to the
+	// same channel was: retry that first, so that the order is kept.
+	ErrorReason_ERROR_REASON_EARLIER_PUBLISH_UNKNOWN ErrorReason = 104
 	// DEADLINE_EXCEEDED: the client did not say connect, or did not answer a ping, in time.
 	ErrorReason_ERROR_REASON_TIMEOUT ErrorReason = 110
 	// INTERNAL: a fault of the server, logged there.
@@ -124,6 +130,13 @@ const (
 	// DATA_LOSS: this edge missed messages, for example while it was cut off from
 	// NATS, and does not deliver them.
 	ErrorReason_ERROR_REASON_MESSAGES_MISSED ErrorReason = 130
+	// DATA_LOSS: a backend has removed what the channel kept.
+	ErrorReason_ERROR_REASON_CHANNEL_PURGED ErrorReason = 131
+	// ABORTED: another publish to the channel with an expectation is under way.
+	ErrorReason_ERROR_REASON_PUBLISH_RACE ErrorReason = 140
+	// ABORTED: not stored, since a later message of the same stream and channel was
+	// stored first.
+	ErrorReason_ERROR_REASON_PUBLISH_OVERTAKEN ErrorReason = 141
 )
 
 // Enum value maps for ErrorReason.
@@ -160,6 +173,7 @@ var (
 		70:  "ERROR_REASON_CONNECT_REQUIRED",
 		71:  "ERROR_REASON_ALREADY_CONNECTED",
 		72:  "ERROR_REASON_PRESENCE_DISABLED",
+		73:  "ERROR_REASON_CHANNEL_MOVED",
 		80:  "ERROR_REASON_RATE_LIMITED",
 		81:  "ERROR_REASON_SUBSCRIPTION_LIMIT",
 		82:  "ERROR_REASON_SLOW_CONSUMER",
@@ -170,9 +184,13 @@ var (
 		101: "ERROR_REASON_AUTHORIZATION_UNAVAILABLE",
 		102: "ERROR_REASON_PRESENCE_UNAVAILABLE",
 		103: "ERROR_REASON_DRAINING",
+		104: "ERROR_REASON_EARLIER_PUBLISH_UNKNOWN",
 		110: "ERROR_REASON_TIMEOUT",
 		120: "ERROR_REASON_INTERNAL",
 		130: "ERROR_REASON_MESSAGES_MISSED",
+		131: "ERROR_REASON_CHANNEL_PURGED",
+		140: "ERROR_REASON_PUBLISH_RACE",
+		141: "ERROR_REASON_PUBLISH_OVERTAKEN",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                 0,
@@ -206,6 +224,7 @@ var (
 		"ERROR_REASON_CONNECT_REQUIRED":            70,
 		"ERROR_REASON_ALREADY_CONNECTED":           71,
 		"ERROR_REASON_PRESENCE_DISABLED":           72,
+		"ERROR_REASON_CHANNEL_MOVED":               73,
 		"ERROR_REASON_RATE_LIMITED":                80,
 		"ERROR_REASON_SUBSCRIPTION_LIMIT":          81,
 		"ERROR_REASON_SLOW_CONSUMER":               82,
@@ -216,9 +235,13 @@ var (
 		"ERROR_REASON_AUTHORIZATION_UNAVAILABLE":   101,
 		"ERROR_REASON_PRESENCE_UNAVAILABLE":        102,
 		"ERROR_REASON_DRAINING":                    103,
+		"ERROR_REASON_EARLIER_PUBLISH_UNKNOWN":     104,
 		"ERROR_REASON_TIMEOUT":                     110,
 		"ERROR_REASON_INTERNAL":                    120,
 		"ERROR_REASON_MESSAGES_MISSED":             130,
+		"ERROR_REASON_CHANNEL_PURGED":              131,
+		"ERROR_REASON_PUBLISH_RACE":                140,
+		"ERROR_REASON_PUBLISH_OVERTAKEN":           141,
 	}
 )
 
@@ -253,7 +276,7 @@ var File_carillon_client_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_carillon_client_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"%carillon/client/v1/error_reason.proto\x12\x12carillon.client.v1*\x80\f\n" +
+	"%carillon/client/v1/error_reason.proto\x12\x12carillon.client.v1*\xb1\r\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_MISSING\x10\x01\x12 \n" +
@@ -286,7 +309,8 @@ const file_carillon_client_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_MESSAGE_ID_REUSED\x10=\x12!\n" +
 	"\x1dERROR_REASON_CONNECT_REQUIRED\x10F\x12\"\n" +
 	"\x1eERROR_REASON_ALREADY_CONNECTED\x10G\x12\"\n" +
-	"\x1eERROR_REASON_PRESENCE_DISABLED\x10H\x12\x1d\n" +
+	"\x1eERROR_REASON_PRESENCE_DISABLED\x10H\x12\x1e\n" +
+	"\x1aERROR_REASON_CHANNEL_MOVED\x10I\x12\x1d\n" +
 	"\x19ERROR_REASON_RATE_LIMITED\x10P\x12#\n" +
 	"\x1fERROR_REASON_SUBSCRIPTION_LIMIT\x10Q\x12\x1e\n" +
 	"\x1aERROR_REASON_SLOW_CONSUMER\x10R\x12!\n" +
@@ -296,10 +320,14 @@ const file_carillon_client_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10d\x12*\n" +
 	"&ERROR_REASON_AUTHORIZATION_UNAVAILABLE\x10e\x12%\n" +
 	"!ERROR_REASON_PRESENCE_UNAVAILABLE\x10f\x12\x19\n" +
-	"\x15ERROR_REASON_DRAINING\x10g\x12\x18\n" +
+	"\x15ERROR_REASON_DRAINING\x10g\x12(\n" +
+	"$ERROR_REASON_EARLIER_PUBLISH_UNKNOWN\x10h\x12\x18\n" +
 	"\x14ERROR_REASON_TIMEOUT\x10n\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10x\x12!\n" +
-	"\x1cERROR_REASON_MESSAGES_MISSED\x10\x82\x01BAZ?github.com/carillon-rt/carillon/gen/carillon/client/v1;clientv1b\x06proto3"
+	"\x1cERROR_REASON_MESSAGES_MISSED\x10\x82\x01\x12 \n" +
+	"\x1bERROR_REASON_CHANNEL_PURGED\x10\x83\x01\x12\x1e\n" +
+	"\x19ERROR_REASON_PUBLISH_RACE\x10\x8c\x01\x12#\n" +
+	"\x1eERROR_REASON_PUBLISH_OVERTAKEN\x10\x8d\x01BAZ?github.com/carillon-rt/carillon/gen/carillon/client/v1;clientv1b\x06proto3"
 
 var (
 	file_carillon_client_v1_error_reason_proto_rawDescOnce sync.Once

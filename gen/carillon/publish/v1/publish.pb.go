@@ -10,8 +10,10 @@ package publishv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -48,7 +50,17 @@ type PublishRequest struct {
 	Headers map[string]string `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// De-duplicates retries: unique per caller and channel within 2 minutes (or the
 	// namespace's max_age, if shorter). At most 128 bytes of printable ASCII.
-	MessageId     string `protobuf:"bytes,7,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	MessageId string `protobuf:"bytes,7,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// How long the message is worth delivering, from when it is stored: more than 0, at
+	// most 365 days; rounded up to whole seconds. After that nobody receives it and no
+	// history shows it, without a gap. Absent: as long as the namespace keeps it. Not in
+	// ephemeral namespaces.
+	Ttl *durationpb.Duration `protobuf:"bytes,8,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// Store the message only if the channel's last message that is still there has this
+	// offset; 0: if there is none. Not in ephemeral namespaces.
+	ExpectedLastOffset *uint64 `protobuf:"varint,9,opt,name=expected_last_offset,json=expectedLastOffset,proto3,oneof" json:"expected_last_offset,omitempty"`
+	// The epoch of expected_last_offset, which it needs; absent: any.
+	ExpectedEpoch string `protobuf:"bytes,10,opt,name=expected_epoch,json=expectedEpoch,proto3" json:"expected_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,6 +162,27 @@ func (x *PublishRequest) GetHeaders() map[string]string {
 func (x *PublishRequest) GetMessageId() string {
 	if x != nil {
 		return x.MessageId
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *PublishRequest) GetExpectedLastOffset() uint64 {
+	if x != nil && x.ExpectedLastOffset != nil {
+		return *x.ExpectedLastOffset
+	}
+	return 0
+}
+
+func (x *PublishRequest) GetExpectedEpoch() string {
+	if x != nil {
+		return x.ExpectedEpoch
 	}
 	return ""
 }
@@ -256,11 +289,576 @@ func (x *PublishResponse) GetDuplicate() bool {
 	return false
 }
 
+// PublishBatchRequest is either messages or multicast.
+type PublishBatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Many messages, 1 to 1,000. Each is checked by itself.
+	Messages []*PublishRequest `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// One message for many targets.
+	Multicast     *Multicast `protobuf:"bytes,2,opt,name=multicast,proto3" json:"multicast,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishBatchRequest) Reset() {
+	*x = PublishBatchRequest{}
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishBatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishBatchRequest) ProtoMessage() {}
+
+func (x *PublishBatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishBatchRequest.ProtoReflect.Descriptor instead.
+func (*PublishBatchRequest) Descriptor() ([]byte, []int) {
+	return file_carillon_publish_v1_publish_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PublishBatchRequest) GetMessages() []*PublishRequest {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *PublishBatchRequest) GetMulticast() *Multicast {
+	if x != nil {
+		return x.Multicast
+	}
+	return nil
+}
+
+// Multicast is one message for many targets. The other fields are those of
+// PublishRequest.
+type Multicast struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Channels; with user_ids 1 to 1,000.
+	Channels []string `protobuf:"bytes,1,rep,name=channels,proto3" json:"channels,omitempty"`
+	// Users, whose inboxes get the message.
+	UserIds []string `protobuf:"bytes,2,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
+	// What; required, at most 256 KiB.
+	//
+	// Types that are valid to be assigned to Payload:
+	//
+	//	*Multicast_Json
+	//	*Multicast_Data
+	Payload isMulticast_Payload `protobuf_oneof:"payload"`
+	// Media type of data.
+	ContentType string `protobuf:"bytes,5,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// For the receivers.
+	Headers map[string]string `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// De-duplicates retries, in each channel by itself.
+	MessageId string `protobuf:"bytes,7,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// How long the message is worth delivering.
+	Ttl           *durationpb.Duration `protobuf:"bytes,8,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Multicast) Reset() {
+	*x = Multicast{}
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Multicast) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Multicast) ProtoMessage() {}
+
+func (x *Multicast) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Multicast.ProtoReflect.Descriptor instead.
+func (*Multicast) Descriptor() ([]byte, []int) {
+	return file_carillon_publish_v1_publish_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Multicast) GetChannels() []string {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+func (x *Multicast) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+func (x *Multicast) GetPayload() isMulticast_Payload {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *Multicast) GetJson() string {
+	if x != nil {
+		if x, ok := x.Payload.(*Multicast_Json); ok {
+			return x.Json
+		}
+	}
+	return ""
+}
+
+func (x *Multicast) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Payload.(*Multicast_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *Multicast) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *Multicast) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Multicast) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *Multicast) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+type isMulticast_Payload interface {
+	isMulticast_Payload()
+}
+
+type Multicast_Json struct {
+	// A JSON text in UTF-8, at most 64 levels deep; stored compacted.
+	Json string `protobuf:"bytes,3,opt,name=json,proto3,oneof"`
+}
+
+type Multicast_Data struct {
+	// Any bytes, with their content_type.
+	Data []byte `protobuf:"bytes,4,opt,name=data,proto3,oneof"`
+}
+
+func (*Multicast_Json) isMulticast_Payload() {}
+
+func (*Multicast_Data) isMulticast_Payload() {}
+
+// PublishBatchResponse has a result for each message, in the order of the request; for
+// multicast those of the channels, then those of the users.
+type PublishBatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The results.
+	Results       []*PublishResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishBatchResponse) Reset() {
+	*x = PublishBatchResponse{}
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishBatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishBatchResponse) ProtoMessage() {}
+
+func (x *PublishBatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishBatchResponse.ProtoReflect.Descriptor instead.
+func (*PublishBatchResponse) Descriptor() ([]byte, []int) {
+	return file_carillon_publish_v1_publish_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PublishBatchResponse) GetResults() []*PublishResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// PublishResult is what became of one message.
+type PublishResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of it.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*PublishResult_Published
+	//	*PublishResult_Error
+	Result        isPublishResult_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishResult) Reset() {
+	*x = PublishResult{}
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishResult) ProtoMessage() {}
+
+func (x *PublishResult) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishResult.ProtoReflect.Descriptor instead.
+func (*PublishResult) Descriptor() ([]byte, []int) {
+	return file_carillon_publish_v1_publish_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PublishResult) GetResult() isPublishResult_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *PublishResult) GetPublished() *PublishResponse {
+	if x != nil {
+		if x, ok := x.Result.(*PublishResult_Published); ok {
+			return x.Published
+		}
+	}
+	return nil
+}
+
+func (x *PublishResult) GetError() *PublishError {
+	if x != nil {
+		if x, ok := x.Result.(*PublishResult_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isPublishResult_Result interface {
+	isPublishResult_Result()
+}
+
+type PublishResult_Published struct {
+	// It is stored.
+	Published *PublishResponse `protobuf:"bytes,1,opt,name=published,proto3,oneof"`
+}
+
+type PublishResult_Error struct {
+	// It was refused.
+	Error *PublishError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*PublishResult_Published) isPublishResult_Result() {}
+
+func (*PublishResult_Error) isPublishResult_Result() {}
+
+// PublishError says why one message was refused.
+type PublishError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Canonical gRPC status name, for example PERMISSION_DENIED.
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// Why, for a program.
+	Reason v1.ErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=carillon.client.v1.ErrorReason" json:"reason,omitempty"`
+	// Why, for a person; not to be parsed.
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// The offending field, as a path from the message, for example "channel".
+	Field string `protobuf:"bytes,4,opt,name=field,proto3" json:"field,omitempty"`
+	// Where waiting helps: how long.
+	RetryAfterMs  uint32 `protobuf:"varint,5,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishError) Reset() {
+	*x = PublishError{}
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishError) ProtoMessage() {}
+
+func (x *PublishError) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishError.ProtoReflect.Descriptor instead.
+func (*PublishError) Descriptor() ([]byte, []int) {
+	return file_carillon_publish_v1_publish_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PublishError) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *PublishError) GetReason() v1.ErrorReason {
+	if x != nil {
+		return x.Reason
+	}
+	return v1.ErrorReason(0)
+}
+
+func (x *PublishError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *PublishError) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *PublishError) GetRetryAfterMs() uint32 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
+}
+
+// PublishStreamRequest is one message of a stream.
+type PublishStreamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the caller; positive, and not that of a request still unanswered.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The message. It is checked by itself: if it is bad, its answer says so and the
+	// stream goes on.
+	Message       *PublishRequest `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishStreamRequest) Reset() {
+	*x = PublishStreamRequest{}
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishStreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishStreamRequest) ProtoMessage() {}
+
+func (x *PublishStreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishStreamRequest.ProtoReflect.Descriptor instead.
+func (*PublishStreamRequest) Descriptor() ([]byte, []int) {
+	return file_carillon_publish_v1_publish_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PublishStreamRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PublishStreamRequest) GetMessage() *PublishRequest {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+// PublishStreamResponse answers one request of a stream.
+type PublishStreamResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the request.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What became of its message.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*PublishStreamResponse_Published
+	//	*PublishStreamResponse_Error
+	Result        isPublishStreamResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishStreamResponse) Reset() {
+	*x = PublishStreamResponse{}
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishStreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishStreamResponse) ProtoMessage() {}
+
+func (x *PublishStreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_publish_v1_publish_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishStreamResponse.ProtoReflect.Descriptor instead.
+func (*PublishStreamResponse) Descriptor() ([]byte, []int) {
+	return file_carillon_publish_v1_publish_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PublishStreamResponse) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PublishStreamResponse) GetResult() isPublishStreamResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *PublishStreamResponse) GetPublished() *PublishResponse {
+	if x != nil {
+		if x, ok := x.Result.(*PublishStreamResponse_Published); ok {
+			return x.Published
+		}
+	}
+	return nil
+}
+
+func (x *PublishStreamResponse) GetError() *PublishError {
+	if x != nil {
+		if x, ok := x.Result.(*PublishStreamResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isPublishStreamResponse_Result interface {
+	isPublishStreamResponse_Result()
+}
+
+type PublishStreamResponse_Published struct {
+	// It is stored.
+	Published *PublishResponse `protobuf:"bytes,2,opt,name=published,proto3,oneof"`
+}
+
+type PublishStreamResponse_Error struct {
+	// It was refused.
+	Error *PublishError `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
+}
+
+func (*PublishStreamResponse_Published) isPublishStreamResponse_Result() {}
+
+func (*PublishStreamResponse_Error) isPublishStreamResponse_Result() {}
+
 var File_carillon_publish_v1_publish_proto protoreflect.FileDescriptor
 
 const file_carillon_publish_v1_publish_proto_rawDesc = "" +
 	"\n" +
-	"!carillon/publish/v1/publish.proto\x12\x13carillon.publish.v1\x1a\x1bbuf/validate/validate.proto\"\xa0\x03\n" +
+	"!carillon/publish/v1/publish.proto\x12\x13carillon.publish.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1egoogle/protobuf/duration.proto\"\xee\x04\n" +
 	"\x0ePublishRequest\x12&\n" +
 	"\achannel\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\xff\x01H\x00R\achannel\x12%\n" +
@@ -271,18 +869,62 @@ const file_carillon_publish_v1_publish_proto_rawDesc = "" +
 	"\fcontent_type\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\x01R\vcontentType\x12T\n" +
 	"\aheaders\x18\x06 \x03(\v20.carillon.publish.v1.PublishRequest.HeadersEntryB\b\xbaH\x05\x9a\x01\x02\x10 R\aheaders\x121\n" +
 	"\n" +
-	"message_id\x18\a \x01(\tB\x12\xbaH\x0fr\r(\x80\x012\b^[!-~]*$R\tmessageId\x1a:\n" +
+	"message_id\x18\a \x01(\tB\x12\xbaH\x0fr\r(\x80\x012\b^[!-~]*$R\tmessageId\x12<\n" +
+	"\x03ttl\x18\b \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f*\x00R\x03ttl\x12E\n" +
+	"\x14expected_last_offset\x18\t \x01(\x04B\x0e\xbaH\v2\t\x18\xff\xff\xff\xff\xff\xff\xff\x0fH\x02R\x12expectedLastOffset\x88\x01\x01\x12.\n" +
+	"\x0eexpected_epoch\x18\n" +
+	" \x01(\tB\a\xbaH\x04r\x02(@R\rexpectedEpoch\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0f\n" +
 	"\x06target\x12\x05\xbaH\x02\b\x01B\x10\n" +
-	"\apayload\x12\x05\xbaH\x02\b\x01\"]\n" +
+	"\apayload\x12\x05\xbaH\x02\b\x01B\x17\n" +
+	"\x15_expected_last_offset\"]\n" +
 	"\x0fPublishResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x1c\n" +
-	"\tduplicate\x18\x03 \x01(\bR\tduplicate2f\n" +
+	"\tduplicate\x18\x03 \x01(\bR\tduplicate\"\x9c\x01\n" +
+	"\x13PublishBatchRequest\x12G\n" +
+	"\bmessages\x18\x01 \x03(\v2#.carillon.publish.v1.PublishRequestB\x06\xbaH\x03\xd8\x01\x03R\bmessages\x12<\n" +
+	"\tmulticast\x18\x02 \x01(\v2\x1e.carillon.publish.v1.MulticastR\tmulticast\"\xeb\x02\n" +
+	"\tMulticast\x12\x1a\n" +
+	"\bchannels\x18\x01 \x03(\tR\bchannels\x12\x19\n" +
+	"\buser_ids\x18\x02 \x03(\tR\auserIds\x12\x14\n" +
+	"\x04json\x18\x03 \x01(\tH\x00R\x04json\x12\x14\n" +
+	"\x04data\x18\x04 \x01(\fH\x00R\x04data\x12!\n" +
+	"\fcontent_type\x18\x05 \x01(\tR\vcontentType\x12E\n" +
+	"\aheaders\x18\x06 \x03(\v2+.carillon.publish.v1.Multicast.HeadersEntryR\aheaders\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\a \x01(\tR\tmessageId\x12+\n" +
+	"\x03ttl\x18\b \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
+	"\apayload\"T\n" +
+	"\x14PublishBatchResponse\x12<\n" +
+	"\aresults\x18\x01 \x03(\v2\".carillon.publish.v1.PublishResultR\aresults\"\x9a\x01\n" +
+	"\rPublishResult\x12D\n" +
+	"\tpublished\x18\x01 \x01(\v2$.carillon.publish.v1.PublishResponseH\x00R\tpublished\x129\n" +
+	"\x05error\x18\x02 \x01(\v2!.carillon.publish.v1.PublishErrorH\x00R\x05errorB\b\n" +
+	"\x06result\"\xb1\x01\n" +
+	"\fPublishError\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x127\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1f.carillon.client.v1.ErrorReasonR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
+	"\x05field\x18\x04 \x01(\tR\x05field\x12$\n" +
+	"\x0eretry_after_ms\x18\x05 \x01(\rR\fretryAfterMs\"v\n" +
+	"\x14PublishStreamRequest\x12\x17\n" +
+	"\x02id\x18\x01 \x01(\x04B\a\xbaH\x042\x02(\x01R\x02id\x12E\n" +
+	"\amessage\x18\x02 \x01(\v2#.carillon.publish.v1.PublishRequestB\x06\xbaH\x03\xd8\x01\x03R\amessage\"\xb2\x01\n" +
+	"\x15PublishStreamResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12D\n" +
+	"\tpublished\x18\x02 \x01(\v2$.carillon.publish.v1.PublishResponseH\x00R\tpublished\x129\n" +
+	"\x05error\x18\x03 \x01(\v2!.carillon.publish.v1.PublishErrorH\x00R\x05errorB\b\n" +
+	"\x06result2\xb7\x02\n" +
 	"\x0ePublishService\x12T\n" +
-	"\aPublish\x12#.carillon.publish.v1.PublishRequest\x1a$.carillon.publish.v1.PublishResponseBCZAgithub.com/carillon-rt/carillon/gen/carillon/publish/v1;publishv1b\x06proto3"
+	"\aPublish\x12#.carillon.publish.v1.PublishRequest\x1a$.carillon.publish.v1.PublishResponse\x12c\n" +
+	"\fPublishBatch\x12(.carillon.publish.v1.PublishBatchRequest\x1a).carillon.publish.v1.PublishBatchResponse\x12j\n" +
+	"\rPublishStream\x12).carillon.publish.v1.PublishStreamRequest\x1a*.carillon.publish.v1.PublishStreamResponse(\x010\x01BCZAgithub.com/carillon-rt/carillon/gen/carillon/publish/v1;publishv1b\x06proto3"
 
 var (
 	file_carillon_publish_v1_publish_proto_rawDescOnce sync.Once
@@ -296,21 +938,47 @@ func file_carillon_publish_v1_publish_proto_rawDescGZIP() []byte {
 	return file_carillon_publish_v1_publish_proto_rawDescData
 }
 
-var file_carillon_publish_v1_publish_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_carillon_publish_v1_publish_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_carillon_publish_v1_publish_proto_goTypes = []any{
-	(*PublishRequest)(nil),  // 0: carillon.publish.v1.PublishRequest
-	(*PublishResponse)(nil), // 1: carillon.publish.v1.PublishResponse
-	nil,                     // 2: carillon.publish.v1.PublishRequest.HeadersEntry
+	(*PublishRequest)(nil),        // 0: carillon.publish.v1.PublishRequest
+	(*PublishResponse)(nil),       // 1: carillon.publish.v1.PublishResponse
+	(*PublishBatchRequest)(nil),   // 2: carillon.publish.v1.PublishBatchRequest
+	(*Multicast)(nil),             // 3: carillon.publish.v1.Multicast
+	(*PublishBatchResponse)(nil),  // 4: carillon.publish.v1.PublishBatchResponse
+	(*PublishResult)(nil),         // 5: carillon.publish.v1.PublishResult
+	(*PublishError)(nil),          // 6: carillon.publish.v1.PublishError
+	(*PublishStreamRequest)(nil),  // 7: carillon.publish.v1.PublishStreamRequest
+	(*PublishStreamResponse)(nil), // 8: carillon.publish.v1.PublishStreamResponse
+	nil,                           // 9: carillon.publish.v1.PublishRequest.HeadersEntry
+	nil,                           // 10: carillon.publish.v1.Multicast.HeadersEntry
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(v1.ErrorReason)(0),           // 12: carillon.client.v1.ErrorReason
 }
 var file_carillon_publish_v1_publish_proto_depIdxs = []int32{
-	2, // 0: carillon.publish.v1.PublishRequest.headers:type_name -> carillon.publish.v1.PublishRequest.HeadersEntry
-	0, // 1: carillon.publish.v1.PublishService.Publish:input_type -> carillon.publish.v1.PublishRequest
-	1, // 2: carillon.publish.v1.PublishService.Publish:output_type -> carillon.publish.v1.PublishResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	9,  // 0: carillon.publish.v1.PublishRequest.headers:type_name -> carillon.publish.v1.PublishRequest.HeadersEntry
+	11, // 1: carillon.publish.v1.PublishRequest.ttl:type_name -> google.protobuf.Duration
+	0,  // 2: carillon.publish.v1.PublishBatchRequest.messages:type_name -> carillon.publish.v1.PublishRequest
+	3,  // 3: carillon.publish.v1.PublishBatchRequest.multicast:type_name -> carillon.publish.v1.Multicast
+	10, // 4: carillon.publish.v1.Multicast.headers:type_name -> carillon.publish.v1.Multicast.HeadersEntry
+	11, // 5: carillon.publish.v1.Multicast.ttl:type_name -> google.protobuf.Duration
+	5,  // 6: carillon.publish.v1.PublishBatchResponse.results:type_name -> carillon.publish.v1.PublishResult
+	1,  // 7: carillon.publish.v1.PublishResult.published:type_name -> carillon.publish.v1.PublishResponse
+	6,  // 8: carillon.publish.v1.PublishResult.error:type_name -> carillon.publish.v1.PublishError
+	12, // 9: carillon.publish.v1.PublishError.reason:type_name -> carillon.client.v1.ErrorReason
+	0,  // 10: carillon.publish.v1.PublishStreamRequest.message:type_name -> carillon.publish.v1.PublishRequest
+	1,  // 11: carillon.publish.v1.PublishStreamResponse.published:type_name -> carillon.publish.v1.PublishResponse
+	6,  // 12: carillon.publish.v1.PublishStreamResponse.error:type_name -> carillon.publish.v1.PublishError
+	0,  // 13: carillon.publish.v1.PublishService.Publish:input_type -> carillon.publish.v1.PublishRequest
+	2,  // 14: carillon.publish.v1.PublishService.PublishBatch:input_type -> carillon.publish.v1.PublishBatchRequest
+	7,  // 15: carillon.publish.v1.PublishService.PublishStream:input_type -> carillon.publish.v1.PublishStreamRequest
+	1,  // 16: carillon.publish.v1.PublishService.Publish:output_type -> carillon.publish.v1.PublishResponse
+	4,  // 17: carillon.publish.v1.PublishService.PublishBatch:output_type -> carillon.publish.v1.PublishBatchResponse
+	8,  // 18: carillon.publish.v1.PublishService.PublishStream:output_type -> carillon.publish.v1.PublishStreamResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_carillon_publish_v1_publish_proto_init() }
@@ -324,13 +992,25 @@ func file_carillon_publish_v1_publish_proto_init() {
 		(*PublishRequest_Json)(nil),
 		(*PublishRequest_Data)(nil),
 	}
+	file_carillon_publish_v1_publish_proto_msgTypes[3].OneofWrappers = []any{
+		(*Multicast_Json)(nil),
+		(*Multicast_Data)(nil),
+	}
+	file_carillon_publish_v1_publish_proto_msgTypes[5].OneofWrappers = []any{
+		(*PublishResult_Published)(nil),
+		(*PublishResult_Error)(nil),
+	}
+	file_carillon_publish_v1_publish_proto_msgTypes[8].OneofWrappers = []any{
+		(*PublishStreamResponse_Published)(nil),
+		(*PublishStreamResponse_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_carillon_publish_v1_publish_proto_rawDesc), len(file_carillon_publish_v1_publish_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

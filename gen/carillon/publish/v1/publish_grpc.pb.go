@@ -21,7 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PublishService_Publish_FullMethodName = "/carillon.publish.v1.PublishService/Publish"
+	PublishService_Publish_FullMethodName       = "/carillon.publish.v1.PublishService/Publish"
+	PublishService_PublishBatch_FullMethodName  = "/carillon.publish.v1.PublishService/PublishBatch"
+	PublishService_PublishStream_FullMethodName = "/carillon.publish.v1.PublishService/PublishStream"
 )
 
 // PublishServiceClient is the client API for PublishService service.
@@ -38,8 +40,27 @@ type PublishServiceClient interface {
 	// where the caller's patterns do not cover the channel; NOT_FOUND for an unknown
 	// namespace; ALREADY_EXISTS where message_id was used for other content;
 	// UNAVAILABLE means that the outcome is unknown: retry with the same message_id
-	// for at most 90 s.
+	// for at most 90 s. With expected_last_offset: FAILED_PRECONDITION where the channel
+	// has moved on; ABORTED where another publish is under way.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
+	// PublishBatch stores many messages, or one message for many targets, with a result
+	// each. Messages for the same channel are stored in the order given; one that fails
+	// does not keep others from being stored, but for UNAVAILABLE: then the later ones
+	// for that channel are refused, so that a retry of all of them keeps the order.
+	//
+	// Errors of the call itself: INVALID_ARGUMENT for a batch that is empty, has both or
+	// is too large; UNAUTHENTICATED.
+	PublishBatch(ctx context.Context, in *PublishBatchRequest, opts ...grpc.CallOption) (*PublishBatchResponse, error)
+	// PublishStream stores messages as they come, and answers each when it is stored, by
+	// its id. Messages for the same channel are stored in the order sent; those for
+	// different channels are not held up by each other, so answers may overtake. At most
+	// 1,024 requests of a stream wait for their answer; then the server reads no further.
+	// The stream ends when the caller has closed its side and everything is answered.
+	//
+	// Errors of the stream itself: INVALID_ARGUMENT for a request without a usable id,
+	// UNAUTHENTICATED, UNAVAILABLE while the server stops. What was not answered then is
+	// unknown: send it again, in order, with the same message ids.
+	PublishStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse], error)
 }
 
 type publishServiceClient struct {
@@ -60,6 +81,29 @@ func (c *publishServiceClient) Publish(ctx context.Context, in *PublishRequest, 
 	return out, nil
 }
 
+func (c *publishServiceClient) PublishBatch(ctx context.Context, in *PublishBatchRequest, opts ...grpc.CallOption) (*PublishBatchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PublishBatchResponse)
+	err := c.cc.Invoke(ctx, PublishService_PublishBatch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *publishServiceClient) PublishStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PublishService_ServiceDesc.Streams[0], PublishService_PublishStream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PublishStreamRequest, PublishStreamResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PublishService_PublishStreamClient = grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse]
+
 // PublishServiceServer is the server API for PublishService service.
 // All implementations must embed UnimplementedPublishServiceServer
 // for forward compatibility.
@@ -74,8 +118,27 @@ type PublishServiceServer interface {
 	// where the caller's patterns do not cover the channel; NOT_FOUND for an unknown
 	// namespace; ALREADY_EXISTS where message_id was used for other content;
 	// UNAVAILABLE means that the outcome is unknown: retry with the same message_id
-	// for at most 90 s.
+	// for at most 90 s. With expected_last_offset: FAILED_PRECONDITION where the channel
+	// has moved on; ABORTED where another publish is under way.
 	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
+	// PublishBatch stores many messages, or one message for many targets, with a result
+	// each. Messages for the same channel are stored in the order given; one that fails
+	// does not keep others from being stored, but for UNAVAILABLE: then the later ones
+	// for that channel are refused, so that a retry of all of them keeps the order.
+	//
+	// Errors of the call itself: INVALID_ARGUMENT for a batch that is empty, has both or
+	// is too large; UNAUTHENTICATED.
+	PublishBatch(context.Context, *PublishBatchRequest) (*PublishBatchResponse, error)
+	// PublishStream stores messages as they come, and answers each when it is stored, by
+	// its id. Messages for the same channel are stored in the order sent; those for
+	// different channels are not held up by each other, so answers may overtake. At most
+	// 1,024 requests of a stream wait for their answer; then the server reads no further.
+	// The stream ends when the caller has closed its side and everything is answered.
+	//
+	// Errors of the stream itself: INVALID_ARGUMENT for a request without a usable id,
+	// UNAUTHENTICATED, UNAVAILABLE while the server stops. What was not answered then is
+	// unknown: send it again, in order, with the same message ids.
+	PublishStream(grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]) error
 	mustEmbedUnimplementedPublishServiceServer()
 }
 
@@ -88,6 +151,12 @@ type UnimplementedPublishServiceServer struct{}
 
 func (UnimplementedPublishServiceServer) Publish(context.Context, *PublishRequest) (*PublishResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
+}
+func (UnimplementedPublishServiceServer) PublishBatch(context.Context, *PublishBatchRequest) (*PublishBatchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PublishBatch not implemented")
+}
+func (UnimplementedPublishServiceServer) PublishStream(grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]) error {
+	return status.Error(codes.Unimplemented, "method PublishStream not implemented")
 }
 func (UnimplementedPublishServiceServer) mustEmbedUnimplementedPublishServiceServer() {}
 func (UnimplementedPublishServiceServer) testEmbeddedByValue()                        {}
@@ -128,6 +197,31 @@ func _PublishService_Publish_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PublishService_PublishBatch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PublishBatchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PublishServiceServer).PublishBatch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PublishService_PublishBatch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PublishServiceServer).PublishBatch(ctx, req.(*PublishBatchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PublishService_PublishStream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PublishServiceServer).PublishStream(&grpc.GenericServerStream[PublishStreamRequest, PublishStreamResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PublishService_PublishStreamServer = grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]
+
 // PublishService_ServiceDesc is the grpc.ServiceDesc for PublishService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -139,7 +233,18 @@ var PublishService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Publish",
 			Handler:    _PublishService_Publish_Handler,
 		},
+		{
+			MethodName: "PublishBatch",
+			Handler:    _PublishService_PublishBatch_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "PublishStream",
+			Handler:       _PublishService_PublishStream_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "carillon/publish/v1/publish.proto",
 }
