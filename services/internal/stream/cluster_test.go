@@ -1,0 +1,240 @@
+package stream
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+)
+
+// clusterNodes is the least that survives one.
+const clusterNodes = 3
+
+// cluster is a NATS cluster on loopback whose nodes reach each other, and are reached
+// by clients, only through wires.
+type cluster struct {
+	t     testing.TB
+	nodes [clusterNodes]*node
+}
+
+type node struct {
+	c       *cluster
+	index   int
+	options server.Options
+	server  *server.Server      // nil while stopped
+	clients *wire               // from clients
+	routes  [clusterNodes]*wire // from the other nodes, by their index
+}
+
+// startCluster returns when streams can be made on all nodes.
+func startCluster(t testing.TB) *cluster {
+	t.Helper()
+	c := &cluster{t: t}
+	for i := range c.nodes {
+		n := &node{c: c, index: i, clients: newWire(t)}
+		for from := range n.routes {
+			if from != i {
+				n.routes[from] = newWire(t)
+			}
+		}
+		c.nodes[i] = n
+	}
+	for _, n := range c.nodes {
+		n.options = n.configuration()
+		t.Cleanup(n.stop) // before the wires, which wait for their connections
+		n.launch()
+	}
+	eventually(t, "a leader that knows all nodes", func() bool {
+		for _, n := range c.nodes {
+			if len(n.server.JetStreamClusterPeers()) == clusterNodes { // none but the leader tells
+				return true
+			}
+		}
+		return false
+	})
+	return c
+}
+
+func (n *node) configuration() server.Options {
+	o := server.Options{
+		ServerName: fmt.Sprintf("node-%d", n.index),
+		Host:       "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
+		JetStream: true, StoreDir: n.c.t.TempDir(), JetStreamMaxStore: 1 << 40,
+		// What nodes tell clients and each other of addresses would lead around the wires:
+		// nobody listens there.
+		Cluster: server.ClusterOpts{
+			Name: "test", Host: "127.0.0.1", Port: server.RANDOM_PORT, NoAdvertise: true, Advertise: "127.0.0.1:1",
+		},
+	}
+	for i, other := range n.c.nodes {
+		if i != n.index {
+			o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: other.routes[n.index].addr()})
+		}
+	}
+	return o
+}
+
+// start runs a node that was stopped, on what it has stored, and returns when it
+// follows the cluster.
+func (n *node) start() {
+	n.c.t.Helper()
+	n.launch()
+	eventually(n.c.t, fmt.Sprintf("node %d follows", n.index), n.server.JetStreamIsCurrent)
+}
+
+func (n *node) launch() {
+	n.c.t.Helper()
+	options := n.options // the server writes to its options
+	s, err := server.NewServer(&options)
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	n.server = s
+	s.Start()
+	if !s.ReadyForConnections(patience) {
+		n.c.t.Fatalf("node %d is not ready", n.index)
+	}
+	n.clients.lead(s.Addr().String())
+	for _, w := range n.routes {
+		if w != nil {
+			w.lead(s.ClusterAddr().String())
+		}
+	}
+}
+
+// stop ends a node as SIGTERM would: what it led is handed over.
+func (n *node) stop() {
+	if n.server != nil {
+		n.server.Shutdown()
+		n.server.WaitForShutdown()
+		n.server = nil
+	}
+}
+
+// isolate cuts a node off from the other nodes; its clients stay. As the others see
+// it, it was killed.
+func (n *node) isolate(cut bool) {
+	for i, other := range n.c.nodes {
+		if i != n.index {
+			n.routes[i].setCut(cut)
+			other.routes[n.index].setCut(cut)
+		}
+	}
+}
+
+// vanish cuts a node off from the other nodes and from its clients, as a kill does.
+func (n *node) vanish() {
+	n.clients.setCut(true)
+	n.isolate(true)
+}
+
+// comeBack ends vanish and isolate.
+func (n *node) comeBack() {
+	n.isolate(false)
+	n.clients.setCut(false)
+}
+
+func (n *node) url() string { return "nats://" + n.clients.addr() }
+
+// url is that of all nodes.
+func (c *cluster) url() string {
+	urls := make([]string, 0, clusterNodes)
+	for _, n := range c.nodes {
+		urls = append(urls, n.url())
+	}
+	return strings.Join(urls, ",")
+}
+
+// leaderOf returns the node that leads a stream, not being one of those cut off.
+func (c *cluster) leaderOf(stream string, not ...*node) *node {
+	c.t.Helper()
+	var leader *node
+	eventually(c.t, "a leader of "+stream, func() bool {
+		leader = nil
+		for _, n := range c.nodes {
+			if n.server != nil && n.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream) && !contains(not, n) {
+				leader = n
+			}
+		}
+		return leader != nil
+	})
+	return leader
+}
+
+func contains(nodes []*node, n *node) bool {
+	for _, other := range nodes {
+		if other == n {
+			return true
+		}
+	}
+	return false
+}
+
+// follower returns a node that does not lead a stream.
+func (c *cluster) follower(stream string) *node {
+	c.t.Helper()
+	return c.nodes[(c.leaderOf(stream).index+1)%clusterNodes]
+}
+
+// stepDown has the leader of a stream give way.
+func (c *cluster) stepDown(stream string) {
+	c.t.Helper()
+	if err := c.leaderOf(stream).server.JetStreamStepdownStream(server.DEFAULT_GLOBAL_ACCOUNT, stream); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// jetStream is a plain connection to one node.
+func (n *node) jetStream() jetstream.JetStream {
+	n.c.t.Helper()
+	nc, err := nats.Connect(n.url(), nats.IgnoreDiscoveredServers(), nats.MaxReconnects(-1))
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	n.c.t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	return js
+}
+
+// replicated is a namespace that the cluster keeps three times.
+func replicated(changes ...func(*namespace.Namespace)) namespace.Set {
+	return testNamespaces(append([]func(*namespace.Namespace){func(ns *namespace.Namespace) {
+		ns.Partitions, ns.Replicas = 1, clusterNodes
+	}}, changes...)...)
+}
+
+func TestClusterLosesItsLeader(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	s := readyStore(t, Options{URL: c.url(), Namespaces: replicated()})
+	before := publish(t, s, text("chat.lobby", "1"))
+	old := c.leaderOf("CARILLON_chat_0")
+	old.vanish()
+	leader := c.leaderOf("CARILLON_chat_0", old)
+	if routes := old.server.NumRoutes(); routes != 0 {
+		t.Errorf("the node that vanished has %d routes", routes)
+	}
+	after := publish(t, s, text("chat.lobby", "2"))
+	if after.Epoch != before.Epoch || after.Offset <= before.Offset {
+		t.Errorf("%+v after %+v", after, before)
+	}
+	old.comeBack()
+	eventually(t, "the old leader follows", func() bool {
+		return old.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, "CARILLON_chat_0") &&
+			!old.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, "CARILLON_chat_0")
+	})
+	leader.stop()
+	publish(t, s, text("chat.lobby", "3"))
+	leader.start()
+	c.stepDown("CARILLON_chat_0")
+	publish(t, s, text("chat.lobby", "4"))
+}
