@@ -246,7 +246,7 @@ func (l *link) refused(name string, refusal *clientv1.ErrorReply) {
 // passes tells whether the same command can succeed later.
 func passes(refusal *clientv1.ErrorReply) bool {
 	switch refusal.GetCode() {
-	case "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "ABORTED":
+	case "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL":
 		return true
 	default:
 		return refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_RATE_LIMITED
