@@ -63,280 +63,287 @@ func (r reader) get(epoch string, offsets ...uint64) {
 	}
 }
 
+// rule is a story, and what is to be found in it.
+type rule struct {
+	name string
+	tell func(story)
+	want map[checker.Kind]int
+}
+
+var none = map[checker.Kind]int{}
+
+// rules are the promises, one by one, broken and kept.
+var rules = []rule{
+	{"all is well", func(s story) {
+		s.publish("E", 1, 3)
+		s.follow("bob", "E", 0).get("E", 1, 2, 3)
+		s.follow("carol", "E", 1).get("E", 2, 3)
+		s.history("E", 1, 2, 3)
+	}, none},
+	{"nothing at all", func(story) {}, none},
+
+	// Lost.
+	{"skipped", func(s story) {
+		s.publish("E", 1, 3)
+		s.follow("bob", "E", 0).get("E", 1, 3)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"no head check: the last, stored and never delivered", func(s story) {
+		s.publish("E", 1, 3)
+		s.follow("bob", "E", 0).get("E", 1, 2)
+		s.history("E", 1, 2, 3)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"the last, of one who had gone", func(s story) {
+		s.publish("E", 1, 3)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 2)
+		r.Close()
+	}, none},
+	{"skipped by one who went later", func(s story) {
+		s.publish("E", 1, 3)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 3)
+		r.Close()
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"before the start", func(s story) {
+		s.publish("E", 1, 3)
+		s.follow("bob", "E", 2).get("E", 3)
+	}, none},
+	{"behind a position", func(s story) {
+		s.publish("E", 1, 3)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Moved("E", 2)
+		r.get("E", 3)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"behind the position at which one went", func(s story) {
+		s.publish("E", 1, 3)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Moved("E", 2)
+		r.Close()
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"a position of a quiet channel", func(s story) {
+		s.publish("E", 1, 2)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 2)
+		r.Moved("E", 90)
+		r.Close()
+	}, none},
+	{"acknowledged, and not there in the end", func(s story) {
+		s.publish("E", 1, 3)
+		s.history("E", 1, 3)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"trimmed", func(s story) {
+		s.publish("E", 1, 3)
+		s.history("E", 3)
+		s.History(room, "E", 3)
+	}, none},
+	{"purged", func(s story) {
+		s.publish("E", 1, 3)
+		s.Purged(room, 3)
+		s.history("E", 3)
+	}, none},
+	{"gone, though not purged", func(s story) {
+		s.publish("E", 1, 3)
+		s.Purged(room, 2)
+		s.history("E", 3)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+
+	// Announced.
+	{"gap", func(s story) {
+		s.publish("E", 1, 5)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Gap("E", 2, 4, "SLOW_CONSUMER")
+		r.get("E", 5)
+	}, none},
+	{"gap at the end", func(s story) {
+		s.publish("E", 1, 2)
+		s.follow("bob", "E", 0).Gap("E", 1, 2, "MESSAGES_MISSED")
+		s.history("E", 1, 2)
+	}, none},
+	{"gap that begins too late", func(s story) {
+		s.publish("E", 1, 5)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Gap("E", 3, 4, "SLOW_CONSUMER")
+		r.get("E", 5)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"gap that ends too early", func(s story) {
+		s.publish("E", 1, 5)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Gap("E", 2, 3, "SLOW_CONSUMER")
+		r.get("E", 5)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"purge that is announced", func(s story) {
+		s.publish("E", 1, 3)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Gap("E", 2, 4, checker.ReasonPurged)
+		s.history("E")
+	}, none},
+	{"reset", func(s story) {
+		s.publish("E", 1, 5)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Reset("E", 4)
+		r.get("E", 5)
+	}, none},
+	{"skipped before the reset", func(s story) {
+		s.publish("E", 1, 5)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 2)
+		r.Reset("E", 4)
+		r.get("E", 5)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"skipped after the reset", func(s story) {
+		s.publish("E", 1, 5)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Reset("E", 2)
+		r.get("E", 3, 5)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+
+	// Resumed.
+	{"resumed", func(s story) {
+		s.publish("E", 1, 4)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 2)
+		r.Resumed("E", 2)
+		r.get("E", 3, 4)
+	}, none},
+	{"resumed from a kept position", func(s story) {
+		s.publish("E", 1, 4)
+		r := reader{s.Subscriber("bob", room)}
+		r.Resumed("E", 2)
+		r.get("E", 3, 4)
+	}, none},
+	{"resumed too late", func(s story) {
+		s.publish("E", 1, 4)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 2)
+		r.Resumed("E", 3)
+		r.get("E", 4)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"no hold before the replay", func(s story) {
+		s.publish("E", 1, 4)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1)
+		r.Resumed("E", 1)
+		r.get("E", 4, 2, 3, 4)
+	}, map[checker.Kind]int{checker.Reordered: 2, checker.Doubled: 1}},
+	{"resumed before what was delivered", func(s story) {
+		s.publish("E", 1, 4)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 2, 3)
+		r.Resumed("E", 2)
+		r.get("E", 3, 4)
+	}, map[checker.Kind]int{checker.Doubled: 1}},
+
+	// Doubled and reordered.
+	{"delivered twice", func(s story) {
+		s.publish("E", 1, 2)
+		s.follow("bob", "E", 0).get("E", 1, 2, 2)
+	}, map[checker.Kind]int{checker.Doubled: 1}},
+	{"swapped", func(s story) {
+		s.publish("E", 1, 3)
+		s.follow("bob", "E", 0).get("E", 2, 1, 3)
+	}, map[checker.Kind]int{checker.Reordered: 1}},
+	{"before the subscription", func(s story) {
+		s.publish("E", 1, 1)
+		reader{s.Subscriber("bob", room)}.get("E", 1)
+	}, map[checker.Kind]int{checker.Reordered: 1}},
+	{"no de-duplication", func(s story) {
+		a := s.send("m1")
+		a.Unknown()
+		a.Acked("E", 2, false)
+		s.history("E", 1)
+		s.Stored(room, "E", 2, alice, "m1", content("m1"))
+	}, map[checker.Kind]int{checker.Doubled: 1}},
+	{"two answers, two places", func(s story) {
+		a := s.send("m1")
+		a.Acked("E", 1, false)
+		a.Acked("E", 2, true)
+	}, map[checker.Kind]int{checker.Doubled: 1}},
+	{"two answers, neither a duplicate", func(s story) {
+		a := s.send("m1")
+		a.Acked("E", 1, false)
+		a.Acked("E", 1, false)
+	}, map[checker.Kind]int{checker.Doubled: 1}},
+	{"two answers, the second a duplicate", func(s story) {
+		a := s.send("m1")
+		a.Acked("E", 1, false)
+		a.Acked("E", 1, true)
+		s.history("E", 1)
+	}, none},
+	{"the first answer was lost", func(s story) {
+		a := s.send("m1")
+		a.Unknown()
+		a.Acked("E", 1, true)
+		s.history("E", 1)
+	}, none},
+	{"stored in another order than sent", func(s story) {
+		s.send("m1").Acked("E", 2, false)
+		s.send("m2").Acked("E", 1, false)
+	}, map[checker.Kind]int{checker.Reordered: 1}},
+	{"two who send side by side", func(s story) {
+		s.Attempt(checker.Publication{Channel: room, Publisher: alice, Lane: "phone", ID: "m1"}).Acked("E", 2, false)
+		s.Attempt(checker.Publication{Channel: room, Publisher: alice, Lane: "desk", ID: "m2"}).Acked("E", 1, false)
+	}, none},
+
+	// Phantoms, unknown and refused.
+	{"sent by nobody", func(s story) {
+		s.follow("bob", "E", 0).get("E", 1)
+	}, map[checker.Kind]int{checker.Phantom: 1}},
+	{"sent by another", func(s story) {
+		s.publish("E", 1, 1)
+		s.follow("bob", "E", 0).Message("E", 1, "mallory", "m1", content("m1"))
+	}, map[checker.Kind]int{checker.Phantom: 1, checker.Lost: 1}},
+	{"with other content", func(s story) {
+		s.publish("E", 1, 1)
+		s.follow("bob", "E", 0).Message("E", 1, alice, "m1", 7)
+	}, map[checker.Kind]int{checker.Phantom: 1}},
+	{"unknown, and there", func(s story) {
+		s.send("m1").Unknown()
+		s.follow("bob", "E", 0).get("E", 1)
+		s.history("E", 1)
+	}, none},
+	{"unknown, and not there", func(s story) {
+		s.send("m1").Unknown()
+		s.follow("bob", "E", 0)
+		s.history("E")
+	}, none},
+	{"unknown, delivered to one of two", func(s story) {
+		s.send("m1").Unknown()
+		s.follow("bob", "E", 0).get("E", 1)
+		s.follow("carol", "E", 0)
+	}, map[checker.Kind]int{checker.SilentGap: 1}},
+	{"unknown, there in the end, not delivered", func(s story) {
+		s.send("m1").Unknown()
+		s.follow("bob", "E", 0)
+		s.history("E", 1)
+	}, map[checker.Kind]int{checker.SilentGap: 1}},
+	{"refused", func(s story) {
+		s.send("m1").Refused()
+		s.history("E")
+	}, none},
+	{"refused, and there", func(s story) {
+		s.send("m1").Refused()
+		s.history("E", 1)
+	}, map[checker.Kind]int{checker.Phantom: 1}},
+	{"refused after an unknown outcome, and there", func(s story) {
+		a := s.send("m1")
+		a.Unknown()
+		a.Refused()
+		s.history("E", 1)
+	}, none},
+}
+
 // The rules, one by one: what breaks a promise is found, and what looks like it is not.
 func TestRules(t *testing.T) {
 	t.Parallel()
-	none := map[checker.Kind]int{}
-	for _, c := range []struct {
-		name string
-		tell func(story)
-		want map[checker.Kind]int
-	}{
-		{"all is well", func(s story) {
-			s.publish("E", 1, 3)
-			s.follow("bob", "E", 0).get("E", 1, 2, 3)
-			s.follow("carol", "E", 1).get("E", 2, 3)
-			s.history("E", 1, 2, 3)
-		}, none},
-		{"nothing at all", func(story) {}, none},
-
-		// Lost.
-		{"skipped", func(s story) {
-			s.publish("E", 1, 3)
-			s.follow("bob", "E", 0).get("E", 1, 3)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"no head check: the last, stored and never delivered", func(s story) {
-			s.publish("E", 1, 3)
-			s.follow("bob", "E", 0).get("E", 1, 2)
-			s.history("E", 1, 2, 3)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"the last, of one who had gone", func(s story) {
-			s.publish("E", 1, 3)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 2)
-			r.Close()
-		}, none},
-		{"skipped by one who went later", func(s story) {
-			s.publish("E", 1, 3)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 3)
-			r.Close()
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"before the start", func(s story) {
-			s.publish("E", 1, 3)
-			s.follow("bob", "E", 2).get("E", 3)
-		}, none},
-		{"behind a position", func(s story) {
-			s.publish("E", 1, 3)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Moved("E", 2)
-			r.get("E", 3)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"behind the position at which one went", func(s story) {
-			s.publish("E", 1, 3)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Moved("E", 2)
-			r.Close()
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"a position of a quiet channel", func(s story) {
-			s.publish("E", 1, 2)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 2)
-			r.Moved("E", 90)
-			r.Close()
-		}, none},
-		{"acknowledged, and not there in the end", func(s story) {
-			s.publish("E", 1, 3)
-			s.history("E", 1, 3)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"trimmed", func(s story) {
-			s.publish("E", 1, 3)
-			s.history("E", 3)
-			s.History(room, "E", 3)
-		}, none},
-		{"purged", func(s story) {
-			s.publish("E", 1, 3)
-			s.Purged(room, 3)
-			s.history("E", 3)
-		}, none},
-		{"gone, though not purged", func(s story) {
-			s.publish("E", 1, 3)
-			s.Purged(room, 2)
-			s.history("E", 3)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-
-		// Announced.
-		{"gap", func(s story) {
-			s.publish("E", 1, 5)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Gap("E", 2, 4, "SLOW_CONSUMER")
-			r.get("E", 5)
-		}, none},
-		{"gap at the end", func(s story) {
-			s.publish("E", 1, 2)
-			s.follow("bob", "E", 0).Gap("E", 1, 2, "MESSAGES_MISSED")
-			s.history("E", 1, 2)
-		}, none},
-		{"gap that begins too late", func(s story) {
-			s.publish("E", 1, 5)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Gap("E", 3, 4, "SLOW_CONSUMER")
-			r.get("E", 5)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"gap that ends too early", func(s story) {
-			s.publish("E", 1, 5)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Gap("E", 2, 3, "SLOW_CONSUMER")
-			r.get("E", 5)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"purge that is announced", func(s story) {
-			s.publish("E", 1, 3)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Gap("E", 2, 4, checker.ReasonPurged)
-			s.history("E")
-		}, none},
-		{"reset", func(s story) {
-			s.publish("E", 1, 5)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Reset("E", 4)
-			r.get("E", 5)
-		}, none},
-		{"skipped before the reset", func(s story) {
-			s.publish("E", 1, 5)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 2)
-			r.Reset("E", 4)
-			r.get("E", 5)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"skipped after the reset", func(s story) {
-			s.publish("E", 1, 5)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Reset("E", 2)
-			r.get("E", 3, 5)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-
-		// Resumed.
-		{"resumed", func(s story) {
-			s.publish("E", 1, 4)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 2)
-			r.Resumed("E", 2)
-			r.get("E", 3, 4)
-		}, none},
-		{"resumed from a kept position", func(s story) {
-			s.publish("E", 1, 4)
-			r := reader{s.Subscriber("bob", room)}
-			r.Resumed("E", 2)
-			r.get("E", 3, 4)
-		}, none},
-		{"resumed too late", func(s story) {
-			s.publish("E", 1, 4)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 2)
-			r.Resumed("E", 3)
-			r.get("E", 4)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"no hold before the replay", func(s story) {
-			s.publish("E", 1, 4)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1)
-			r.Resumed("E", 1)
-			r.get("E", 4, 2, 3, 4)
-		}, map[checker.Kind]int{checker.Reordered: 2, checker.Doubled: 1}},
-		{"resumed before what was delivered", func(s story) {
-			s.publish("E", 1, 4)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 2, 3)
-			r.Resumed("E", 2)
-			r.get("E", 3, 4)
-		}, map[checker.Kind]int{checker.Doubled: 1}},
-
-		// Doubled and reordered.
-		{"delivered twice", func(s story) {
-			s.publish("E", 1, 2)
-			s.follow("bob", "E", 0).get("E", 1, 2, 2)
-		}, map[checker.Kind]int{checker.Doubled: 1}},
-		{"swapped", func(s story) {
-			s.publish("E", 1, 3)
-			s.follow("bob", "E", 0).get("E", 2, 1, 3)
-		}, map[checker.Kind]int{checker.Reordered: 1}},
-		{"before the subscription", func(s story) {
-			s.publish("E", 1, 1)
-			reader{s.Subscriber("bob", room)}.get("E", 1)
-		}, map[checker.Kind]int{checker.Reordered: 1}},
-		{"no de-duplication", func(s story) {
-			a := s.send("m1")
-			a.Unknown()
-			a.Acked("E", 2, false)
-			s.history("E", 1)
-			s.Stored(room, "E", 2, alice, "m1", content("m1"))
-		}, map[checker.Kind]int{checker.Doubled: 1}},
-		{"two answers, two places", func(s story) {
-			a := s.send("m1")
-			a.Acked("E", 1, false)
-			a.Acked("E", 2, true)
-		}, map[checker.Kind]int{checker.Doubled: 1}},
-		{"two answers, neither a duplicate", func(s story) {
-			a := s.send("m1")
-			a.Acked("E", 1, false)
-			a.Acked("E", 1, false)
-		}, map[checker.Kind]int{checker.Doubled: 1}},
-		{"two answers, the second a duplicate", func(s story) {
-			a := s.send("m1")
-			a.Acked("E", 1, false)
-			a.Acked("E", 1, true)
-			s.history("E", 1)
-		}, none},
-		{"the first answer was lost", func(s story) {
-			a := s.send("m1")
-			a.Unknown()
-			a.Acked("E", 1, true)
-			s.history("E", 1)
-		}, none},
-		{"stored in another order than sent", func(s story) {
-			s.send("m1").Acked("E", 2, false)
-			s.send("m2").Acked("E", 1, false)
-		}, map[checker.Kind]int{checker.Reordered: 1}},
-		{"two who send side by side", func(s story) {
-			s.Attempt(checker.Publication{Channel: room, Publisher: alice, Lane: "phone", ID: "m1"}).Acked("E", 2, false)
-			s.Attempt(checker.Publication{Channel: room, Publisher: alice, Lane: "desk", ID: "m2"}).Acked("E", 1, false)
-		}, none},
-
-		// Phantoms, unknown and refused.
-		{"sent by nobody", func(s story) {
-			s.follow("bob", "E", 0).get("E", 1)
-		}, map[checker.Kind]int{checker.Phantom: 1}},
-		{"sent by another", func(s story) {
-			s.publish("E", 1, 1)
-			s.follow("bob", "E", 0).Message("E", 1, "mallory", "m1", content("m1"))
-		}, map[checker.Kind]int{checker.Phantom: 1, checker.Lost: 1}},
-		{"with other content", func(s story) {
-			s.publish("E", 1, 1)
-			s.follow("bob", "E", 0).Message("E", 1, alice, "m1", 7)
-		}, map[checker.Kind]int{checker.Phantom: 1}},
-		{"unknown, and there", func(s story) {
-			s.send("m1").Unknown()
-			s.follow("bob", "E", 0).get("E", 1)
-			s.history("E", 1)
-		}, none},
-		{"unknown, and not there", func(s story) {
-			s.send("m1").Unknown()
-			s.follow("bob", "E", 0)
-			s.history("E")
-		}, none},
-		{"unknown, delivered to one of two", func(s story) {
-			s.send("m1").Unknown()
-			s.follow("bob", "E", 0).get("E", 1)
-			s.follow("carol", "E", 0)
-		}, map[checker.Kind]int{checker.SilentGap: 1}},
-		{"unknown, there in the end, not delivered", func(s story) {
-			s.send("m1").Unknown()
-			s.follow("bob", "E", 0)
-			s.history("E", 1)
-		}, map[checker.Kind]int{checker.SilentGap: 1}},
-		{"refused", func(s story) {
-			s.send("m1").Refused()
-			s.history("E")
-		}, none},
-		{"refused, and there", func(s story) {
-			s.send("m1").Refused()
-			s.history("E", 1)
-		}, map[checker.Kind]int{checker.Phantom: 1}},
-		{"refused after an unknown outcome, and there", func(s story) {
-			a := s.send("m1")
-			a.Unknown()
-			a.Refused()
-			s.history("E", 1)
-		}, none},
-	} {
+	for _, c := range rules {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			expect(t, c.tell, c.want)
@@ -360,83 +367,81 @@ func expect(t *testing.T, tell func(story), want map[checker.Kind]int) *checker.
 	return r
 }
 
+// epochs are stories of streams that are restored, or restarted.
+var epochs = []rule{
+	{"restored from an older copy", func(s story) {
+		s.publish("E", 1, 4) // of which the copy has two
+		a := s.follow("bob", "E", 0)
+		a.get("E", 1, 2, 3, 4)
+		a.Reset("F", 2)
+		s.send("n3").Acked("F", 3, false)
+		a.Message("F", 3, alice, "n3", content("n3"))
+		s.history("F", 1, 2)
+		s.Stored(room, "F", 3, alice, "n3", content("n3"))
+	}, none},
+	{"the same epoch after a restore", func(s story) {
+		s.publish("E", 1, 4)
+		a := s.follow("bob", "E", 0)
+		a.get("E", 1, 2, 3, 4)
+		a.Resumed("E", 4)
+		for n := uint64(3); n <= 5; n++ {
+			s.send(fmt.Sprint("n", n)).Acked("E", n, false)
+			s.Stored(room, "E", n, alice, fmt.Sprint("n", n), content(fmt.Sprint("n", n)))
+		}
+		a.Message("E", 5, alice, "n5", content("n5"))
+		s.history("E", 1, 2)
+	}, map[checker.Kind]int{checker.Lost: 4, checker.Reordered: 1}}, // m3 and m4 are gone, n3 and n4 bob never saw
+	{"restored, and an old position taken for a new one", func(s story) {
+		s.publish("E", 1, 4)
+		a := s.follow("bob", "E", 0)
+		a.get("E", 1, 2, 3, 4)
+		a.Resumed("F", 4)
+		s.send("n3").Acked("F", 3, false)
+		s.history("F", 1, 2)
+		s.Stored(room, "F", 3, alice, "n3", content("n3"))
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"a new epoch excuses nothing before what it left", func(s story) {
+		s.publish("E", 1, 4)
+		s.history("F", 1, 3)
+	}, map[checker.Kind]int{checker.Lost: 1}},
+	{"a retry is stored anew where the first was lost", func(s story) {
+		s.publish("E", 1, 2)
+		a := s.send("m3")
+		a.Acked("E", 3, false)
+		a.Acked("F", 2, false)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 2, 3)
+		r.Reset("F", 1)
+		r.Message("F", 2, alice, "m3", content("m3"))
+		s.history("F", 1)
+		s.Stored(room, "F", 2, alice, "m3", content("m3"))
+	}, none},
+	{"resumed into a new epoch that kept everything", func(s story) {
+		s.publish("E", 1, 3)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 2)
+		r.Resumed("F", 2)
+		r.get("F", 3)
+		s.follow("carol", "E", 0).get("E", 1, 2, 3)
+		s.send("m4").Acked("F", 4, false)
+		r.get("F", 4)
+		d := s.follow("dave", "F", 3)
+		d.get("F", 4)
+		s.history("F", 1, 2, 3, 4)
+	}, map[checker.Kind]int{checker.Lost: 1}}, // carol has not had the last
+	{"delivered in both epochs without a reset", func(s story) {
+		s.publish("E", 1, 3)
+		r := s.follow("bob", "E", 0)
+		r.get("E", 1, 2, 3)
+		r.Resumed("F", 3)
+		r.Message("F", 4, alice, "m3", content("m3"))
+	}, map[checker.Kind]int{checker.Doubled: 1}},
+}
+
 // What a new epoch takes with it is announced by resets, and nothing else is excused.
 func TestEpochs(t *testing.T) {
 	t.Parallel()
-	none := map[checker.Kind]int{}
-	for _, c := range []struct {
-		name string
-		tell func(story)
-		want map[checker.Kind]int
-	}{
-		{"restored from an older copy", func(s story) {
-			s.publish("E", 1, 4) // of which the copy has two
-			a := s.follow("bob", "E", 0)
-			a.get("E", 1, 2, 3, 4)
-			a.Reset("F", 2)
-			s.send("n3").Acked("F", 3, false)
-			a.Message("F", 3, alice, "n3", content("n3"))
-			s.history("F", 1, 2)
-			s.Stored(room, "F", 3, alice, "n3", content("n3"))
-		}, none},
-		{"the same epoch after a restore", func(s story) {
-			s.publish("E", 1, 4)
-			a := s.follow("bob", "E", 0)
-			a.get("E", 1, 2, 3, 4)
-			a.Resumed("E", 4)
-			for n := uint64(3); n <= 5; n++ {
-				s.send(fmt.Sprint("n", n)).Acked("E", n, false)
-				s.Stored(room, "E", n, alice, fmt.Sprint("n", n), content(fmt.Sprint("n", n)))
-			}
-			a.Message("E", 5, alice, "n5", content("n5"))
-			s.history("E", 1, 2)
-		}, map[checker.Kind]int{checker.Lost: 4, checker.Reordered: 1}}, // m3 and m4 are gone, n3 and n4 bob never saw
-		{"restored, and an old position taken for a new one", func(s story) {
-			s.publish("E", 1, 4)
-			a := s.follow("bob", "E", 0)
-			a.get("E", 1, 2, 3, 4)
-			a.Resumed("F", 4)
-			s.send("n3").Acked("F", 3, false)
-			s.history("F", 1, 2)
-			s.Stored(room, "F", 3, alice, "n3", content("n3"))
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"a new epoch excuses nothing before what it left", func(s story) {
-			s.publish("E", 1, 4)
-			s.history("F", 1, 3)
-		}, map[checker.Kind]int{checker.Lost: 1}},
-		{"a retry is stored anew where the first was lost", func(s story) {
-			s.publish("E", 1, 2)
-			a := s.send("m3")
-			a.Acked("E", 3, false)
-			a.Acked("F", 2, false)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 2, 3)
-			r.Reset("F", 1)
-			r.Message("F", 2, alice, "m3", content("m3"))
-			s.history("F", 1)
-			s.Stored(room, "F", 2, alice, "m3", content("m3"))
-		}, none},
-		{"resumed into a new epoch that kept everything", func(s story) {
-			s.publish("E", 1, 3)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 2)
-			r.Resumed("F", 2)
-			r.get("F", 3)
-			s.follow("carol", "E", 0).get("E", 1, 2, 3)
-			s.send("m4").Acked("F", 4, false)
-			r.get("F", 4)
-			d := s.follow("dave", "F", 3)
-			d.get("F", 4)
-			s.history("F", 1, 2, 3, 4)
-		}, map[checker.Kind]int{checker.Lost: 1}}, // carol has not had the last
-		{"delivered in both epochs without a reset", func(s story) {
-			s.publish("E", 1, 3)
-			r := s.follow("bob", "E", 0)
-			r.get("E", 1, 2, 3)
-			r.Resumed("F", 3)
-			r.Message("F", 4, alice, "m3", content("m3"))
-		}, map[checker.Kind]int{checker.Doubled: 1}},
-	} {
+	for _, c := range epochs {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			expect(t, c.tell, c.want)
