@@ -1,15 +1,19 @@
-// Package carillon is the Go client: one connection to an edge, in the protobuf
-// codec. It does not reconnect: when Pushes is closed, dial again, any edge, and
-// resume.
+// Package carillon is the Go client, in the protobuf codec. A Session keeps its
+// subscriptions and its publishes over any number of connections to any of several
+// edges; that is what a program wants. A Client is one connection: it does not
+// reconnect, and is for tools and tests that look at what one edge says.
 package carillon
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/coder/websocket"
 	"google.golang.org/protobuf/proto"
@@ -48,6 +52,9 @@ type Options struct {
 	// PushBuffer is the number of pushes that wait to be taken from Pushes before the
 	// client stops reading; 0: 256.
 	PushBuffer int
+	// HTTPClient makes the connection; nil: http.DefaultClient. Its Transport says how
+	// to dial, and through what.
+	HTTPClient *http.Client
 }
 
 // readLimit bounds a frame from the server: a message of 256 KiB and its envelope.
@@ -60,43 +67,58 @@ type Client struct {
 	pushes    chan *clientv1.ServerFrame
 	stop      context.CancelFunc
 	done      chan struct{}
+	opened    time.Time
+	quiet     atomic.Int64 // nanoseconds from opened to when waiting for the server began; 0: not waiting
 
 	mu      sync.Mutex
 	lastID  uint64
-	waiting map[uint64]chan *clientv1.ServerFrame // one place each
+	waiting map[uint64]chan *clientv1.ServerFrame // one place each; nil: the reply goes to pushes
 	err     error                                 // set before done is closed
 }
 
-// Dial connects and authenticates; ctx bounds that only.
+// Dial connects and authenticates; ctx bounds that only. The error is an *Ending, and
+// if the server refused, over HTTP or in reply to connect, an *Error too.
 func Dial(ctx context.Context, options Options) (*Client, error) {
-	ws, response, err := websocket.Dial(ctx, options.URL, &websocket.DialOptions{ //nolint:bodyclose // the library closes it
-		Subprotocols: []string{Subprotocol},
-		HTTPHeader:   http.Header{"Authorization": {"Bearer " + options.Token}},
-	})
-	if err != nil {
-		if response != nil {
-			return nil, fmt.Errorf("dial %s: %s: %w", options.URL, response.Status, err)
-		}
-		return nil, fmt.Errorf("dial: %w", err)
+	entries := make([]*clientv1.SubscribeCommand, len(options.Subscriptions))
+	for i, name := range options.Subscriptions {
+		entries[i] = &clientv1.SubscribeCommand{Channel: name}
 	}
-	ws.SetReadLimit(readLimit)
+	return dial(ctx, options, entries)
+}
+
+// dial is Dial with the entries of connect.
+func dial(ctx context.Context, options Options, entries []*clientv1.SubscribeCommand) (*Client, error) {
 	buffer := options.PushBuffer
 	if buffer == 0 {
 		buffer = 256
 	}
-	reading, stop := context.WithCancel(context.Background())
 	c := &Client{
-		ws: ws, stop: stop, done: make(chan struct{}), pushes: make(chan *clientv1.ServerFrame, buffer),
+		done: make(chan struct{}), pushes: make(chan *clientv1.ServerFrame, buffer), opened: time.Now(),
 		waiting: map[uint64]chan *clientv1.ServerFrame{},
 	}
-	go c.read(reading)
-	connect := &clientv1.ConnectCommand{Client: &clientv1.ClientInfo{Name: options.Name, Version: options.Version}}
-	for _, name := range options.Subscriptions {
-		connect.Subscriptions = append(connect.Subscriptions, &clientv1.SubscribeCommand{Channel: name})
-	}
-	reply, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Connect{Connect: connect}})
+	ws, response, err := websocket.Dial(ctx, options.URL, &websocket.DialOptions{ //nolint:bodyclose // the library closes it
+		HTTPClient:   options.HTTPClient,
+		Subprotocols: []string{Subprotocol},
+		HTTPHeader:   http.Header{"Authorization": {"Bearer " + options.Token}},
+		OnPingReceived: func(context.Context, []byte) bool {
+			c.heard()
+			return true
+		},
+	})
 	if err != nil {
-		return nil, errors.Join(err, c.Close())
+		return nil, endingOf(handshakeError(options.URL, response, err), nil)
+	}
+	ws.SetReadLimit(readLimit)
+	c.ws = ws
+	reading, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	go c.read(reading)
+	reply, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Connect{Connect: &clientv1.ConnectCommand{
+		Client: &clientv1.ClientInfo{Name: options.Name, Version: options.Version}, Subscriptions: entries,
+	}}})
+	if err != nil {
+		c.abort()
+		return nil, c.ending(err)
 	}
 	c.connected = reply.GetConnected()
 	return c, nil
@@ -136,12 +158,8 @@ func (c *Client) Call(ctx context.Context, command *clientv1.ClientFrame) (*clie
 	}()
 
 	command.Id = id
-	data, err := proto.Marshal(command)
-	if err != nil {
-		return nil, fmt.Errorf("carillon: encode: %w", err)
-	}
-	if err := c.ws.Write(ctx, websocket.MessageBinary, data); err != nil {
-		return nil, fmt.Errorf("carillon: send: %w", err)
+	if err := c.write(ctx, command); err != nil {
+		return nil, err
 	}
 	select {
 	case f := <-reply:
@@ -154,8 +172,31 @@ func (c *Client) Call(ctx context.Context, command *clientv1.ClientFrame) (*clie
 	case f := <-reply:
 		return answer(f)
 	default:
-		return nil, errors.Join(ErrClosed, c.err)
+		return nil, fmt.Errorf("%w: %w", ErrClosed, c.err)
 	}
+}
+
+// post sends a command whose reply comes among the pushes, in its place, and returns
+// the id of both.
+func (c *Client) post(ctx context.Context, command *clientv1.ClientFrame) (uint64, error) {
+	c.mu.Lock()
+	c.lastID++
+	id := c.lastID
+	c.waiting[id] = nil
+	c.mu.Unlock()
+	command.Id = id
+	return id, c.write(ctx, command)
+}
+
+func (c *Client) write(ctx context.Context, command *clientv1.ClientFrame) error {
+	data, err := proto.Marshal(command)
+	if err != nil {
+		return fmt.Errorf("carillon: encode: %w", err)
+	}
+	if err := c.ws.Write(ctx, websocket.MessageBinary, data); err != nil {
+		return fmt.Errorf("carillon: send: %w", err)
+	}
+	return nil
 }
 
 func answer(f *clientv1.ServerFrame) (*clientv1.ServerFrame, error) {
@@ -216,37 +257,97 @@ func (c *Client) Close() error {
 	return err
 }
 
+// ending is why a connection has ended, which its last push may tell. Nothing else
+// takes from pushes any more.
+func (c *Client) ending(err error) *Ending {
+	var said *clientv1.DisconnectPush
+	for f := range c.pushes {
+		if d := f.GetDisconnect(); d != nil {
+			said = d
+		}
+	}
+	return endingOf(err, said)
+}
+
+// abort ends the connection without a goodbye.
+func (c *Client) abort() {
+	c.stop()
+	_ = c.ws.CloseNow() // whatever is wrong with it, it is over
+	<-c.done
+}
+
 // read sorts frames into replies and pushes until the connection ends.
 func (c *Client) read(ctx context.Context) {
 	defer close(c.pushes) // after done, so that Err has the reason by then
 	defer close(c.done)
 	for {
+		c.heard()
 		f, err := c.readFrame(ctx)
+		c.quiet.Store(0)
 		if err != nil {
 			c.err = err
 			_ = c.ws.CloseNow()
 			return
 		}
-		if f.GetId() == 0 {
-			select {
-			case c.pushes <- f:
-			case <-ctx.Done():
-				c.err = ctx.Err()
-				return
-			}
+		if !c.isPush(f) {
 			continue
 		}
-		c.mu.Lock()
-		if reply, ok := c.waiting[f.GetId()]; ok {
-			delete(c.waiting, f.GetId())
-			reply <- f
+		select {
+		case c.pushes <- f:
+		case <-ctx.Done():
+			c.err = ctx.Err()
+			return
 		}
-		c.mu.Unlock()
 	}
 }
 
+// isPush hands a reply to who waits for it, and tells whether a frame belongs among
+// the pushes. A reply that nobody waits for any more is dropped.
+func (c *Client) isPush(f *clientv1.ServerFrame) bool {
+	if f.GetId() == 0 {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	reply, ok := c.waiting[f.GetId()]
+	delete(c.waiting, f.GetId())
+	if reply != nil {
+		reply <- f
+	}
+	return ok && reply == nil
+}
+
+// heard notes that the server lives.
+func (c *Client) heard() { c.quiet.Store(max(1, int64(time.Since(c.opened)))) }
+
+// silence is for how long nothing has come of what could have: nothing can while
+// Pushes is full.
+func (c *Client) silence() time.Duration {
+	since := c.quiet.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(c.opened) - time.Duration(since)
+}
+
+// hearing notes with every piece of a frame that the server lives.
+type hearing struct {
+	io.Reader
+	client *Client
+}
+
+func (h hearing) Read(p []byte) (int, error) {
+	n, err := h.Reader.Read(p)
+	h.client.heard()
+	return n, err
+}
+
 func (c *Client) readFrame(ctx context.Context) (*clientv1.ServerFrame, error) {
-	_, data, err := c.ws.Read(ctx)
+	_, r, err := c.ws.Reader(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("carillon: read: %w", err)
+	}
+	data, err := io.ReadAll(hearing{r, c})
 	if err != nil {
 		return nil, fmt.Errorf("carillon: read: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -156,60 +157,84 @@ type tailCommand struct {
 
 func newTailCommand() tailCommand { return tailCommand{clientFlags: newClientFlags()} }
 
-// Run prints a line of JSON for each message, until a signal or the connection ends.
+// Run prints a line of JSON for each message and for what is missing, until a signal.
+// It connects again when a connection ends; not if the first cannot be made.
 func (t *tailCommand) Run(env environment) error {
-	token, err := t.tokenFor(env, auth.ForClients, t.User)
-	if err != nil {
+	if _, err := t.tokenFor(env, auth.ForClients, t.User); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(env.ctx, callTimeout)
-	defer cancel()
-	client, err := carillon.Dial(ctx, carillon.Options{
-		URL: t.Server, Token: token, Name: "carillon tail", Subscriptions: []string{t.Channel}, // with connect, where also the own inbox may stand
-	})
-	if err != nil {
+	ctx, cancel := context.WithCancelCause(env.ctx)
+	defer cancel(nil)
+	f := follower{tail: t, env: env, end: cancel}
+	err := carillon.Follow(ctx, carillon.SessionOptions{
+		URLs: []string{t.Server}, Name: "carillon tail", Channels: []string{t.Channel},
+		Token: func(context.Context) (string, error) { return t.tokenFor(env, auth.ForClients, t.User) },
+	}, f.handle)
+	switch cause := context.Cause(ctx); {
+	case env.ctx.Err() != nil:
+		return nil
+	case cause != nil:
+		return cause
+	default:
 		return err
 	}
-	if refusal := client.Connected().GetSubscriptions()[0].GetError(); refusal != nil {
-		return errors.Join(&carillon.Error{ErrorReply: refusal.GetError()}, client.Close())
-	}
-	fmt.Fprintf(env.stderr, "following %s as %s\n", t.Channel, client.Connected().GetUserId())
-	for {
-		select {
-		case <-env.ctx.Done():
-			return client.Close()
-		case push, open := <-client.Pushes():
-			if !open {
-				return client.Err()
-			}
-			if err := t.print(env, push); err != nil {
-				return errors.Join(err, client.Close())
-			}
+}
+
+// follower prints what a session tells.
+type follower struct {
+	tail *tailCommand
+	env  environment
+	end  context.CancelCauseFunc
+	user string // that of the connection; empty before the first
+}
+
+func (f *follower) handle(event carillon.Event) {
+	switch event := event.(type) {
+	case carillon.Connected:
+		f.user = event.UserID
+	case carillon.Disconnected:
+		if f.user == "" {
+			f.end(event.Err)
+		} else if !event.Final {
+			fmt.Fprintf(f.env.stderr, "disconnected: %v; trying again in %v\n", event.Err, event.Next.Round(time.Millisecond))
+		}
+	case carillon.Refused:
+		switch {
+		case event.Channel != f.tail.Channel:
+		case event.Retry == 0:
+			f.end(event.Err)
+		default:
+			fmt.Fprintf(f.env.stderr, "%v; trying again in %v\n", event.Err, event.Retry.Round(time.Millisecond))
+		}
+	case carillon.Subscribed:
+		if event.Channel == f.tail.Channel {
+			fmt.Fprintf(f.env.stderr, "following %s as %s\n", event.Channel, f.user)
+		}
+	case carillon.Reset:
+		if event.Channel == f.tail.Channel {
+			f.print(map[string]any{"reset": map[string]any{"since": event.Since.Offset, "offset": event.Position.Offset, "epoch": event.Position.Epoch}})
+		}
+	case carillon.Gap:
+		if event.Channel == f.tail.Channel {
+			f.print(map[string]any{"gap": map[string]any{
+				"from": event.From, "to": event.To, "reason": strings.TrimPrefix(event.Reason.String(), "ERROR_REASON_"),
+			}})
+		}
+	case carillon.Message:
+		if event.GetChannel() == f.tail.Channel {
+			f.print(messageLine(event.MessagePush))
 		}
 	}
 }
 
-func (t *tailCommand) print(env environment, push *clientv1.ServerFrame) error {
-	line := map[string]any{}
-	switch event := push.GetEvent().(type) {
-	case *clientv1.ServerFrame_Message:
-		if m := event.Message; m.GetChannel() == t.Channel {
-			line = messageLine(m)
-		}
-	case *clientv1.ServerFrame_Gap:
-		line["gap"] = map[string]any{"from": event.Gap.GetFrom(), "to": event.Gap.GetTo()}
-	case *clientv1.ServerFrame_Disconnect:
-		line["disconnect"] = event.Disconnect.GetMessage()
-	}
-	if len(line) == 0 {
-		return nil
-	}
+func (f *follower) print(line map[string]any) {
 	text, err := json.Marshal(line)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = fmt.Fprintf(f.env.stdout, "%s\n", text)
 	}
-	_, err = fmt.Fprintf(env.stdout, "%s\n", text)
-	return err
+	if err != nil { // nobody reads any more
+		f.end(err)
+	}
 }
 
 func messageLine(m *clientv1.MessagePush) map[string]any {

@@ -1,0 +1,107 @@
+package carillon
+
+import (
+	"time"
+
+	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
+)
+
+// Position is a place in a channel: everything up to and including Offset has been
+// handled. The zero Position is none: an ephemeral channel has no other.
+type Position struct {
+	// Epoch names the period within which offsets are comparable.
+	Epoch string
+	// Offset is that of the last message handled; 0 lies before the first.
+	Offset uint64
+}
+
+// Event is what a Session tells its handler: Connected, Disconnected, Subscribed,
+// Reset, Message, Gap, Moved or Refused.
+type Event interface{ event() }
+
+// Connected says that there is a connection. What becomes of each channel follows.
+type Connected struct {
+	// URL is that of the edge.
+	URL string
+	// ConnectionID names the connection in the server's log.
+	ConnectionID string
+	// UserID is the user that the token names.
+	UserID string
+	// ExpiresAt is when the token, and with it the connection, ends.
+	ExpiresAt time.Time
+}
+
+// Disconnected says that a connection has ended, or that one could not be made.
+// Subscriptions and positions are kept.
+type Disconnected struct {
+	// URL is that of the edge.
+	URL string
+	// Err says why.
+	Err *Ending
+	// Next is how long the session waits before it connects again.
+	Next time.Duration
+	// Final is set where it does not: Run returns Err.
+	Final bool
+}
+
+// Subscribed says that a channel's messages after a position follow. With Recovered
+// it goes on where the session was; without, it is the first subscription, or an
+// ephemeral channel.
+type Subscribed struct {
+	Channel   string
+	Position  Position
+	Recovered bool
+}
+
+// Reset says that a channel's messages between two positions may be missing, and
+// nobody can tell which: whatever was made of them is to be loaded again. Those
+// after Position follow, which may lie before Since or in another epoch.
+type Reset struct {
+	Channel string
+	// Since is where the session was.
+	Since Position
+	// Position is where the channel goes on.
+	Position Position
+}
+
+// Message is a message of a channel. Its memory is the handler's to keep.
+type Message struct {
+	*clientv1.MessagePush
+
+	// Epoch is that of the offset; empty in an ephemeral namespace.
+	Epoch string
+}
+
+// Gap says that a channel's messages with the offsets From to To may have existed and
+// do not come. In an ephemeral namespace it has no offsets.
+type Gap struct {
+	Channel  string
+	Epoch    string
+	From, To uint64
+	Reason   clientv1.ErrorReason
+}
+
+// Moved says that a channel which was quiet is complete up to a position.
+type Moved struct {
+	Channel  string
+	Position Position
+}
+
+// Refused says that a channel is not subscribed, or not any more.
+type Refused struct {
+	Channel string
+	// Err says why.
+	Err *Error
+	// Retry is how long the session waits before it subscribes again; 0: until it
+	// connects again, or the server subscribes it.
+	Retry time.Duration
+}
+
+func (Connected) event()    {}
+func (Disconnected) event() {}
+func (Subscribed) event()   {}
+func (Reset) event()        {}
+func (Message) event()      {}
+func (Gap) event()          {}
+func (Moved) event()        {}
+func (Refused) event()      {}

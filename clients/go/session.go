@@ -1,0 +1,230 @@
+package carillon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// SessionOptions say where a Session connects, as whom, and what it follows.
+type SessionOptions struct {
+	// URLs are those of the edges, for example ws://127.0.0.1:8080/v1/ws; at least one.
+	// Each connection goes to the one after that of the last, beginning anywhere.
+	URLs []string
+	// Token returns the user's JWT. It is asked before the first connection and when the
+	// last token has expired or was refused; an error is tried again with backoff.
+	Token func(context.Context) (string, error)
+	// Name and Version tell the server's log who is speaking; at most 64 bytes each.
+	Name, Version string
+	// Channels are subscribed, each to stay so. The user's inbox, which the server
+	// subscribes by itself, is followed too, and needs to be named only to have a
+	// position in From.
+	Channels []string
+	// From says where to resume channels, those of Channels and the inbox; where it says
+	// nothing the subscription begins with what is published from now on.
+	From map[string]Position
+	// HTTPClient makes connections; nil: http.DefaultClient. Its Transport says how to
+	// dial, and through what.
+	HTTPClient *http.Client
+	// Buffer is the number of frames that wait for the handler; 0: 64. When they are so
+	// many the session stops reading, and then the server sees a slow consumer.
+	Buffer int
+	// Log gets a line for each connection made and lost; nil: none.
+	Log *slog.Logger
+}
+
+const (
+	connectTimeout = 15 * time.Second // to dial, to shake hands, to connect: an edge answers within 10 s
+	writeTimeout   = 10 * time.Second
+	pongTimeout    = 10 * time.Second
+	goodbyeTimeout = 2 * time.Second
+)
+
+// Session is a user who stays: it keeps channels subscribed over any number of
+// connections, resumes each where it was, and publishes what has to arrive. Its
+// methods may be called concurrently.
+type Session struct {
+	options SessionOptions
+	handle  func(Event)
+	log     *slog.Logger
+	jitter  func(time.Duration) time.Duration // a random part
+
+	// Of Run's goroutine.
+	names    []string // keys of channels, in the order in which they came
+	channels map[string]*subscription
+	turn     int       // index of the next URL
+	token    string    // "" : to be asked for
+	expires  time.Time // of token; zero: not known
+	refused  int       // tokens in a row
+	failures int       // connections in a row
+
+	mu        sync.Mutex
+	positions map[string]Position
+	client    *Client       // nil: not connected
+	changed   chan struct{} // closed when client changes
+	lanes     map[string]*lane
+	ended     bool
+}
+
+// subscription is a channel that the session wants.
+type subscription struct {
+	retry    time.Time // when to subscribe again; zero: not to
+	failures int       // in a row
+}
+
+// NewSession makes a session, which does nothing before Run. The handler gets every
+// event, in order, from Run's goroutine; while it works nothing else is handled. It may
+// not wait for Publish.
+func NewSession(options SessionOptions, handle func(Event)) (*Session, error) {
+	switch {
+	case len(options.URLs) == 0:
+		return nil, errors.New("carillon: a session needs the URL of an edge")
+	case options.Token == nil:
+		return nil, errors.New("carillon: a session needs a source of tokens")
+	}
+	if options.Buffer == 0 {
+		options.Buffer = 64
+	}
+	s := &Session{
+		options: options, handle: handle, log: options.Log, turn: rand.IntN(len(options.URLs)),
+		jitter:   func(most time.Duration) time.Duration { return rand.N(most) },
+		channels: map[string]*subscription{}, positions: map[string]Position{}, changed: make(chan struct{}), lanes: map[string]*lane{},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	for _, name := range options.Channels {
+		s.want(name)
+	}
+	for name, at := range options.From {
+		s.want(name)
+		s.positions[name] = at
+	}
+	return s, nil
+}
+
+// Follow is NewSession and Run, for those who only read.
+func Follow(ctx context.Context, options SessionOptions, handle func(Event)) error {
+	s, err := NewSession(options, handle)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// want has a channel subscribed with every connection.
+func (s *Session) want(name string) *subscription {
+	sub, ok := s.channels[name]
+	if !ok {
+		sub = &subscription{}
+		s.channels[name] = sub
+		s.names = append(s.names, name)
+	}
+	return sub
+}
+
+// Positions returns where each channel is: everything up to there has been handled. A
+// program that keeps them can begin its next session From there.
+func (s *Session) Positions() map[string]Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.positions)
+}
+
+// Run connects, and connects again, until ctx ends or the server refuses for good; the
+// error, never nil, is that of ctx or an *Ending. It may be called once.
+func (s *Session) Run(ctx context.Context) error {
+	defer s.finish()
+	for {
+		url := s.options.URLs[s.turn%len(s.options.URLs)]
+		s.turn++
+		ending := s.once(ctx, url)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if ending.tokenRefused() {
+			s.token = ""
+			s.refused++
+		}
+		final := ending.isFinal(s.refused)
+		var wait time.Duration
+		if !final {
+			wait = ending.wait(s.failures, s.jitter)
+		}
+		s.failures++
+		s.log.Info("disconnected", "url", url, "error", ending, "close_code", ending.CloseCode, "reconnect_after", wait, "final", final)
+		s.handle(Disconnected{URL: url, Err: ending, Next: wait, Final: final})
+		if final {
+			return ending
+		}
+		if !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+	}
+}
+
+// once is one connection, from dialling to its end.
+func (s *Session) once(ctx context.Context, url string) *Ending {
+	if s.token != "" && !s.expires.IsZero() && !time.Now().Before(s.expires) {
+		s.token = ""
+	}
+	dialling, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if s.token == "" {
+		token, err := s.options.Token(dialling)
+		if err != nil {
+			return &Ending{Err: fmt.Errorf("carillon: no token: %w", err)}
+		}
+		s.token, s.expires = token, time.Time{}
+	}
+	c, err := dial(dialling, Options{
+		URL: url, Token: s.token, Name: s.options.Name, Version: s.options.Version, PushBuffer: s.options.Buffer, HTTPClient: s.options.HTTPClient,
+	}, s.entries())
+	if err != nil {
+		ending, _ := errors.AsType[*Ending](err)
+		return ending
+	}
+	cancel()
+	s.refused, s.failures = 0, 0
+	s.expires = c.Connected().GetExpiresAt().AsTime()
+	s.setClient(c)
+	defer s.setClient(nil)
+	s.log.Info("connected", "url", url, "connection_id", c.Connected().GetConnectionId())
+	l := &link{Session: s, client: c, asked: map[uint64]string{}, alarm: time.NewTimer(0)}
+	defer l.alarm.Stop()
+	return l.run(ctx, url)
+}
+
+func (s *Session) setClient(c *Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.client = c
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// finish has those who wait to publish told that there will be no connection.
+func (s *Session) finish() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.setClient(nil)
+}
+
+func (s *Session) position(name string) Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.positions[name]
+}
+
+func (s *Session) setPosition(name string, at Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.positions[name] = at
+}
