@@ -214,11 +214,11 @@ func TestPublishesInFlightAreBounded(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "all slots taken", func() bool { return len(s.slots) == maxInFlight })
+	eventually(t, "all slots taken", func() bool { return s.slots.used() == maxInFlight })
 	cancel()
 	wg.Wait()
-	if len(s.slots) != 0 {
-		t.Errorf("%d slots left taken", len(s.slots))
+	if s.slots.used() != 0 {
+		t.Errorf("%d slots left taken", s.slots.used())
 	}
 }
 
