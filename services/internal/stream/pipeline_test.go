@@ -61,7 +61,21 @@ func numbered(name channel.Name, n int) message.Publication {
 	return p
 }
 
-// stored returns what a channel keeps.
+// cutOff stops a server and returns when the store has noticed.
+func cutOff(t *testing.T, x *external, s *Store) {
+	t.Helper()
+	x.stop()
+	eventually(t, "the store is cut off", func() bool {
+		for _, part := range s.groups["chat"].partitions {
+			if part.current() != nil {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// storedIn returns what a channel keeps.
 func storedIn(t testing.TB, s *Store, name channel.Name) []*message.Message {
 	t.Helper()
 	var all []*message.Message
@@ -232,7 +246,7 @@ func TestPipelineRoomIsBounded(t *testing.T) {
 	x := newExternal(t)
 	x.start()
 	s := readyStore(t, Options{URL: x.url()})
-	x.stop()
+	cutOff(t, x, s)
 	p, a := s.Pipeline(), newAnswers(t)
 	for n := range pipelineRoom {
 		a.publish(p, numbered("chat.a", n))
@@ -252,7 +266,7 @@ func TestStoreCloseAnswersPipelines(t *testing.T) {
 	x.start()
 	s := readyStore(t, Options{URL: x.url()})
 	idle, p, a := s.Pipeline(), s.Pipeline(), newAnswers(t)
-	x.stop()
+	cutOff(t, x, s)
 	const count = 300
 	for n := range count {
 		a.publish(p, numbered(channel.Name(fmt.Sprintf("chat.%d", n%3)), n))
@@ -294,7 +308,7 @@ func TestPipelineUnknownOutcomeBarsTheChannel(t *testing.T) {
 	x := newExternal(t)
 	x.start()
 	s := readyStore(t, Options{URL: x.url()})
-	x.stop()
+	cutOff(t, x, s)
 	p, a := s.Pipeline(), newAnswers(t)
 	for n := range 3 {
 		a.publish(p, numbered("chat.a", n))

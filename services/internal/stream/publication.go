@@ -27,7 +27,6 @@ const (
 	headerTTL         = "Carillon-TTL"          // stored only: whole seconds; absent without
 	headerPurge       = "Carillon-Purge"        // purgeMark on what stands for a purge
 
-
 	headerNATSID       = "Nats-Msg-Id"
 	headerExpected     = "Nats-Expected-Last-Subject-Sequence"
 	headerRollup       = "Nats-Rollup"
