@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"math"
 	"net/url"
 	"strconv"
 	"strings"
@@ -23,8 +24,12 @@ const (
 	headerMessageID   = "Carillon-Message-Id"
 	headerContentType = "Carillon-Content-Type" // absent with JSON
 	headerTime        = "Carillon-Time"         // ephemeral only: Unix nanoseconds
+	headerTTL         = "Carillon-TTL"          // stored only: whole seconds; absent without
+	headerPurge       = "Carillon-Purge"        // purgeMark on what stands for a purge
 
 	headerNATSID       = "Nats-Msg-Id"
+	headerExpected     = "Nats-Expected-Last-Subject-Sequence"
+	headerRollup       = "Nats-Rollup"
 	headerSubject      = "Nats-Subject"
 	headerSequence     = "Nats-Sequence"
 	headerPending      = "Nats-Num-Pending"   // of a direct get: how many more follow
@@ -33,9 +38,15 @@ const (
 	headerTimestamp    = "Nats-Time-Stamp"
 )
 
+const (
+	purgeMark = "1"
+	// maxTTL is what a time.Duration can hold, in whole seconds.
+	maxTTL = time.Duration(math.MaxInt64) / time.Second
+)
+
 // encode writes a publication as the NATS message for a subject.
 func encode(p message.Publication, subject string) *nats.Msg {
-	const own = 4
+	const own = 6
 	values := make([]string, 0, own+len(p.Headers)) // one array for all of the header's slices
 	header := make(nats.Header, own+len(p.Headers))
 	set := func(name, value string) {
@@ -64,7 +75,28 @@ func encodeStored(p message.Publication, subject string) *nats.Msg {
 	} else {
 		m.Header[headerNATSID] = []string{deduplicationID(p)}
 	}
+	if p.TTL > 0 {
+		m.Header[headerTTL] = []string{seconds(p.TTL)}
+	}
 	return m
+}
+
+// seconds is a TTL as it travels: rounded up, so that no message expires early.
+func seconds(ttl time.Duration) string {
+	if ttl <= 0 {
+		return ""
+	}
+	whole := ttl / time.Second
+	if ttl%time.Second != 0 {
+		whole++
+	}
+	return strconv.FormatInt(int64(whole), 10)
+}
+
+// encodePurge makes what stands for a purge in the channel's order. Its random id lets
+// it be sent again.
+func encodePurge(subject string) *nats.Msg {
+	return &nats.Msg{Subject: subject, Header: nats.Header{headerPurge: {purgeMark}, headerNATSID: {rand.Text()}}}
 }
 
 func encodeEphemeral(p message.Publication, now time.Time) *nats.Msg {
@@ -88,7 +120,8 @@ func deduplicationID(p message.Publication) string {
 // sameContent tells whether a stored message is what the publication says. NATS cuts
 // white space from the front of values.
 func sameContent(p message.Publication, header nats.Header, data []byte) bool {
-	if string(p.Payload.Data) != string(data) || trim(p.Payload.ContentType) != trim(first(header, headerContentType)) {
+	if string(p.Payload.Data) != string(data) || seconds(p.TTL) != trim(first(header, headerTTL)) ||
+		trim(p.Payload.ContentType) != trim(first(header, headerContentType)) {
 		return false
 	}
 	theirs := 0

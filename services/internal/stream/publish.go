@@ -15,7 +15,14 @@ import (
 )
 
 // Codes of JetStream's errors that nats.go has no name for.
-const codeOriginalInFlight jetstream.ErrorCode = 10158
+const (
+	codeOriginalInFlight jetstream.ErrorCode = 10158
+	// codeRace is that of an expectation while another message of the channel is being
+	// stored; only where there are replicas.
+	codeRace jetstream.ErrorCode = 10164
+	// codeNoRollup answers a probe for what is not stored.
+	codeNoRollup jetstream.ErrorCode = 10111
+)
 
 // Publish stores a publication, or in an ephemeral namespace hands it to NATS, and
 // returns where. It tries again for 10 seconds, or until ctx ends, and
@@ -24,10 +31,12 @@ const codeOriginalInFlight jetstream.ErrorCode = 10158
 //
 // Errors: NAMESPACE_UNKNOWN; PAYLOAD_TOO_LARGE beyond what NATS allows;
 // MESSAGE_ID_REUSED where the publisher used the ID for other content in this channel;
+// CHANNEL_MOVED where the channel does not end where Expected says, and PUBLISH_RACE
+// where that cannot be told, since others publish to it: then it is not stored;
 // STORE_UNAVAILABLE: the outcome is unknown, publish again with the same ID. Receipt's
 // Duplicate may then be true although no earlier call returned a receipt.
 func (s *Store) Publish(ctx context.Context, p message.Publication) (message.Receipt, error) {
-	ns, err := s.namespaces.Of(p.Channel)
+	part, err := s.partitionOf(p.Channel)
 	if err != nil {
 		return message.Receipt{}, err
 	}
@@ -36,26 +45,19 @@ func (s *Store) Publish(ctx context.Context, p message.Publication) (message.Rec
 		return message.Receipt{}, err
 	}
 	defer done()
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-s.ctx.Done():
-		return message.Receipt{}, unconfirmed(errClosed)
-	case <-ctx.Done():
-		return message.Receipt{}, unconfirmed(ctx.Err())
+	if err := s.slots.acquire(ctx, s.ctx); err != nil {
+		return message.Receipt{}, unconfirmed(err)
 	}
-	if ns.Ephemeral {
+	defer s.slots.release()
+	if part == nil {
 		return message.Receipt{}, s.publishEphemeral(ctx, p)
 	}
-	return s.publishStored(ctx, s.groups[ns.Name].of(p.Channel), p)
+	return s.publishStored(ctx, part, p, encodeStored(p, part.in+string(p.Channel)))
 }
 
 func (s *Store) publishEphemeral(ctx context.Context, p message.Publication) error {
-	m := encodeEphemeral(p, time.Now())
-	if err := s.publisher.nc.PublishMsg(m); errors.Is(err, nats.ErrMaxPayload) {
-		return s.tooLarge(m)
-	} else if err != nil {
-		return lost(err)
+	if err := s.handOver(p); err != nil {
+		return err
 	}
 	if _, err := s.published.do(ctx); err != nil {
 		return lost(err)
@@ -63,9 +65,22 @@ func (s *Store) publishEphemeral(ctx context.Context, p message.Publication) err
 	return nil
 }
 
-func (s *Store) publishStored(ctx context.Context, part *partition, p message.Publication) (message.Receipt, error) {
-	m := encodeStored(p, part.in+string(p.Channel))
+// handOver gives an ephemeral message to the connection, which has yet to be flushed.
+func (s *Store) handOver(p message.Publication) error {
+	m := encodeEphemeral(p, time.Now())
+	if err := s.publisher.nc.PublishMsg(m); errors.Is(err, nats.ErrMaxPayload) {
+		return s.tooLarge(m)
+	} else if err != nil {
+		return lost(err)
+	}
+	return nil
+}
+
+// publishStored sends m, which is p encoded, until it knows what became of it or ctx
+// ends.
+func (s *Store) publishStored(ctx context.Context, part *partition, p message.Publication, m *nats.Msg) (message.Receipt, error) {
 	retry := backoff{next: 25 * time.Millisecond, max: time.Second}
+	races := expectRaces
 	var failed error
 	for {
 		t, err := part.await(ctx, s.ctx)
@@ -73,14 +88,17 @@ func (s *Store) publishStored(ctx context.Context, part *partition, p message.Pu
 			return message.Receipt{}, unconfirmed(errors.Join(failed, err))
 		}
 		receipt, err := s.attempt(ctx, t, part, p, m)
-		switch {
-		case err == nil:
+		if err == nil {
 			return receipt, nil
-		case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum):
-			return message.Receipt{}, s.tooLarge(m)
-		case errors.Is(err, errReused):
-			return message.Receipt{}, fault.New(fault.MessageIDReused, "messageId", "messageId was used before for other content in this channel")
-		case !transient(err):
+		}
+		if refusal := s.refusal(err, m); refusal != nil {
+			return message.Receipt{}, refusal
+		}
+		if isCode(err, codeRace) {
+			if races--; races < 0 {
+				return message.Receipt{}, fault.New(fault.PublishRace, "expectedLastOffset", "another publish to the channel is under way")
+			}
+		} else if !transient(err) {
 			return message.Receipt{}, unconfirmed(err)
 		}
 		failed = err
@@ -95,12 +113,42 @@ var (
 	errNoMessage = errors.New("no such message")
 )
 
-// attempt sends the message once.
+// refusal returns what to say where trying again can never help, since m is not stored
+// and cannot be; else nil.
+func (s *Store) refusal(err error, m *nats.Msg) *fault.Error {
+	moved, isMoved := errors.AsType[*fault.Error](err)
+	switch {
+	case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum):
+		return s.tooLarge(m)
+	case errors.Is(err, errReused):
+		return fault.New(fault.MessageIDReused, "messageId", "messageId was used before for other content in this channel")
+	case isMoved && moved.Reason == fault.ChannelMoved:
+		return moved
+	default:
+		return nil
+	}
+}
+
+// attempt sends the message once, or if it depends on where the channel ends, as often
+// as it takes to tell.
 func (s *Store) attempt(ctx context.Context, t *tenure, part *partition, p message.Publication, m *nats.Msg) (message.Receipt, error) {
+	if p.Expected != nil {
+		return s.attemptExpected(ctx, t, part, p, m)
+	}
 	reply, err := s.requests.do(ctx, t.connected, m)
 	if err != nil {
 		return message.Receipt{}, err
 	}
+	receipt, err := receiptOf(t, reply)
+	if err != nil || !receipt.Duplicate {
+		return receipt, err
+	}
+	return s.repeated(ctx, t, part, p, receipt.Position)
+}
+
+// receiptOf reads what a stream's leader answers to a message. Duplicate means that it
+// has the message's Nats-Msg-Id.
+func receiptOf(t *tenure, reply *nats.Msg) (message.Receipt, error) {
 	var ack struct {
 		Error     *jetstream.APIError `json:"error"`
 		Sequence  message.Offset      `json:"seq"`
@@ -112,16 +160,41 @@ func (s *Store) attempt(ctx context.Context, t *tenure, part *partition, p messa
 	if ack.Error != nil {
 		return message.Receipt{}, ack.Error
 	}
-	receipt := message.Receipt{Position: message.Position{Epoch: t.epoch, Offset: ack.Sequence}}
-	if ack.Duplicate && p.ID != "" { // without an ID it is an earlier attempt of this call
-		receipt.Duplicate = true
-		return receipt, s.compare(ctx, t, part, ack.Sequence, p)
+	return message.Receipt{Position: message.Position{Epoch: t.epoch, Offset: ack.Sequence}, Duplicate: ack.Duplicate}, nil
+}
+
+// repeated returns the receipt of a publication whose Nats-Msg-Id is stored, or
+// errReused. Without an ID it is an earlier attempt of the same publish.
+func (s *Store) repeated(ctx context.Context, t *tenure, part *partition, p message.Publication, at message.Position) (message.Receipt, error) {
+	if p.ID == "" {
+		return message.Receipt{Position: at}, nil
 	}
-	return receipt, nil
+	return message.Receipt{Position: at, Duplicate: true}, s.compare(ctx, t, part, at.Offset, p)
+}
+
+// probe tells where m is stored, 0 if it is not, and stores nothing. A roll-up that the
+// stream does not know is refused by a stream of one replica and by one of several
+// alike: after de-duplication, and before the id is noted (which Nats-Expected-Last-Msg-Id
+// is not: in a replicated stream it leaves the id in flight for two minutes).
+func (s *Store) probe(ctx context.Context, t *tenure, m *nats.Msg) (message.Offset, error) {
+	reply, err := s.requests.do(ctx, t.connected, &nats.Msg{
+		Subject: m.Subject, Header: nats.Header{headerNATSID: m.Header[headerNATSID], headerRollup: {"never"}},
+	})
+	if err != nil {
+		return 0, err
+	}
+	receipt, err := receiptOf(t, reply)
+	if isCode(err, codeNoRollup) {
+		return 0, nil
+	}
+	if err == nil && !receipt.Duplicate {
+		err = errors.New("a probe was stored")
+	}
+	return receipt.Offset, err
 }
 
 // compare returns errReused if the message stored at the sequence is not what the
-// publication says. One that has expired counts as the same.
+// publication says. One that is not kept any more counts as the same.
 func (s *Store) compare(ctx context.Context, t *tenure, part *partition, sequence message.Offset, p message.Publication) error {
 	stored, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"seq":%d}`, sequence))
 	if errors.Is(err, errNoMessage) {
@@ -182,6 +255,11 @@ func transient(err error) bool {
 	return !errors.Is(err, nats.ErrConnectionClosed)
 }
 
+func isCode(err error, code jetstream.ErrorCode) bool {
+	refusal, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && refusal.ErrorCode == code
+}
+
 // unconfirmed is the answer where a publication may or may not have been stored.
 func unconfirmed(cause error) error {
 	return fault.Unavailable(fault.StoreUnavailable, cause,
@@ -192,7 +270,7 @@ func lost(cause error) error {
 	return fault.Unavailable(fault.StoreUnavailable, cause, "NATS did not take the ephemeral message, or it is unknown whether it did")
 }
 
-func (s *Store) tooLarge(m *nats.Msg) error {
+func (s *Store) tooLarge(m *nats.Msg) *fault.Error {
 	size := len(m.Data)
 	for name, values := range m.Header {
 		size += len(name) + len(values[0]) + len(": \r\n")

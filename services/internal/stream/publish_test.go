@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -85,6 +86,7 @@ func TestDuplicates(t *testing.T) {
 		"content type": func(p *message.Publication) { p.Payload.ContentType = "text/plain" },
 		"header":       func(p *message.Publication) { p.Headers = map[string]string{"X-A": "other"} },
 		"header name":  func(p *message.Publication) { p.Headers = map[string]string{"X-B": "padded"} },
+		"ttl":          func(p *message.Publication) { p.TTL = time.Minute },
 		"no header":    func(p *message.Publication) { p.Headers = nil },
 	} {
 		other := p
@@ -214,11 +216,11 @@ func TestPublishesInFlightAreBounded(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "all slots taken", func() bool { return len(s.slots) == maxInFlight })
+	eventually(t, "all slots taken", func() bool { return s.slots.used() == maxInFlight })
 	cancel()
 	wg.Wait()
-	if len(s.slots) != 0 {
-		t.Errorf("%d slots left taken", len(s.slots))
+	if s.slots.used() != 0 {
+		t.Errorf("%d slots left taken", s.slots.used())
 	}
 }
 

@@ -119,8 +119,15 @@ func decode(m *nats.Msg) (*message.Message, error) {
 	return decoded, decodePlace(decoded, m.Header)
 }
 
-// decodeContent reads what the publisher gave.
+// decodeContent reads what the publisher gave, or that it stands for a purge.
 func decodeContent(m *nats.Msg, name channel.Name) (*message.Message, error) {
+	switch first(m.Header, headerPurge) {
+	case "":
+	case purgeMark: // whatever else it holds
+		return &message.Message{Channel: name, Purge: true}, nil
+	default:
+		return nil, fmt.Errorf("%s: %q", headerPurge, first(m.Header, headerPurge))
+	}
 	decoded := &message.Message{
 		Channel: name,
 		Payload: message.Payload{Data: m.Data, ContentType: first(m.Header, headerContentType)},
@@ -131,11 +138,26 @@ func decodeContent(m *nats.Msg, name channel.Name) (*message.Message, error) {
 		return nil, fmt.Errorf("%s: %w", headerPublisher, err)
 	}
 	decoded.Publisher = publisher
+	if decoded.TTL, err = decodeTTL(m.Header); err != nil {
+		return nil, err
+	}
 	decoded.Headers = ownHeaders(m.Header)
 	if !framable(decoded) {
 		return nil, errors.New("not UTF-8")
 	}
 	return decoded, nil
+}
+
+func decodeTTL(header nats.Header) (time.Duration, error) {
+	text := first(header, headerTTL)
+	if text == "" {
+		return 0, nil
+	}
+	whole, err := strconv.ParseUint(text, 10, 63)
+	if err != nil || whole == 0 || whole > uint64(maxTTL) {
+		return 0, fmt.Errorf("%s: %q is not a number of seconds", headerTTL, text)
+	}
+	return time.Duration(whole) * time.Second, nil
 }
 
 // framable tells whether a message can be put into a frame, which is UTF-8. Those that

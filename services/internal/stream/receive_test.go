@@ -39,11 +39,27 @@ func TestDecode(t *testing.T) {
 		m.Time.UnixNano() != time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC).UnixNano() || len(m.Headers) != 1 {
 		t.Errorf("%+v", m)
 	}
+	if m.Purge || m.TTL != 0 {
+		t.Errorf("%+v", m)
+	}
+	if m, err = decode(&nats.Msg{Subject: "rt.out.0.chat.a", Header: stored(headerTTL, "60")}); err != nil || m.TTL != time.Minute {
+		t.Errorf("%+v, %v", m, err)
+	}
+	mark := &nats.Msg{Subject: "rt.out.0.chat.a", Header: stored(headerPurge, "1", headerTTL, "0"), Data: []byte("x")}
+	if m, err = decode(mark); err != nil || !m.Purge || m.Offset != 7 || m.Previous != 5 || m.Time.IsZero() || len(m.Payload.Data)+len(m.Publisher)+len(m.Headers) != 0 {
+		t.Errorf("%+v, %v", m, err)
+	}
 	for _, tt := range []struct {
 		subject string
 		header  nats.Header
 		want    string
 	}{
+		{"rt.out.0.chat.a", stored(headerPurge, "yes"), headerPurge},
+		{"rt.out.0.chat.a", stored(headerPurge, "1", headerSequence, "0"), headerSequence},
+		{"rt.out.0.chat.a", stored(headerTTL, "0"), headerTTL},
+		{"rt.out.0.chat.a", stored(headerTTL, "-1"), headerTTL},
+		{"rt.out.0.chat.a", stored(headerTTL, "1.5"), headerTTL},
+		{"rt.out.0.chat.a", stored(headerTTL, "9223372037"), headerTTL},
 		{"rt.in.0.chat.lobby", stored(), "unknown subject"},
 		{"rt.out.0", stored(), "unknown subject"},
 		{"rt.out.0.", stored(), "unknown subject"},
@@ -68,6 +84,8 @@ func TestDecode(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add("rt.out.0.chat.a", []byte("NATS/1.0\r\nNats-Sequence: 7\r\nNats-Last-Sequence: 5\r\nNats-Time-Stamp: 2026-01-02T03:04:05Z\r\nA: b\r\n\r\n"))
 	f.Add("rt.eph.cursor.a", []byte("NATS/1.0\r\nCarillon-Time: 1\r\nCarillon-Publisher: a%20b\r\n\r\n"))
+	f.Add("rt.out.0.chat.a", []byte("NATS/1.0\r\nNats-Sequence: 7\r\nNats-Last-Sequence: 5\r\nNats-Time-Stamp: 2026-01-02T03:04:05Z\r\nCarillon-TTL: 60\r\n\r\n"))
+	f.Add("rt.out.0.chat.a", []byte("NATS/1.0\r\nNats-Sequence: 7\r\nNats-Last-Sequence: 5\r\nNats-Time-Stamp: 2026-01-02T03:04:05Z\r\nCarillon-Purge: 1\r\n\r\n"))
 	f.Add("rt.out.0.chat.a", []byte("NATS/1.0 503\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, subject string, raw []byte) {
 		header, err := nats.DecodeHeadersMsg(raw)
@@ -77,6 +95,9 @@ func FuzzDecode(f *testing.F) {
 		m, err := decode(&nats.Msg{Subject: subject, Header: header})
 		if err != nil {
 			return
+		}
+		if m.TTL < 0 || m.TTL%time.Second != 0 || m.Purge && (m.TTL != 0 || m.Headers != nil) {
+			t.Errorf("%+v", m)
 		}
 		if m.Channel == "" || m.Offset > maxOffset || m.Offset != 0 && m.Previous >= m.Offset {
 			t.Errorf("%+v", m)
@@ -189,4 +210,34 @@ func TestBackoffGrowsToItsBound(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// A ttl travels in whole seconds, rounded up, and what is not a ttl is none.
+func TestTTLTravels(t *testing.T) {
+	t.Parallel()
+	for ttl, want := range map[time.Duration]time.Duration{
+		0:                           0,
+		-time.Second:                0,
+		1:                           time.Second,
+		time.Second:                 time.Second,
+		time.Second + 1:             2 * time.Second,
+		365 * 24 * time.Hour:        365 * 24 * time.Hour,
+		maxTTL * time.Second:        maxTTL * time.Second,
+		90*time.Second - 1:          90 * time.Second,
+		time.Minute + time.Second/2: 61 * time.Second,
+	} {
+		p := text("chat.a", "1")
+		p.TTL = ttl
+		m := encodeStored(p, "rt.in.0.chat.a")
+		if got, err := decodeTTL(m.Header); got != want || err != nil {
+			t.Errorf("%v: %v, %v, want %v", ttl, got, err, want)
+		}
+		if !sameContent(p, m.Header, m.Data) {
+			t.Errorf("%v: the same is other content", ttl)
+		}
+		p.TTL += 2 * time.Second
+		if sameContent(p, m.Header, m.Data) {
+			t.Errorf("%v: another ttl is the same content", ttl)
+		}
+	}
 }

@@ -19,11 +19,20 @@ type requests struct {
 
 	mu      sync.Mutex
 	last    uint64
-	waiting map[uint64]chan *nats.Msg
+	waiting map[uint64]asker
 }
 
+// asker takes the reply to a message: once, from the goroutine that has all replies, so
+// that it must not block.
+type asker interface{ answer(*nats.Msg) }
+
+// caller is an asker that waits for its one reply; it has room for it.
+type caller chan *nats.Msg
+
+func (c caller) answer(m *nats.Msg) { c <- m }
+
 func newRequests(nc *nats.Conn) (*requests, error) {
-	r := &requests{nc: nc, prefix: nc.NewInbox() + ".", waiting: make(map[uint64]chan *nats.Msg)}
+	r := &requests{nc: nc, prefix: nc.NewInbox() + ".", waiting: make(map[uint64]asker)}
 	_, err := nc.Subscribe(r.prefix+"*", r.replied)
 	return r, err
 }
@@ -34,39 +43,56 @@ func (r *requests) replied(m *nats.Msg) {
 		return
 	}
 	r.mu.Lock()
-	reply := r.waiting[token]
+	to := r.waiting[token]
 	delete(r.waiting, token)
 	r.mu.Unlock()
-	if reply != nil {
-		reply <- m // room for one, and only one comes
+	if to != nil {
+		to.answer(m)
 	}
 }
 
-// do sends m and returns its reply, or nats.ErrNoResponders, nats.ErrTimeout after
-// requestTimeout, nats.ErrDisconnected when connected ends, or ctx's error.
-func (r *requests) do(ctx, connected context.Context, m *nats.Msg) (*nats.Msg, error) {
-	reply := make(chan *nats.Msg, 1)
+// send sends m, whose Reply it sets, and has the reply handed to an asker until the
+// token is forgotten. After an error none comes.
+func (r *requests) send(m *nats.Msg, to asker) (token uint64, err error) {
 	r.mu.Lock()
 	r.last++
-	token := r.last
-	r.waiting[token] = reply
+	token = r.last
+	r.waiting[token] = to
 	r.mu.Unlock()
-	defer func() {
-		r.mu.Lock()
-		delete(r.waiting, token)
-		r.mu.Unlock()
-	}()
-	if err := r.nc.PublishMsg(&nats.Msg{
-		Subject: m.Subject, Header: m.Header, Data: m.Data,
-		Reply: r.prefix + strconv.FormatUint(token, 36),
-	}); err != nil {
+	m.Reply = r.prefix + strconv.FormatUint(token, 36)
+	if err := r.nc.PublishMsg(m); err != nil {
+		r.forget(token)
+		return 0, err
+	}
+	return token, nil
+}
+
+// forget drops what still waits for a reply.
+func (r *requests) forget(token uint64) {
+	r.mu.Lock()
+	delete(r.waiting, token)
+	r.mu.Unlock()
+}
+
+// nobody tells whether a reply is NATS's own, that nobody takes such messages (NATS
+// ADR-4).
+func nobody(m *nats.Msg) bool { return len(m.Data) == 0 && first(m.Header, "Status") == "503" }
+
+// do sends m, whose Reply it sets, and returns its reply, or nats.ErrNoResponders,
+// nats.ErrTimeout after requestTimeout, nats.ErrDisconnected when connected ends, or
+// ctx's error.
+func (r *requests) do(ctx, connected context.Context, m *nats.Msg) (*nats.Msg, error) {
+	reply := make(caller, 1)
+	token, err := r.send(m, reply)
+	if err != nil {
 		return nil, err
 	}
+	defer r.forget(token)
 	timeout := time.NewTimer(requestTimeout)
 	defer timeout.Stop()
 	select {
 	case m := <-reply:
-		if len(m.Data) == 0 && first(m.Header, "Status") == "503" { // NATS ADR-4
+		if nobody(m) {
 			return nil, nats.ErrNoResponders
 		}
 		return m, nil

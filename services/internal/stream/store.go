@@ -90,7 +90,7 @@ type Store struct {
 	reader     *connection // of history, so that a replay holds up nothing else
 	reads      chan struct{}
 	requests   *requests // of publisher
-	slots      chan struct{}
+	slots      *slots
 	published  *coalesced[struct{}] // flush of publisher
 	subscribed *coalesced[struct{}] // flush of subscriber
 
@@ -132,7 +132,7 @@ func newStore(o Options) *Store {
 		receiver:   o.Receiver,
 		logger:     o.Logger,
 		damaged:    rate.Sometimes{First: 3, Interval: 10 * time.Second},
-		slots:      make(chan struct{}, maxInFlight),
+		slots:      newSlots(maxInFlight),
 		reads:      make(chan struct{}, maxReads),
 		missed:     make(chan struct{}, 1),
 		stopped:    make(chan struct{}),

@@ -311,7 +311,7 @@ func TestCloseEndsWhatCannotFinish(t *testing.T) {
 	eventually(t, "both under way", func() bool {
 		s.interestsMu.Lock()
 		defer s.interestsMu.Unlock()
-		return len(s.slots) == 1 && len(s.interests) == 1
+		return s.slots.used() == 1 && len(s.interests) == 1
 	})
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

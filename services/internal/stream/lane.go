@@ -1,0 +1,437 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+// lane is a channel in a pipeline, for as long as it has something to answer or is
+// barred. It belongs to the loop.
+type lane struct {
+	part    *partition
+	entries []*entry // those not answered, in order, with answered ones between them
+	sent    int      // so many of entries, from the front, were sent
+	flying  int      // so many are in flight
+	tenure  *tenure  // of those in flight
+	queued  bool     // in Pipeline.ready
+	// stalled: one has failed; nothing is sent until all are settled, by settle once
+	// none is in flight.
+	stalled, settling bool
+	// The lane is barred until then, but to publications with this ID.
+	barredUntil time.Time
+	barredFor   string
+}
+
+// current returns the tenure, nil if there is none.
+func (p *partition) current() *tenure {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tenure == nil || p.tenure.connected.Err() != nil {
+		return nil
+	}
+	return p.tenure
+}
+
+// enter puts an entry at the end of its lane.
+func (p *Pipeline) enter(e *entry) {
+	l := p.lanes[e.pub.Channel]
+	if l == nil {
+		part, _ := p.s.partitionOf(e.pub.Channel) // Publish has found it
+		l = &lane{part: part}
+		p.lanes[e.pub.Channel] = l
+	}
+	if !l.barredUntil.IsZero() {
+		if e.pub.ID != "" && e.pub.ID != l.barredFor && time.Now().Before(l.barredUntil) {
+			p.finish(e, message.Receipt{}, earlierUnknown())
+			return
+		}
+		if e.pub.ID != "" {
+			l.barredUntil = time.Time{}
+		}
+	}
+	e.lane = l
+	l.entries = append(l.entries, e)
+	p.advance(l)
+}
+
+// advance does what a lane can do next.
+func (p *Pipeline) advance(l *lane) {
+	if l.settling {
+		return
+	}
+	for len(l.entries) > 0 && l.entries[0].state == answered {
+		l.entries[0] = nil
+		l.entries = l.entries[1:]
+		l.sent--
+	}
+	switch {
+	case l.stalled:
+		if l.flying == 0 {
+			p.settle(l)
+		}
+	case l.sent < len(l.entries):
+		alone := l.entries[l.sent].pub.Expected != nil
+		if !l.queued && (l.flying == 0 || !alone) {
+			l.queued = true
+			p.ready = append(p.ready, l)
+		}
+	}
+}
+
+// send sends what it may, one of each lane in turn.
+func (p *Pipeline) send() {
+	for len(p.ready) > 0 && !p.inLine {
+		place, taken := p.s.slots.stand(func() { p.tell(func(b *inbox) { b.granted++ }) })
+		if !taken {
+			p.inLine, p.place = true, place
+			return
+		}
+		if !p.sendNext() {
+			p.s.slots.release()
+		}
+	}
+}
+
+// sendNext sends one message, for which there is a slot; false if there is none to send.
+func (p *Pipeline) sendNext() bool {
+	for len(p.ready) > 0 {
+		l := p.ready[0]
+		p.ready[0] = nil
+		p.ready = p.ready[1:]
+		l.queued = false
+		if !l.stalled && !l.settling && p.sendOf(l) {
+			return true
+		}
+	}
+	return false
+}
+
+// sendOf sends the next message of a lane; false if it took another way.
+func (p *Pipeline) sendOf(l *lane) bool {
+	e, t := l.entries[l.sent], l.part.current()
+	if l.flying > 0 && t != l.tenure { // the connection was lost that keeps the order
+		l.stalled = true
+		p.dropOverdue(l, time.Now())
+		p.advance(l)
+		return false
+	}
+	e.started = time.Now()
+	if t == nil || e.pub.Expected != nil {
+		l.sent++
+		l.stalled = true
+		p.advance(l)
+		return false
+	}
+	token, err := p.s.requests.send(e.msg, e)
+	if errors.Is(err, nats.ErrMaxPayload) {
+		l.entries = slices.Delete(l.entries, l.sent, l.sent+1)
+		p.finish(e, message.Receipt{}, p.s.tooLarge(e.msg))
+		p.advance(l)
+		return false
+	}
+	l.sent++
+	if err != nil {
+		e.state = failed
+		l.stalled = true
+		p.advance(l)
+		return false
+	}
+	e.state, e.token, e.sentAt = inFlight, token, e.started
+	l.tenure = t
+	l.flying++
+	p.advance(l)
+	return true
+}
+
+// landed takes an entry out of flight.
+func (p *Pipeline) landed(e *entry) {
+	e.state = failed // unless finish says otherwise
+	e.lane.flying--
+	p.s.slots.release()
+}
+
+func (p *Pipeline) replied(e *entry, m *nats.Msg) {
+	if e.state != inFlight { // overdue meanwhile
+		return
+	}
+	l := e.lane
+	p.landed(e)
+	receipt, err := message.Receipt{}, nats.ErrNoResponders
+	if !nobody(m) {
+		receipt, err = receiptOf(l.tenure, m)
+	}
+	switch {
+	case err == nil:
+		e.at = receipt.Position
+		if e.pub.ID == "" {
+			receipt.Duplicate = false // of itself
+		}
+		if receipt.Duplicate { // to be compared
+			l.stalled = true
+		} else {
+			p.finish(e, receipt, nil)
+		}
+	case errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum):
+		p.finish(e, message.Receipt{}, p.s.tooLarge(e.msg))
+	default:
+		l.stalled = true
+	}
+	p.advance(l)
+}
+
+// review looks for replies that are overdue, and forgets lanes that are over.
+func (p *Pipeline) review(now time.Time) {
+	for name, l := range p.lanes {
+		if p.dropOverdue(l, now) {
+			l.stalled = true
+			p.advance(l)
+		}
+		if len(l.entries) == 0 && now.After(l.barredUntil) {
+			delete(p.lanes, name)
+		}
+	}
+}
+
+// dropOverdue takes those out of flight whose reply does not come any more.
+func (p *Pipeline) dropOverdue(l *lane, now time.Time) (found bool) {
+	if l.flying == 0 {
+		return false
+	}
+	lost := l.tenure.connected.Err() != nil || l.tenure != l.part.current()
+	for _, e := range l.entries[:l.sent] {
+		if e.state == inFlight && (lost || now.Sub(e.sentAt) >= requestTimeout) {
+			p.s.requests.forget(e.token)
+			p.landed(e)
+			found = true
+		}
+	}
+	return found
+}
+
+// suspect is an entry as settle sees it, which does not share it with the loop.
+type suspect struct {
+	e    *entry
+	m    *nats.Msg
+	sent bool
+	// answered is only a witness: of whether later ones were stored.
+	answered bool
+	at       message.Position
+	deadline time.Time
+}
+
+// outcome is what settle has found out about an entry, or that a lane is over with it.
+type outcome struct {
+	entry   *entry
+	receipt message.Receipt
+	err     error
+
+	lane *lane // nil unless over
+	// broken: it is unknown what became of some; retried, if not empty, is the ID of the
+	// first, which has to be published again before others.
+	broken  bool
+	retried string
+}
+
+// settle finds out what became of what was sent in a lane, and sends again.
+func (p *Pipeline) settle(l *lane) {
+	l.stalled, l.settling = false, true
+	some := make([]*suspect, 0, l.sent)
+	for _, e := range l.entries[:l.sent] {
+		some = append(some, &suspect{
+			e: e, m: e.msg, sent: e.state != waiting, answered: e.state == answered, at: e.at,
+			deadline: e.started.Add(defaultTimeout),
+		})
+	}
+	p.s.wg.Go(func() {
+		s := settlement{p: p, part: l.part, some: some}
+		cause := s.run()
+		over := outcome{lane: l, broken: cause != nil}
+		if over.broken {
+			over.retried = s.giveUp(cause)
+		}
+		s.tell(over)
+	})
+}
+
+func (p *Pipeline) settled(o outcome) {
+	if o.lane == nil {
+		p.finish(o.entry, o.receipt, o.err)
+		return
+	}
+	l := o.lane
+	l.settling = false
+	if o.broken {
+		for _, e := range l.entries {
+			if e.state != answered {
+				p.finish(e, message.Receipt{}, earlierUnknown())
+			}
+		}
+		l.sent = len(l.entries)
+		if o.retried != "" {
+			l.barredFor, l.barredUntil = o.retried, time.Now().Add(barTime)
+		}
+	}
+	p.advance(l)
+}
+
+// settlement settles a lane, from a goroutine of its own.
+type settlement struct {
+	p    *Pipeline
+	part *partition
+	some []*suspect // in order
+}
+
+func (s *settlement) tell(o outcome) {
+	s.p.tell(func(b *inbox) { b.settled = append(b.settled, o) })
+}
+
+func (s *settlement) answer(of *suspect, receipt message.Receipt, err error) {
+	of.answered = true
+	s.tell(outcome{entry: of.e, receipt: receipt, err: err})
+}
+
+// run answers all, or returns why it cannot tell what became of some.
+func (s *settlement) run() error {
+	store := s.p.s
+	open := slices.IndexFunc(s.some, func(of *suspect) bool { return !of.answered })
+	ctx, cancel := context.WithDeadline(store.ctx, s.some[open].deadline)
+	defer cancel()
+	if err := store.slots.acquire(ctx, store.ctx); err != nil {
+		return err
+	}
+	defer store.slots.release()
+	last, err := s.find()
+	if err != nil {
+		return err
+	}
+	for i, of := range s.some {
+		if of.answered {
+			continue
+		}
+		ctx, cancel := context.WithDeadline(store.ctx, of.deadline)
+		switch {
+		case of.at != message.Position{}:
+			receipt, err := s.compare(ctx, of)
+			s.answer(of, receipt, err)
+		case i < last:
+			s.answer(of, message.Receipt{}, overtaken())
+		default:
+			receipt, err := store.publishStored(ctx, s.part, of.e.pub, of.m)
+			if unknown(err) {
+				cancel()
+				return fault.From(err).Cause
+			}
+			s.answer(of, receipt, err)
+		}
+		cancel()
+	}
+	return nil
+}
+
+func unknown(err error) bool {
+	return err != nil && fault.From(err).Reason == fault.StoreUnavailable
+}
+
+// giveUp answers the rest, and returns the first ID among them.
+func (s *settlement) giveUp(cause error) (first string) {
+	for _, of := range s.some {
+		if !of.answered {
+			if first == "" {
+				first = of.e.pub.ID
+			}
+			s.answer(of, message.Receipt{}, unconfirmed(cause))
+		}
+	}
+	return first
+}
+
+// find finds out which are stored, and returns the index of the last one, -1 if there
+// is none. That one that was sent before it is not stored is believed only of a leader
+// that knows of that last one.
+func (s *settlement) find() (last int, err error) {
+	retry := newRetry()
+	for {
+		last = -1
+		missing := s.some[:0:0]
+		for i, of := range s.some {
+			if of.sent && !of.answered && of.at == (message.Position{}) {
+				if of.at, err = s.probe(of, of.deadline); err != nil {
+					return 0, err
+				}
+			}
+			if of.at != (message.Position{}) {
+				last = i
+			}
+		}
+		for _, of := range s.some[:max(last, 0)] {
+			if !of.answered && of.at == (message.Position{}) {
+				missing = append(missing, of)
+			}
+		}
+		if len(missing) == 0 {
+			return last, nil
+		}
+		known, err := s.probe(s.some[last], missing[0].deadline)
+		if err != nil || known != (message.Position{}) {
+			return last, err
+		}
+		ctx, cancel := context.WithDeadline(s.p.s.ctx, missing[0].deadline)
+		err = retry.wait(ctx)
+		cancel()
+		if err != nil {
+			return 0, errOverdue
+		}
+	}
+}
+
+// probe asks where a message is stored until it is told.
+func (s *settlement) probe(of *suspect, deadline time.Time) (message.Position, error) {
+	ctx, cancel := context.WithDeadline(s.p.s.ctx, deadline)
+	defer cancel()
+	retry := newRetry()
+	for {
+		t, err := s.part.await(ctx, s.p.s.ctx)
+		if err != nil {
+			return message.Position{}, err
+		}
+		offset, err := s.p.s.probe(ctx, t, of.m)
+		if err == nil && offset == 0 {
+			return message.Position{}, nil
+		}
+		if err == nil {
+			return message.Position{Epoch: t.epoch, Offset: offset}, nil
+		}
+		if !transient(err) || retry.wait(ctx) != nil {
+			return message.Position{}, err
+		}
+	}
+}
+
+// compare returns the receipt of what is stored.
+func (s *settlement) compare(ctx context.Context, of *suspect) (message.Receipt, error) {
+	retry := newRetry()
+	for {
+		t, err := s.part.await(ctx, s.p.s.ctx)
+		if err != nil {
+			return message.Receipt{}, unconfirmed(err)
+		}
+		receipt, err := s.p.s.repeated(ctx, t, s.part, of.e.pub, of.at)
+		if err == nil {
+			return receipt, nil
+		}
+		if refusal := s.p.s.refusal(err, of.m); refusal != nil {
+			return message.Receipt{}, refusal
+		}
+		if !transient(err) || retry.wait(ctx) != nil {
+			return message.Receipt{}, unconfirmed(err)
+		}
+	}
+}
