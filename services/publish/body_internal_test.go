@@ -27,10 +27,10 @@ func FuzzParseRequest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		request := &publishv1.PublishRequest{}
-		if err := parseRequest(body, request); err != nil {
+		if err := parsePublish(body, request); err != nil {
 			refused, ok := errors.AsType[*fault.Error](err)
 			if !ok || refused.Code() != codes.InvalidArgument || len(refused.Message) > 1024 || len(refused.Field) > 64 {
-				t.Fatalf("parseRequest(%q) = %v, want a bounded INVALID_ARGUMENT", body, err)
+				t.Fatalf("parsePublish(%q) = %v, want a bounded INVALID_ARGUMENT", body, err)
 			}
 			return
 		}
@@ -41,7 +41,7 @@ func FuzzParseRequest(f *testing.F) {
 		}
 		want := map[string]json.RawMessage{}
 		if err := json.Unmarshal(body, &want); err != nil {
-			t.Fatalf("parseRequest(%q) accepted what is no JSON: %v", body, err)
+			t.Fatalf("parsePublish(%q) accepted what is no JSON: %v", body, err)
 		}
 		if data, ok := want["data"]; ok && string(data) != request.GetJson() {
 			t.Errorf("data = %q, want %q", request.GetJson(), data)

@@ -19,6 +19,7 @@ import (
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/publish"
 )
 
 func toChannel(name, json string) *publishv1.PublishRequest {
@@ -567,7 +568,7 @@ func TestTraceHeaders(t *testing.T) {
 func TestReflectionAndHealth(t *testing.T) {
 	t.Parallel()
 	a := start(t, never(t))
-	health, err := healthv1.NewHealthClient(a.conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: serviceName})
+	health, err := healthv1.NewHealthClient(a.conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: publish.PublishService})
 	if err != nil || health.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
 		t.Errorf("health = %v %v, want NOT_SERVING until the role says otherwise", health, err)
 	}
@@ -576,7 +577,7 @@ func TestReflectionAndHealth(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := stream.Send(&reflectionv1.ServerReflectionRequest{
-		MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: serviceName + ".Publish"},
+		MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: publish.PublishService + ".Publish"},
 	}); err != nil {
 		t.Fatal(err)
 	}
