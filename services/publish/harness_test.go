@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -341,4 +343,38 @@ func httpRefusal(t *testing.T, text string) refusal {
 	}
 	e := body.Error
 	return refusal{code: e.Code, reason: e.Reason, field: e.Field, message: e.Message}
+}
+
+// sums are the values of the counters, by name, namespace and outcome, and the numbers
+// of values in the histograms.
+func (a *api) sums(t *testing.T) map[string]int64 {
+	t.Helper()
+	var collected metricdata.ResourceMetrics
+	if err := a.reader.Collect(t.Context(), &collected); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, scope := range collected.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				for _, p := range data.DataPoints {
+					ns, _ := p.Attributes.Value("namespace")
+					outcome, _ := p.Attributes.Value("outcome")
+					got[fmt.Sprintf("%s{%s,%s}", m.Name, ns.AsString(), outcome.AsString())] = p.Value
+				}
+			case metricdata.Histogram[float64]:
+				for _, p := range data.DataPoints {
+					ns, _ := p.Attributes.Value("namespace")
+					got[fmt.Sprintf("%s{%s}", m.Name, ns.AsString())] = int64(p.Count)
+				}
+			}
+		}
+	}
+	return got
+}
+
+func openStreams(t *testing.T, a *api) int64 {
+	t.Helper()
+	return a.sums(t)["carillon.publish.streams{,}"]
 }

@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// defaultMessages is the limit of a page that names none; the contract has the bound.
+	// defaultMessages is the limit of a page that names none.
 	defaultMessages = 50
+	// maxMessages is the contract's.
+	maxMessages = 1000
 	// pageBytes is the size of the messages beyond which a page has fewer.
 	pageBytes = 1 << 20
 	// listTimeout bounds the reading of a page, past whatever is not shown.

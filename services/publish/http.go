@@ -55,7 +55,6 @@ func NewHTTP(conn grpc.ClientConnInterface, logger *slog.Logger) (*HTTP, error) 
 		runtime.WithErrorHandler(h.fail),
 		runtime.WithRoutingErrorHandler(h.lost),
 		runtime.WithMiddlewares(h.wantToken, h.wantQuery),
-		runtime.SetQueryParameterParser(queryParser{}),
 		runtime.WithIncomingHeaderMatcher(traceHeader), // and authorization, always
 		runtime.WithOutgoingHeaderMatcher(nothing),
 		runtime.WithOutgoingTrailerMatcher(nothing),

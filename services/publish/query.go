@@ -5,29 +5,22 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
-	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
-	"google.golang.org/protobuf/proto"
 
-	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
 
 // messagesPath is the one that is asked with a query.
 const messagesPath = "/v1/messages"
 
-// wantQuery refuses a bad query, since what the gateway's parser returns becomes plain
-// text.
+// wantQuery refuses a query that the gateway would not understand, or would take for
+// less than it says: it skips what it does not know.
 func (h *HTTP) wantQuery(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, path map[string]string) {
 		if r.URL.Path == messagesPath {
-			values, err := url.ParseQuery(r.URL.RawQuery)
-			if err != nil {
-				h.refuse(w, r, fault.New(fault.FieldInvalid, "", "the query is malformed"), 0)
-				return
-			}
-			if err := parseList(values, &publishv1.ListMessagesRequest{}); err != nil {
+			if err := checkQuery(r.URL.RawQuery); err != nil {
 				h.refuse(w, r, fault.From(err), 0)
 				return
 			}
@@ -36,25 +29,18 @@ func (h *HTTP) wantQuery(next runtime.HandlerFunc) runtime.HandlerFunc {
 	}
 }
 
-// queryParser is the gateway's parser of queries.
-type queryParser struct{}
-
-// Parse implements runtime.QueryParameterParser.
-func (queryParser) Parse(target proto.Message, values url.Values, _ *utilities.DoubleArray) error {
-	request, ok := target.(*publishv1.ListMessagesRequest)
-	if !ok {
-		return nil // the others have a body
+// checkQuery checks the query of GET /v1/messages. Its errors are *fault.Error and name
+// the parameter; bounds are left to the contract.
+func checkQuery(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return fault.New(fault.FieldInvalid, "", "the query is malformed")
 	}
-	return parseList(values, request)
-}
-
-// parseList reads the query of GET /v1/messages into a request.
-func parseList(values url.Values, request *publishv1.ListMessagesRequest) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if len(values[name]) > 1 {
 			return fault.New(fault.FieldInvalid, bounded(name), "%.64q stands twice", name)
 		}
-		if err := listParameter(request, name, values.Get(name)); err != nil {
+		if err := checkParameter(name, values.Get(name)); err != nil {
 			return err
 		}
 	}
@@ -64,47 +50,28 @@ func parseList(values url.Values, request *publishv1.ListMessagesRequest) error 
 	return nil
 }
 
-func listParameter(request *publishv1.ListMessagesRequest, name, value string) error {
-	var err error
+func checkParameter(name, value string) error {
 	switch name {
-	case "channel":
-		request.Target = &publishv1.ListMessagesRequest_Channel{Channel: value}
-	case "userId":
-		request.Target = &publishv1.ListMessagesRequest_UserId{UserId: value}
+	case "channel", "userId", "after.epoch", "before.epoch":
+		if !utf8.ValidString(value) {
+			return fault.New(fault.FieldInvalid, name, "%s is not valid UTF-8", name)
+		}
+		return nil
+	case "after.offset", "before.offset":
+		_, err := integer(name, []byte(value))
+		return err
 	case "limit":
-		request.Limit, err = limitParameter(name, value)
+		n, err := integer(name, []byte(value))
+		if err == nil && n > maxMessages {
+			err = fault.New(fault.FieldInvalid, name, "limit must be less than or equal to %d", maxMessages)
+		}
+		return err
 	case "newestFirst":
-		if request.NewestFirst = value == "true"; !request.NewestFirst && value != "false" {
+		if value != "true" && value != "false" {
 			return fault.New(fault.FieldInvalid, name, "newestFirst must be true or false")
 		}
-	case "after.epoch", "after.offset":
-		request.After, err = positionParameter(request.GetAfter(), name, value)
-	case "before.epoch", "before.offset":
-		request.Before, err = positionParameter(request.GetBefore(), name, value)
+		return nil
 	default:
-		err = fault.New(fault.FieldInvalid, bounded(name), "there is no parameter %.64q", name)
+		return fault.New(fault.FieldInvalid, bounded(name), "there is no parameter %.64q", name)
 	}
-	return err
-}
-
-// limitParameter leaves the bound to the contract.
-func limitParameter(name, value string) (uint32, error) {
-	n, err := integer(name, []byte(value))
-	const most = 1<<32 - 1
-	return uint32(min(n, most)), err
-}
-
-// positionParameter adds a part to a position, which may be nil.
-func positionParameter(p *publishv1.Position, name, value string) (*publishv1.Position, error) {
-	if p == nil {
-		p = &publishv1.Position{}
-	}
-	var err error
-	switch name {
-	case "after.epoch", "before.epoch":
-		p.Epoch = value
-	default:
-		p.Offset, err = integer(name, []byte(value))
-	}
-	return p, err
 }

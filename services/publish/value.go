@@ -3,6 +3,7 @@ package publish
 import (
 	"encoding/base64"
 	"encoding/json"
+	"strconv"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -71,8 +72,9 @@ func duration(field string, value []byte) (*durationpb.Duration, error) {
 	return d, nil
 }
 
-func integer(field string, value []byte) (n uint64, err error) {
-	if len(value) == 0 || value[0] < '0' || value[0] > '9' || json.Unmarshal(value, &n) != nil {
+func integer(field string, value []byte) (uint64, error) {
+	n, err := strconv.ParseUint(string(value), 10, 64)
+	if err != nil || len(value) > 1 && value[0] == '0' { // which JSON does not have
 		return 0, fault.New(fault.FieldInvalid, field, "%s must be a whole number that is not negative", field)
 	}
 	return n, nil
