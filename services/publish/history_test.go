@@ -319,6 +319,19 @@ func TestBadHistoryRequests(t *testing.T) {
 	}
 }
 
+// The contract's bounds hold over gRPC too.
+func TestLimitOfAPage(t *testing.T) {
+	t.Parallel()
+	a := start(t, silent{never(t), t})
+	request := listOf("chat.a")
+	request.Limit = 1001
+	_, err := a.history.ListMessages(as(t.Context(), callerToken(t, "billing")), request)
+	want := refusal{invalid, "FIELD_INVALID", "limit", "limit must be less than or equal to 1000"}
+	if got := grpcRefusal(err); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 func TestBadQueries(t *testing.T) {
 	t.Parallel()
 	a := start(t, silent{never(t), t})
