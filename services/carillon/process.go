@@ -299,11 +299,11 @@ func limitsOf(c config.Edge) edge.Limits {
 	}
 }
 
-// publishService is the full name of the service that callers publish with.
-const publishService = "carillon.publish.v1.PublishService"
-
 func (p *process) startPublish(context.Context) error {
-	service, err := publish.New(publish.Options{Store: p.store, Namespaces: p.namespaces, Callers: p.callers, Meter: p.meter})
+	service, err := publish.New(publish.Options{
+		Store: p.store, Pipeline: func() publish.Pipeline { return p.store.Pipeline() },
+		Namespaces: p.namespaces, Callers: p.callers, Logger: p.logger, Meter: p.meter,
+	})
 	if err != nil {
 		return err
 	}
@@ -312,7 +312,10 @@ func (p *process) startPublish(context.Context) error {
 		return err
 	}
 	server := rpc.NewServer(rpc.Options{
-		Logger: p.logger, Authenticate: map[string]rpc.Authenticator{publishService: rpc.Bearer(verifier)},
+		Logger: p.logger, EndStreams: service.Close, Authenticate: map[string]rpc.Authenticator{
+			publish.PublishService: rpc.Bearer(verifier),
+			publish.HistoryService: rpc.Bearer(verifier),
+		},
 	})
 	service.Register(server)
 	memory := rpc.NewMemory()
@@ -322,7 +325,9 @@ func (p *process) startPublish(context.Context) error {
 		served := make(chan error, 1)
 		go func() { served <- server.Serve(ctx, p.listeners.publish, memory) }()
 		for {
-			server.SetServing(publishService, p.store.Ready() == nil)
+			ready := p.store.Ready() == nil
+			server.SetServing(publish.PublishService, ready)
+			server.SetServing(publish.HistoryService, ready)
 			select {
 			case err := <-served:
 				return err
@@ -343,6 +348,6 @@ func (p *process) startPublish(context.Context) error {
 	return nil
 }
 
-// healthInterval is how often the health service of the Publish API looks whether
-// the store is ready.
+// healthInterval is how often the health service of the publish role looks whether the
+// store is ready.
 const healthInterval = 100 * time.Millisecond

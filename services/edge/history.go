@@ -2,13 +2,12 @@ package edge
 
 import (
 	"context"
-	"slices"
 
 	"github.com/carillon-rt/carillon/services/edge/authorization"
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
-	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/history"
 )
 
 // Bounds of a history reply.
@@ -28,39 +27,17 @@ func (s *session) history(ctx context.Context, h frame.History) (frame.Event, er
 	if err := s.allow(ctx, authorization.Subscribe, name); err != nil {
 		return nil, err
 	}
-	broker := s.edge.hub.broker
-	bounds, err := broker.Bounds(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	within := span{after: bounds.First - 1, before: bounds.Last + 1}
-	if h.After != nil {
-		if !bounds.Knows(*h.After) {
-			return nil, unknownEpoch("after")
-		}
-		within.after = max(within.after, h.After.Offset)
-	}
-	if h.Before != nil {
-		if !bounds.Knows(*h.Before) {
-			return nil, unknownEpoch("before")
-		}
-		within.before = min(within.before, h.Before.Offset)
-	}
 	limit := int(h.Limit)
 	if limit == 0 {
 		limit = defaultHistory
 	}
-	reply := frame.Past{Channel: h.Channel, Epoch: bounds.Epoch()}
-	if h.NewestFirst {
-		reply.Messages, reply.More, err = newest(ctx, broker, name, within, limit)
-	} else {
-		reply.Messages, reply.More, err = oldest(ctx, broker, name, within, limit)
+	page, err := history.Read(ctx, s.edge.hub.broker, history.Query{
+		Channel: name, After: h.After, Before: h.Before, Limit: limit, MaxBytes: historyBytes, NewestFirst: h.NewestFirst,
+	})
+	if err != nil {
+		return nil, err
 	}
-	return reply, err
-}
-
-func unknownEpoch(field string) error {
-	return fault.New(fault.FieldInvalid, field, "%s: the epoch is not one of the channel, or ended before the offset", field)
+	return frame.Past{Channel: h.Channel, Epoch: page.Epoch, Messages: page.Messages, More: page.More}, nil
 }
 
 func (s *session) checkHistory(h frame.History) (channel.Name, error) {
@@ -82,77 +59,4 @@ func (s *session) checkHistory(h frame.History) (channel.Name, error) {
 		return "", fault.New(fault.FieldInvalid, "limit", "limit must be within 1 and %d", maxHistory)
 	}
 	return name, nil
-}
-
-// span is the offsets between two, without them.
-type span struct{ after, before message.Offset }
-
-// oldest reads forward from the beginning of a span; more tells whether it holds more.
-func oldest(ctx context.Context, broker Broker, name channel.Name, within span, limit int) (read []*message.Message, more bool, err error) {
-	size := 0
-	for {
-		page, err := broker.Read(ctx, name, within.after, limit-len(read)+1)
-		if err != nil {
-			return nil, false, err
-		}
-		for _, m := range page.Messages {
-			if m.Offset >= within.before {
-				return read, false, nil
-			}
-			size += sizeOf(m)
-			if len(read) == limit || (size > historyBytes && len(read) > 0) {
-				return read, true, nil
-			}
-			read = append(read, m)
-		}
-		if within.after = page.Reached; page.Pending == 0 {
-			return read, false, nil
-		}
-	}
-}
-
-// newest reads the end of a span, latest message first.
-func newest(ctx context.Context, broker Broker, name channel.Name, within span, limit int) (read []*message.Message, more bool, err error) {
-	if within.before <= within.after+1 {
-		return nil, false, nil
-	}
-	after, err := broker.Latest(ctx, name, within.before, limit)
-	if err != nil {
-		return nil, false, err
-	}
-	first, size := within.after, 0
-	start := max(after, within.after)
-	for after = start; ; {
-		page, err := broker.Read(ctx, name, after, limit)
-		if err != nil {
-			return nil, false, err
-		}
-		for _, m := range page.Messages {
-			if m.Offset >= within.before {
-				break
-			}
-			read = append(read, m)
-			size += sizeOf(m)
-			for len(read) > limit || (size > historyBytes && len(read) > 1) { // the oldest of them go
-				size -= sizeOf(read[0])
-				read = read[1:]
-			}
-		}
-		if after = page.Reached; page.Pending == 0 || after+1 >= within.before {
-			break
-		}
-	}
-	if len(read) == 0 { // there is none, or none that can be read: older ones may be
-		if start == first || start+1 >= within.before {
-			return nil, start != first, nil
-		}
-		return newest(ctx, broker, name, span{after: first, before: start + 1}, limit)
-	}
-	before, err := broker.Read(ctx, name, first, 1)
-	if err != nil {
-		return nil, false, err
-	}
-	more = before.Reached > first && before.Reached < read[0].Offset
-	slices.Reverse(read)
-	return read, more, nil
 }

@@ -2,7 +2,7 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -54,7 +54,7 @@ func NewHTTP(conn grpc.ClientConnInterface, logger *slog.Logger) (*HTTP, error) 
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
 		runtime.WithErrorHandler(h.fail),
 		runtime.WithRoutingErrorHandler(h.lost),
-		runtime.WithMiddlewares(h.wantToken),
+		runtime.WithMiddlewares(h.wantToken, h.wantQuery),
 		runtime.WithIncomingHeaderMatcher(traceHeader), // and authorization, always
 		runtime.WithOutgoingHeaderMatcher(nothing),
 		runtime.WithOutgoingTrailerMatcher(nothing),
@@ -62,7 +62,10 @@ func NewHTTP(conn grpc.ClientConnInterface, logger *slog.Logger) (*HTTP, error) 
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithWriteContentLength(),
 	)
-	if err := publishv1.RegisterPublishServiceHandlerClient(context.Background(), h.mux, publishv1.NewPublishServiceClient(conn)); err != nil {
+	if err := errors.Join(
+		publishv1.RegisterPublishServiceHandlerClient(context.Background(), h.mux, publishv1.NewPublishServiceClient(conn)),
+		publishv1.RegisterHistoryServiceHandlerClient(context.Background(), h.mux, publishv1.NewHistoryServiceClient(conn)),
+	); err != nil {
 		return nil, fmt.Errorf("publish: registering the HTTP twins: %w", err)
 	}
 	return h, nil
@@ -165,11 +168,16 @@ func decode(r io.Reader, v any) error {
 
 // Unmarshal implements runtime.Marshaler.
 func (marshaler) Unmarshal(text []byte, v any) error {
-	request, ok := v.(*publishv1.PublishRequest)
-	if !ok {
+	switch request := v.(type) {
+	case *publishv1.PublishRequest:
+		return parsePublish(text, request)
+	case *publishv1.PublishBatchRequest:
+		return parseBatch(text, request)
+	case *publishv1.PurgeChannelRequest:
+		return parsePurge(text, request)
+	default:
 		return fmt.Errorf("publish: %T has no JSON mapping", v)
 	}
-	return parseRequest(text, request)
 }
 
 // NewEncoder implements runtime.Marshaler.
@@ -186,13 +194,9 @@ func (m marshaler) NewEncoder(w io.Writer) runtime.Encoder {
 
 // Marshal implements runtime.Marshaler.
 func (marshaler) Marshal(v any) ([]byte, error) {
-	response, ok := v.(*publishv1.PublishResponse)
-	if !ok {
-		return nil, fmt.Errorf("publish: %T has no JSON mapping", v)
+	body, err := answerBody(v)
+	if err != nil {
+		return nil, err
 	}
-	return json.Marshal(struct {
-		Epoch     string `json:"epoch"`
-		Offset    uint64 `json:"offset"`
-		Duplicate bool   `json:"duplicate"`
-	}{response.GetEpoch(), response.GetOffset(), response.GetDuplicate()})
+	return encode(body)
 }

@@ -10,7 +10,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
-	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 )
 
@@ -21,30 +20,42 @@ const (
 	outcomeDuplicate = "duplicate"
 )
 
-// metrics counts requests that reached the service. Its maps are complete once
-// made: the namespace label is empty where there is no such namespace.
+// Outcomes of the calls of the History API.
+const (
+	outcomeListed = "listed"
+	outcomePurged = "purged"
+)
+
+// metrics counts what reached the services. Its maps are complete once made: the
+// namespace label is empty where there is no such namespace.
 type metrics struct {
 	messages   metric.Int64Counter
 	duration   metric.Float64Histogram
+	streams    metric.Int64UpDownCounter
+	histories  metric.Int64Counter
+	reading    metric.Float64Histogram
 	counted    map[string]map[string]metric.MeasurementOption // by namespace and outcome
 	timed      map[string]metric.MeasurementOption            // by namespace
 	namespaces namespace.Set
 }
 
 func newMetrics(meter metric.Meter, namespaces namespace.Set) (*metrics, error) {
-	messages, err := meter.Int64Counter("carillon.publish.messages",
-		metric.WithDescription("Requests to publish, by what became of them: stored, duplicate or the reason of the refusal."))
-	if err != nil {
-		return nil, err
-	}
-	duration, err := meter.Float64Histogram("carillon.publish.duration", metric.WithUnit("s"),
-		metric.WithDescription("Time from a request's arrival at the service to its answer."),
-		metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10))
-	if err != nil {
+	buckets := metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
+	messages, err1 := meter.Int64Counter("carillon.publish.messages",
+		metric.WithDescription("Messages to publish, by what became of them: stored, duplicate or the reason of the refusal."))
+	duration, err2 := meter.Float64Histogram("carillon.publish.duration", metric.WithUnit("s"), buckets,
+		metric.WithDescription("Time from a message's arrival at the service to its answer."))
+	streams, err3 := meter.Int64UpDownCounter("carillon.publish.streams",
+		metric.WithDescription("Open streams of publications."))
+	histories, err4 := meter.Int64Counter("carillon.publish.history",
+		metric.WithDescription("Calls of the History API, by what became of them: listed, purged or the reason of the refusal."))
+	reading, err5 := meter.Float64Histogram("carillon.publish.history.duration", metric.WithUnit("s"), buckets,
+		metric.WithDescription("Time from the arrival of a call of the History API to its answer."))
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, err
 	}
 	m := &metrics{
-		messages: messages, duration: duration, namespaces: namespaces,
+		messages: messages, duration: duration, streams: streams, histories: histories, reading: reading, namespaces: namespaces,
 		counted: map[string]map[string]metric.MeasurementOption{}, timed: map[string]metric.MeasurementOption{},
 	}
 	m.add("")
@@ -63,7 +74,7 @@ func (m *metrics) add(namespace string) {
 	}
 }
 
-// stored records a request that was answered with a position.
+// stored records a message that was answered with a position.
 func (m *metrics) stored(ctx context.Context, name channel.Name, duplicate bool, took time.Duration) {
 	outcome := outcomeStored
 	if duplicate {
@@ -74,16 +85,41 @@ func (m *metrics) stored(ctx context.Context, name channel.Name, duplicate bool,
 	m.duration.Record(ctx, took.Seconds(), m.timed[namespace])
 }
 
-// refused records a request that was answered with an error.
+// refused records a message that was answered with an error.
 func (m *metrics) refused(ctx context.Context, name channel.Name, err error, took time.Duration) {
-	reason := fault.From(err).Reason
-	if reason == fault.Internal && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
-		reason = fault.Timeout
+	namespace := m.label(name)
+	m.messages.Add(ctx, 1, metric.WithAttributes(attribute.String("namespace", namespace), outcomeOf(err)))
+	m.duration.Record(ctx, took.Seconds(), m.timed[namespace])
+}
+
+// listed records a ListMessages and its error, if it had one.
+func (m *metrics) listed(ctx context.Context, name channel.Name, err error, took time.Duration) {
+	m.history(ctx, name, outcomeListed, err, took)
+}
+
+// purged records a PurgeChannel and its error, if it had one.
+func (m *metrics) purged(ctx context.Context, name channel.Name, err error, took time.Duration) {
+	m.history(ctx, name, outcomePurged, err, took)
+}
+
+func (m *metrics) history(ctx context.Context, name channel.Name, outcome string, err error, took time.Duration) {
+	result := attribute.String("outcome", outcome)
+	if err != nil {
+		result = outcomeOf(err)
 	}
 	namespace := m.label(name)
-	m.messages.Add(ctx, 1, metric.WithAttributes(
-		attribute.String("namespace", namespace), attribute.String("outcome", strings.ToLower(string(reason)))))
-	m.duration.Record(ctx, took.Seconds(), m.timed[namespace])
+	m.histories.Add(ctx, 1, metric.WithAttributes(attribute.String("namespace", namespace), result))
+	m.reading.Record(ctx, took.Seconds(), m.timed[namespace])
+}
+
+// streamOpened records a stream until what it returns is called.
+func (m *metrics) streamOpened(ctx context.Context) (closed func()) {
+	m.streams.Add(ctx, 1)
+	return func() { m.streams.Add(ctx, -1) }
+}
+
+func outcomeOf(err error) attribute.KeyValue {
+	return attribute.String("outcome", strings.ToLower(string(refusedMessage(err).Reason)))
 }
 
 // label is the channel's namespace if it is a configured one, else empty.

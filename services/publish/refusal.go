@@ -1,9 +1,7 @@
 package publish
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -74,26 +72,39 @@ func fromGRPC(err error) *fault.Error {
 	return e
 }
 
+// twinWords are the messages that the body's fields make different altogether.
+var twinWords = map[string]string{
+	"json or data is required":                   "data or dataBase64 is required",
+	"contentType is required with data":          "contentType is required with dataBase64",
+	"contentType belongs to data; json has none": "contentType belongs to dataBase64; data is JSON",
+}
+
 // twin words an error about a gRPC field in the names of the body's fields.
 func twin(e *fault.Error) *fault.Error {
-	names := map[string]string{"json": "data", "data": "dataBase64"}
-	name, other := names[e.Field]
-	if !other {
-		return e
+	names := map[string]string{"target": "channel", "payload": "data", "json": "data", "data": "dataBase64"}
+	worded := *e
+	if name, other := names[e.Field]; other {
+		worded.Field = name
+		if rest, ok := strings.CutPrefix(e.Message, e.Field+" "); ok {
+			worded.Message = name + " " + rest
+		}
 	}
-	worded := e.At(name)
-	if rest, ok := strings.CutPrefix(e.Message, e.Field+" "); ok {
-		worded.Message = name + " " + rest
+	if words, other := twinWords[e.Message]; other {
+		worded.Message = words
 	}
-	return worded
+	return &worded
 }
 
 // lost answers a request that no method is for.
 func (h *HTTP) lost(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int) {
 	switch status {
 	case http.StatusMethodNotAllowed:
-		w.Header().Set("Allow", http.MethodPost)
-		h.refuse(w, r, fault.New(fault.NotSupported, "", "%.16s is not supported here; use POST", r.Method), status)
+		allowed := http.MethodPost
+		if r.URL.Path == messagesPath {
+			allowed = http.MethodGet
+		}
+		w.Header().Set("Allow", allowed)
+		h.refuse(w, r, fault.New(fault.NotSupported, "", "%.16s is not supported here; use %s", r.Method, allowed), status)
 	case http.StatusBadRequest:
 		h.refuse(w, r, fault.New(fault.FieldInvalid, "", "the request's path is malformed"), status)
 	default:
@@ -141,15 +152,14 @@ func writeError(w http.ResponseWriter, e *fault.Error, status int) {
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		header.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
 	}
-	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false) // as the content type says, this is no HTML
-	if err := encoder.Encode(errorBody{errorFields{
+	text, err := encode(errorBody{errorFields{
 		Code: rpc.CodeName(e.Code()), Reason: e.Reason, Message: e.Message, Field: e.Field, RetryAfterMs: e.RetryAfter.Milliseconds(),
-	}}); err != nil { // strings and a number always encode
+	}})
+	if err != nil { // strings and a number always encode
 		status = http.StatusInternalServerError
 	}
-	header.Set("Content-Length", strconv.Itoa(text.Len()))
+	text = append(text, '\n')
+	header.Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
-	_, _ = w.Write(text.Bytes()) // a client that has gone needs no answer
+	_, _ = w.Write(text) // a client that has gone needs no answer
 }

@@ -15,10 +15,12 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/publish"
 )
 
 func toChannel(name, json string) *publishv1.PublishRequest {
@@ -306,12 +308,95 @@ func badAttributes() []badRequest {
 	}
 }
 
+func badConditions() []badRequest {
+	lasting := func(channel string, ttl *durationpb.Duration) *publishv1.PublishRequest {
+		return with(toChannel(channel, "1"), func(r *publishv1.PublishRequest) { r.Ttl = ttl })
+	}
+	expecting := func(channel string, last *uint64, epoch string) *publishv1.PublishRequest {
+		return with(toChannel(channel, "1"), func(r *publishv1.PublishRequest) { r.ExpectedLastOffset, r.ExpectedEpoch = last, epoch })
+	}
+	body := func(channel, fields string) string { return `{"channel":"` + channel + `","data":1,` + fields + `}` }
+	return []badRequest{
+		{
+			"ttl of nothing", lasting("chat.lobby", durationpb.New(0)), body("chat.lobby", `"ttl":"0s"`), invalid,
+			refusal{reason: "FIELD_INVALID", field: "ttl", message: "ttl must be greater than 0s and less than or equal to 31536000s"},
+			refusal{},
+			400,
+		},
+		{
+			"ttl of more than a year", lasting("chat.lobby", durationpb.New(8761*time.Hour)), body("chat.lobby", `"ttl":"31539600s"`), invalid,
+			refusal{reason: "FIELD_INVALID", field: "ttl", message: "ttl must be greater than 0s and less than or equal to 31536000s"},
+			refusal{},
+			400,
+		},
+		{
+			"ttl in two directions", lasting("chat.lobby", &durationpb.Duration{Seconds: 1, Nanos: -1}), "", invalid,
+			refusal{reason: "FIELD_INVALID", field: "ttl", message: "ttl is not a valid duration"},
+			refusal{},
+			400,
+		},
+		{
+			"ttl in minutes", nil, body("chat.lobby", `"ttl":"5m"`), invalid,
+			refusal{},
+			refusal{reason: "FIELD_INVALID", field: "ttl", message: `ttl must be a string of seconds such as "60s"`},
+			400,
+		},
+		{
+			"ttl as a number", nil, body("chat.lobby", `"ttl":60`), invalid,
+			refusal{},
+			refusal{reason: "FIELD_INVALID", field: "ttl", message: `ttl must be a string of seconds such as "60s"`},
+			400,
+		},
+		{
+			"ttl in an ephemeral namespace", lasting("cursor.doc", durationpb.New(time.Minute)), body("cursor.doc", `"ttl":"60s"`), invalid,
+			refusal{reason: "FIELD_INVALID", field: "ttl", message: `ttl: the namespace "cursor" is ephemeral and keeps no messages`},
+			refusal{},
+			400,
+		},
+		{
+			"expected epoch alone", expecting("chat.lobby", nil, "e"), body("chat.lobby", `"expectedEpoch":"e"`), invalid,
+			refusal{reason: "FIELD_INVALID", field: "expectedEpoch", message: "expectedEpoch belongs to expectedLastOffset, which is not there"},
+			refusal{},
+			400,
+		},
+		{
+			"expectation in an ephemeral namespace", expecting("cursor.doc", new(uint64(0)), ""), body("cursor.doc", `"expectedLastOffset":0`), invalid,
+			refusal{reason: "FIELD_INVALID", field: "expectedLastOffset", message: `expectedLastOffset: the namespace "cursor" is ephemeral and has no positions`},
+			refusal{},
+			400,
+		},
+		{
+			"expected offset beyond 2^53", expecting("chat.lobby", new(uint64(1<<53)), ""), body("chat.lobby", `"expectedLastOffset":9007199254740992`), invalid,
+			refusal{reason: "FIELD_INVALID", field: "expectedLastOffset", message: "expectedLastOffset must be less than or equal to 9007199254740991"},
+			refusal{},
+			400,
+		},
+		{
+			"expected offset as a text", nil, body("chat.lobby", `"expectedLastOffset":"0"`), invalid,
+			refusal{},
+			refusal{reason: "FIELD_INVALID", field: "expectedLastOffset", message: "expectedLastOffset must be a whole number that is not negative"},
+			400,
+		},
+		{
+			"expected offset with a fraction", nil, body("chat.lobby", `"expectedLastOffset":1.5`), invalid,
+			refusal{},
+			refusal{reason: "FIELD_INVALID", field: "expectedLastOffset", message: "expectedLastOffset must be a whole number that is not negative"},
+			400,
+		},
+	}
+}
+
+// badRequests are all of them.
+func badRequests() []badRequest {
+	return slices.Concat(badTargets(), badChannels(), badJSON(), badBytes(), badAttributes(), badConditions())
+}
+
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	a := start(t, never(t))
 	token := callerToken(t, "billing")
 	anywhere := callerToken(t, "anywhere")
-	for _, test := range slices.Concat(badTargets(), badChannels(), badJSON(), badBytes(), badAttributes()) {
+	for _, test := range badRequests() {
 		token := token
 		if test.grpc.reason == "NAMESPACE_UNKNOWN" { // not because of the patterns
 			token = anywhere
@@ -323,6 +408,9 @@ func TestBadRequests(t *testing.T) {
 			if got := grpcRefusal(err); want.reason != "" && got != want {
 				t.Errorf("%s: gRPC\n %+v, want\n %+v", test.name, got, want)
 			}
+		}
+		if test.body == "" {
+			continue
 		}
 		if test.http.reason != "" {
 			want = test.http
@@ -567,7 +655,7 @@ func TestTraceHeaders(t *testing.T) {
 func TestReflectionAndHealth(t *testing.T) {
 	t.Parallel()
 	a := start(t, never(t))
-	health, err := healthv1.NewHealthClient(a.conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: serviceName})
+	health, err := healthv1.NewHealthClient(a.conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: publish.PublishService})
 	if err != nil || health.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
 		t.Errorf("health = %v %v, want NOT_SERVING until the role says otherwise", health, err)
 	}
@@ -576,7 +664,7 @@ func TestReflectionAndHealth(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := stream.Send(&reflectionv1.ServerReflectionRequest{
-		MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: serviceName + ".Publish"},
+		MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: publish.PublishService + ".Publish"},
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,49 +1,85 @@
-// Package publish owns the Publish API: it decides whether a caller's request is a
-// publication that may be stored, and answers over gRPC and, as JSON, over HTTP.
-// Storing belongs to the store that it is given, tokens to the gRPC server.
+// Package publish owns the Publish API and the History API: it decides whether a
+// caller's request is a publication that may be stored, or a channel that it may read or
+// purge, and answers over gRPC and, as JSON, over HTTP. Storing belongs to the store that
+// it is given, tokens to the gRPC server.
 package publish
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/history"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
+// Full names of the services, which want a caller's credential.
+const (
+	PublishService = "carillon.publish.v1.PublishService"
+	HistoryService = "carillon.publish.v1.HistoryService"
+)
+
 // Store keeps publications. Its errors are *fault.Error.
 type Store interface {
+	history.Store
 	// Publish returns when the publication is stored or, in an ephemeral namespace,
 	// handed on.
 	Publish(ctx context.Context, publication message.Publication) (message.Receipt, error)
+	// Purge removes what the channel keeps, and returns the place of the purge.
+	Purge(ctx context.Context, name channel.Name) (message.Position, error)
+}
+
+// Pipeline stores publications in the order given within each channel, without waiting
+// for one before the next. One goroutine at a time uses it.
+type Pipeline interface {
+	// Publish takes a publication, which it may have to wait for room to do, and returns;
+	// done is called once when it is known what became of it, never concurrently, and
+	// must not block. If Publish returns an error, it has not taken the publication.
+	Publish(ctx context.Context, publication message.Publication, done func(message.Receipt, error)) error
+	// Close returns when done has been called for everything that was taken.
+	Close()
 }
 
 // Options configure a Service. All are required.
 type Options struct {
-	Store      Store
+	Store Store
+	// Pipeline returns a new pipeline into the store.
+	Pipeline   func() Pipeline
 	Namespaces namespace.Set
 	Callers    *auth.Callers
+	Logger     *slog.Logger
 	Meter      metric.Meter
 }
 
-// Service implements carillon.publish.v1.PublishService. It is safe for concurrent
-// use.
+// Service implements PublishService and HistoryService. It is safe for concurrent use.
 type Service struct {
 	publishv1.UnimplementedPublishServiceServer
+	publishv1.UnimplementedHistoryServiceServer
 	store      Store
+	pipeline   func() Pipeline
 	namespaces namespace.Set
 	callers    *auth.Callers
+	validator  *rpc.Validator
 	metrics    *metrics
+	logger     *slog.Logger
+	noted      rate.Sometimes // limits the log lines about messages of a batch or stream
+
+	mu      sync.Mutex // guards closed, and Add against Wait
+	closed  bool
+	closing chan struct{} // closed with closed
+	streams sync.WaitGroup
 }
 
 // New returns a service; its error is that of an instrument that could not be made.
@@ -54,15 +90,33 @@ func New(opts Options) (*Service, error) {
 	}
 	return &Service{
 		store:      opts.Store,
+		pipeline:   opts.Pipeline,
 		namespaces: opts.Namespaces,
 		callers:    opts.Callers,
+		validator:  rpc.NewValidator(),
 		metrics:    m,
+		logger:     opts.Logger,
+		noted:      rate.Sometimes{First: 3, Interval: 10 * time.Second},
+		closing:    make(chan struct{}),
 	}, nil
 }
 
-// Register adds the service to a server, which must authenticate callers.
+// Register adds the services to a server, which must authenticate callers.
 func (s *Service) Register(server grpc.ServiceRegistrar) {
 	publishv1.RegisterPublishServiceServer(server, s)
+	publishv1.RegisterHistoryServiceServer(server, s)
+}
+
+// Close ends every PublishStream with DRAINING, when what it has taken is answered, and
+// waits for that.
+func (s *Service) Close() {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
+	s.mu.Unlock()
+	s.streams.Wait()
 }
 
 // Publish implements carillon.publish.v1.PublishService.
@@ -79,84 +133,28 @@ func (s *Service) Publish(ctx context.Context, request *publishv1.PublishRequest
 		return nil, err
 	}
 	s.metrics.stored(ctx, publication.Channel, receipt.Duplicate, time.Since(start))
+	return published(receipt), nil
+}
+
+func published(receipt message.Receipt) *publishv1.PublishResponse {
 	return &publishv1.PublishResponse{
 		Epoch:     string(receipt.Epoch),
 		Offset:    uint64(receipt.Offset),
 		Duplicate: receipt.Duplicate,
-	}, nil
-}
-
-// publication checks a request. With an error it has the channel only, and only if
-// that is a good name.
-func (s *Service) publication(ctx context.Context, request *publishv1.PublishRequest) (message.Publication, error) {
-	var p message.Publication
-	caller, ok := rpc.IdentityFrom(ctx)
-	if !ok {
-		return p, fault.From(errors.New("the server does not authenticate the Publish API"))
-	}
-	name, err := s.target(caller, request)
-	if err != nil {
-		return message.Publication{Channel: name}, err
-	}
-	p.Channel = name
-	if p.Payload, err = payload(request); err != nil {
-		return p, err
-	}
-	if err := message.CheckHeaders(request.GetHeaders()); err != nil {
-		return p, err
-	}
-	if err := message.CheckID(request.GetMessageId()); err != nil {
-		return p, err
-	}
-	// In an ephemeral namespace the id de-duplicates nothing, but receivers see it.
-	p.ID = request.GetMessageId()
-	p.Headers = request.GetHeaders()
-	p.Publisher = message.Publisher{Issuer: caller.Issuer, Name: auth.ServicePrefix + caller.Subject}
-	return p, nil
-}
-
-// target is the channel that a request names, if it exists and the caller may
-// publish there.
-func (s *Service) target(caller auth.Identity, request *publishv1.PublishRequest) (channel.Name, error) {
-	switch target := request.GetTarget().(type) {
-	case *publishv1.PublishRequest_Channel:
-		name, err := channel.Parse(target.Channel)
-		if err != nil {
-			return "", err
-		}
-		return name, s.allowed(caller, name)
-	case *publishv1.PublishRequest_UserId:
-		user, err := channel.ParseUser(target.UserId)
-		if err != nil {
-			return "", err
-		}
-		err = s.allowed(caller, user.Inbox())
-		if refused, ok := errors.AsType[*fault.Error](err); ok && refused.Field == "channel" {
-			err = refused.At("userId")
-		}
-		return user.Inbox(), err
-	default:
-		return "", fault.New(fault.FieldRequired, "target", "channel or userId is required")
 	}
 }
 
-func (s *Service) allowed(caller auth.Identity, name channel.Name) error {
-	if _, err := s.namespaces.Of(name); err != nil {
-		return err
+// note logs a failure of the server's that the answer to a whole call does not show.
+func (s *Service) note(ctx context.Context, method string, e *fault.Error) {
+	if !serverAtFault(e) {
+		return
 	}
-	return s.callers.MayPublish(caller.Subject, name)
-}
-
-func payload(request *publishv1.PublishRequest) (message.Payload, error) {
-	switch content := request.GetPayload().(type) {
-	case *publishv1.PublishRequest_Json:
-		if request.GetContentType() != "" {
-			return message.Payload{}, fault.New(fault.FieldInvalid, "contentType", "contentType belongs to data; json has none")
+	s.noted.Do(func() {
+		cause := ""
+		if e.Cause != nil {
+			cause = e.Cause.Error()
 		}
-		return message.JSON("json", []byte(content.Json))
-	case *publishv1.PublishRequest_Data:
-		return message.Bytes("data", content.Data, request.GetContentType())
-	default:
-		return message.Payload{}, fault.New(fault.FieldRequired, "payload", "json or data is required")
-	}
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "a message of a call failed", slog.String("method", method),
+			slog.String("code", e.CodeName()), slog.String("reason", string(e.Reason)), slog.String("cause", cause))
+	})
 }

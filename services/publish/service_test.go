@@ -3,259 +3,26 @@ package publish_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
+	"maps"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-	sdk "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	"go.uber.org/goleak"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
-
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
-	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
-	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
-	"github.com/carillon-rt/carillon/services/internal/stream"
 	"github.com/carillon-rt/carillon/services/publish"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-const (
-	serviceName = "carillon.publish.v1.PublishService"
-	secret      = "0123456789abcdef0123456789abcdef"
-)
-
-// sign makes a token of any claims.
-func sign(t testing.TB, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
-	t.Helper()
-	token, err := jwt.NewWithClaims(method, claims).SignedString(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
-}
-
-// callerToken is a good token of a caller.
-func callerToken(t testing.TB, name string) string {
-	t.Helper()
-	return sign(t, jwt.SigningMethodHS256, []byte(secret), jwt.MapClaims{
-		"sub": name, "aud": auth.CallerAudience, "exp": time.Now().Add(time.Hour).Unix(),
-	})
-}
-
-func namespaces() namespace.Set {
-	history := func(name string) namespace.Namespace {
-		return namespace.Namespace{
-			Name: name, Partitions: 1, Replicas: 1, SlowConsumer: "disconnect",
-			History: &namespace.History{MaxMessages: 1000, MaxAge: time.Hour, MaxBytes: 16 << 20},
-		}
-	}
-	return namespace.NewSet([]namespace.Namespace{
-		history("chat"), history("user"),
-		{Name: "cursor", Ephemeral: true, Partitions: 1, Replicas: 1, SlowConsumer: "disconnect"},
-	})
-}
-
-// recorder stands before a store and remembers what was published.
-type recorder struct {
-	publish.Store
-	mu  sync.Mutex
-	got []message.Publication
-}
-
-func (r *recorder) Publish(ctx context.Context, p message.Publication) (message.Receipt, error) {
-	r.mu.Lock()
-	r.got = append(r.got, p)
-	r.mu.Unlock()
-	return r.Store.Publish(ctx, p)
-}
-
-func (r *recorder) published() []message.Publication {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.got)
-}
-
-// storeFunc is a store of one function.
-type storeFunc func(context.Context, message.Publication) (message.Receipt, error)
-
-func (f storeFunc) Publish(ctx context.Context, p message.Publication) (message.Receipt, error) {
-	return f(ctx, p)
-}
-
-// natsStore is a store on an embedded server.
-func natsStore(t *testing.T) publish.Store {
-	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	embedded, err := stream.StartEmbedded(stream.EmbeddedOptions{Dir: t.TempDir(), Logger: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := stream.Open(t.Context(), stream.Options{Embedded: embedded, Namespaces: namespaces(), Logger: log, Name: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := store.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := embedded.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return store
-}
-
-// api is a running Publish API.
-type api struct {
-	conn   *grpc.ClientConn // without credentials
-	client publishv1.PublishServiceClient
-	url    string // of the HTTP twin of Publish
-	log    *bytes.Buffer
-	reader *sdk.ManualReader
-	stop   context.CancelFunc
-}
-
-// start runs the API, gRPC and HTTP, until the test ends.
-func start(t testing.TB, store publish.Store) *api {
-	t.Helper()
-	a := &api{log: &bytes.Buffer{}, reader: sdk.NewManualReader()}
-	log := slog.New(slog.NewTextHandler(&locked{w: a.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	if _, benchmark := t.(*testing.B); benchmark {
-		log = slog.New(slog.DiscardHandler)
-	}
-	meter := sdk.NewMeterProvider(sdk.WithReader(a.reader)).Meter("publish")
-	callers, err := auth.NewCallers([]auth.Caller{
-		{Name: "billing", Publish: []string{"chat.{rest...}", "user.{id}", "cursor.{doc}"}},
-		{Name: "anywhere", Publish: []string{"{rest...}"}},
-		{Name: "narrow", Publish: []string{"chat.lobby"}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	service, err := publish.New(publish.Options{Store: store, Namespaces: namespaces(), Callers: callers, Meter: meter})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := rpc.NewServer(rpc.Options{
-		Logger:       log,
-		Authenticate: map[string]rpc.Authenticator{serviceName: rpc.Bearer(verifier(t))},
-	})
-	service.Register(server)
-	a.serve(t, server, log)
-	return a
-}
-
-func verifier(t testing.TB) *auth.Verifier {
-	t.Helper()
-	issuers := []auth.Issuer{{Name: "services", For: auth.ForCallers, Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: "SECRET"}}}
-	v, err := auth.NewVerifier(auth.ForCallers, issuers, func(auth.Secret) ([]byte, error) { return []byte(secret), nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-func (a *api) serve(t testing.TB, server *rpc.Server, log *slog.Logger) {
-	t.Helper()
-	memory := rpc.NewMemory()
-	conn, err := memory.Dial(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	handler, err := publish.NewHTTP(conn, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.conn, a.client, a.url = conn, publishv1.NewPublishServiceClient(conn), "http://"+listener.Addr().String()+"/v1/publish"
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	a.stop = cancel
-	served := make(chan error, 2)
-	go func() { served <- server.Serve(ctx, memory) }()
-	go func() { served <- handler.Serve(ctx, listener) }()
-	t.Cleanup(func() {
-		http.DefaultClient.CloseIdleConnections()
-		cancel()
-		for range 2 {
-			if err := <-served; err != nil {
-				t.Errorf("Serve = %v, want nil", err)
-			}
-		}
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// locked serializes writes to a log.
-type locked struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (l *locked) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
-}
-
-// as returns a context that shows a token.
-func as(ctx context.Context, token string) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
-}
-
-// post sends a body to the HTTP twin and returns the status, the headers and the
-// text of the answer.
-func (a *api) post(t *testing.T, authorization, body string) (int, http.Header, string) {
-	t.Helper()
-	return do(t, http.MethodPost, a.url, authorization, body)
-}
-
-func do(t *testing.T, method, url, authorization, body string) (int, http.Header, string) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if authorization != "" {
-		request.Header.Set("Authorization", authorization)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, response.Header, string(text)
-}
-
 func TestPublish(t *testing.T) {
 	t.Parallel()
-	store := &recorder{Store: natsStore(t)}
+	store := &recorder{store: natsStore(t)}
 	a := start(t, store)
 	ctx := as(t.Context(), callerToken(t, "billing"))
 	first, err := a.client.Publish(ctx, &publishv1.PublishRequest{
@@ -286,7 +53,7 @@ func TestPublish(t *testing.T) {
 
 func TestPublishToAUser(t *testing.T) {
 	t.Parallel()
-	store := &recorder{Store: natsStore(t)}
+	store := &recorder{store: natsStore(t)}
 	a := start(t, store)
 	_, err := a.client.Publish(as(t.Context(), callerToken(t, "billing")), &publishv1.PublishRequest{
 		Target: &publishv1.PublishRequest_UserId{UserId: "ann.b@example"}, Payload: &publishv1.PublishRequest_Json{Json: "null"},
@@ -310,7 +77,7 @@ func TestPublishToAUser(t *testing.T) {
 
 func TestPublishInAnEphemeralNamespace(t *testing.T) {
 	t.Parallel()
-	store := &recorder{Store: natsStore(t)}
+	store := &recorder{store: natsStore(t)}
 	a := start(t, store)
 	const want = `{"epoch":"","offset":0,"duplicate":false}`
 	for range 2 { // the same id is no duplicate: there is nothing to compare with
@@ -417,34 +184,13 @@ func TestMetrics(t *testing.T) {
 			Target: &publishv1.PublishRequest_Channel{Channel: channel}, Payload: &publishv1.PublishRequest_Json{Json: "1"}, MessageId: "m",
 		})
 	}
-	var collected metricdata.ResourceMetrics
-	if err := a.reader.Collect(t.Context(), &collected); err != nil {
-		t.Fatal(err)
+	want := map[string]int64{
+		"carillon.publish.duration{chat}": 2, "carillon.publish.duration{}": 3,
+		"carillon.publish.messages{,channel_invalid}": 2, "carillon.publish.messages{,namespace_unknown}": 1,
+		"carillon.publish.messages{chat,duplicate}": 1, "carillon.publish.messages{chat,stored}": 1,
 	}
-	var got []string
-	for _, m := range collected.ScopeMetrics[0].Metrics {
-		switch data := m.Data.(type) {
-		case metricdata.Sum[int64]:
-			for _, p := range data.DataPoints {
-				ns, _ := p.Attributes.Value("namespace")
-				outcome, _ := p.Attributes.Value("outcome")
-				got = append(got, fmt.Sprintf("%s{%s,%s} %d", m.Name, ns.AsString(), outcome.AsString(), p.Value))
-			}
-		case metricdata.Histogram[float64]:
-			for _, p := range data.DataPoints {
-				ns, _ := p.Attributes.Value("namespace")
-				got = append(got, fmt.Sprintf("%s{%s} %d", m.Name, ns.AsString(), p.Count))
-			}
-		}
-	}
-	slices.Sort(got)
-	want := []string{
-		"carillon.publish.duration{chat} 2", "carillon.publish.duration{} 3",
-		"carillon.publish.messages{,channel_invalid} 2", "carillon.publish.messages{,namespace_unknown} 1",
-		"carillon.publish.messages{chat,duplicate} 1", "carillon.publish.messages{chat,stored} 1",
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("metrics\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	if got := a.sums(t); !maps.Equal(got, want) {
+		t.Errorf("metrics %v, want %v", got, want)
 	}
 }
 
@@ -467,37 +213,6 @@ func TestLogHasNoSecrets(t *testing.T) {
 			t.Errorf("the log has no %s:\n%s", want, text)
 		}
 	}
-}
-
-// refusal is how a request was refused.
-type refusal struct {
-	code, reason, field, message string
-}
-
-func grpcRefusal(err error) refusal {
-	st := status.Convert(err)
-	r := refusal{code: rpc.CodeName(st.Code()), message: st.Message()}
-	for _, detail := range st.Details() {
-		switch d := detail.(type) {
-		case *errdetails.ErrorInfo:
-			r.reason = d.GetReason()
-		case *errdetails.BadRequest:
-			r.field = d.GetFieldViolations()[0].GetField()
-		}
-	}
-	return r
-}
-
-func httpRefusal(t *testing.T, text string) refusal {
-	t.Helper()
-	var body struct {
-		Error struct{ Code, Reason, Field, Message string }
-	}
-	if err := json.Unmarshal([]byte(text), &body); err != nil {
-		t.Fatalf("the answer %q is not JSON: %v", text, err)
-	}
-	e := body.Error
-	return refusal{code: e.Code, reason: e.Reason, field: e.Field, message: e.Message}
 }
 
 func BenchmarkPublish(b *testing.B) {

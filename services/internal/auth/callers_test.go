@@ -39,6 +39,34 @@ func TestCallers(t *testing.T) {
 	}
 }
 
+// What a caller may read or purge is given by itself, and by nothing else.
+func TestCallersOfTheHistory(t *testing.T) {
+	t.Parallel()
+	callers, err := auth.NewCallers([]auth.Caller{
+		{Name: "audit", History: []string{"chat.{rest...}"}, Purge: []string{"chat.{room}"}},
+		{Name: "sender", Publish: []string{"{rest...}"}, Presence: []string{"{rest...}"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		caller      string
+		channel     channel.Name
+		read, purge fault.Reason
+	}{
+		{"audit", "chat.lobby", "", ""},
+		{"audit", "chat.lobby.side", "", fault.CallerDenied},
+		{"audit", "user.alice", fault.CallerDenied, fault.CallerDenied},
+		{"sender", "chat.lobby", fault.CallerDenied, fault.CallerDenied},
+		{"nobody", "chat.lobby", fault.CallerUnknown, fault.CallerUnknown},
+	} {
+		wantCallerError(t, callers.MayRead(c.caller, c.channel), c.read)
+		wantCallerError(t, callers.MayPurge(c.caller, c.channel), c.purge)
+	}
+	wantCallerError(t, callers.MayPublish("audit", "chat.lobby"), fault.CallerDenied)
+	wantCallerError(t, callers.MayList("audit", "chat.lobby"), fault.CallerDenied)
+}
+
 func wantCallerError(t *testing.T, err error, reason fault.Reason) {
 	t.Helper()
 	f, ok := errors.AsType[*fault.Error](err)
@@ -55,16 +83,16 @@ func TestCallerProblems(t *testing.T) {
 	t.Parallel()
 	callers := []auth.Caller{
 		{Name: ""},
-		{Name: "billing", Publish: []string{"user.{id}", "bare", "a.*"}, Presence: []string{"{x}.y"}},
+		{Name: "billing", Publish: []string{"user.{id}", "bare", "a.*"}, Presence: []string{"{x}.y"}, History: []string{"bare"}, Purge: []string{"user.{id}", "bare"}},
 		{Name: "billing"},
 		{Name: "service:x"},
 		{Name: strings.Repeat("x", 129)},
 	}
 	wantLines(t, auth.CallerProblems(callers), []string{
-		"[0].name: ", "[1].publish[1]: ", "[1].publish[2]: ", "[1].presence[0]: ",
+		"[0].name: ", "[1].publish[1]: ", "[1].publish[2]: ", "[1].presence[0]: ", "[1].history[0]: ", "[1].purge[1]: ",
 		`[2].name: there is already a caller "billing"`, "[3].name: ", "[4].name: ",
 	})
-	if _, err := auth.NewCallers(callers); err == nil || strings.Count(err.Error(), "\n") != 6 {
+	if _, err := auth.NewCallers(callers); err == nil || strings.Count(err.Error(), "\n") != 8 {
 		t.Errorf("NewCallers: %v, want a line a problem", err)
 	}
 }

@@ -86,3 +86,12 @@ type Message struct {
 
 // Expired tells whether the message's TTL has passed.
 func (m *Message) Expired(now time.Time) bool { return m.TTL > 0 && now.Sub(m.Time) >= m.TTL }
+
+// Size is how many bytes of the message others have decided.
+func (m *Message) Size() int {
+	size := len(m.Payload.Data) + len(m.Payload.ContentType) + len(m.ID) + len(m.Publisher)
+	for name, value := range m.Headers {
+		size += len(name) + len(value)
+	}
+	return size
+}

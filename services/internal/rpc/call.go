@@ -29,8 +29,8 @@ type call struct {
 // The order is the same for both kinds of call: recover, log, authenticate, validate.
 
 func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
-	s.unary.Add(1)
-	defer s.unary.Add(-1)
+	s.running.Add(1)
+	defer s.running.Add(-1)
 	c := call{server: s, ctx: ctx, method: info.FullMethod, start: time.Now()}
 	defer func() { err = c.finish(recover(), err) }()
 	if err := c.authenticate(); err != nil {
@@ -44,6 +44,10 @@ func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 
 func (s *Server) interceptStream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	c := call{server: s, ctx: stream.Context(), method: info.FullMethod, start: time.Now()}
+	if s.endStreams != nil && !open(c.service()) {
+		s.running.Add(1)
+		defer s.running.Add(-1)
+	}
 	defer func() { err = c.finish(recover(), err) }()
 	if err := c.authenticate(); err != nil {
 		return err

@@ -17,7 +17,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"buf.build/go/protovalidate"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -56,6 +55,10 @@ type Options struct {
 	Authenticate map[string]Authenticator
 	// StopTimeout is how long calls may go on after Serve's context ended; 10 s if 0.
 	StopTimeout time.Duration
+	// EndStreams makes the services' streams end; it is called once Serve's context has
+	// ended, and may wait for them. Such streams then have StopTimeout, like calls. Nil:
+	// streams have no end of their own, and are cut off after a second.
+	EndStreams func()
 }
 
 // Server is a gRPC server with health and reflection. Services register on it
@@ -63,11 +66,12 @@ type Options struct {
 type Server struct {
 	grpc         *grpc.Server
 	health       *health.Server
-	validator    protovalidate.Validator
+	validator    *Validator
 	log          *slog.Logger
 	authenticate map[string]Authenticator
 	stopTimeout  time.Duration
-	unary        atomic.Int64 // unary calls that are running
+	endStreams   func()
+	running      atomic.Int64 // calls that end by themselves
 
 	mu      sync.Mutex
 	serving map[string]bool // by service
@@ -76,16 +80,13 @@ type Server struct {
 // NewServer returns a server that listens nowhere yet. It panics only if the
 // validation library is broken, whatever the options.
 func NewServer(opts Options) *Server {
-	validator, err := protovalidate.New()
-	if err != nil { // no option is given that could be at fault
-		panic(fmt.Sprintf("rpc: protovalidate: %v", err))
-	}
 	s := &Server{
 		health:       health.NewServer(),
-		validator:    validator,
+		validator:    NewValidator(),
 		log:          opts.Logger,
 		authenticate: opts.Authenticate,
 		stopTimeout:  opts.StopTimeout,
+		endStreams:   opts.EndStreams,
 		serving:      map[string]bool{},
 	}
 	if s.stopTimeout == 0 {
@@ -134,8 +135,8 @@ func servingStatus(serving bool) healthv1.HealthCheckResponse_ServingStatus {
 }
 
 // Serve accepts connections of all the listeners, which it closes, until ctx ends.
-// Then calls may finish within Options.StopTimeout, streams within a second; what
-// is left is cut off. It returns when every handler has returned: nil after ctx
+// Then calls may finish within Options.StopTimeout, and streams too if there is
+// Options.EndStreams, else within a second; what is left is cut off. It returns when every handler has returned: nil after ctx
 // ended, an error if a listener failed or a registered service has no
 // authentication. A Server serves once.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
@@ -186,6 +187,11 @@ func (s *Server) stop() {
 		defer close(stopped)
 		s.grpc.GracefulStop()
 	}()
+	var ending sync.WaitGroup
+	if s.endStreams != nil {
+		ending.Go(s.endStreams)
+	}
+	defer ending.Wait()
 	deadline := time.NewTimer(s.stopTimeout)
 	defer deadline.Stop()
 	streams := time.NewTicker(streamStopTimeout)
@@ -195,7 +201,7 @@ func (s *Server) stop() {
 		case <-stopped:
 			return
 		case <-streams.C:
-			if s.unary.Load() > 0 {
+			if s.running.Load() > 0 {
 				continue
 			}
 		case <-deadline.C:

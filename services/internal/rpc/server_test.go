@@ -348,6 +348,43 @@ func TestStopEndsStreamsSoon(t *testing.T) {
 	}
 }
 
+// A stream that can be told to end may take its time; one of the health service has no
+// end, and does not hold up the others.
+func TestStopLetsStreamsFinishThatCanBeTold(t *testing.T) {
+	t.Parallel()
+	started, told, finish := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	opts := options(io.Discard)
+	opts.StopTimeout = time.Hour
+	opts.EndStreams = func() { close(told) }
+	r := start(t, opts, &service{report: func(stream presencev1.PresenceReportService_ReportServer) error {
+		close(started)
+		<-finish
+		return stream.Send(&presencev1.ReportResponse{Sequence: 7})
+	}})
+	watch, err := healthv1.NewHealthClient(r.conn).Watch(t.Context(), &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watch.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := presencev1.NewPresenceReportServiceClient(r.conn).Report(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-started
+	r.stop()
+	<-told
+	<-time.After(1500 * time.Millisecond) // beyond the second that other streams have
+	close(finish)
+	if answer, err := stream.Recv(); err != nil || answer.GetSequence() != 7 {
+		t.Errorf("the stream ended with %v, %v; want its last answer", answer, err)
+	}
+	if err := <-r.served; err != nil {
+		t.Errorf("Serve = %v, want nil", err)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	r := start(t, options(io.Discard), &service{publish: accept})

@@ -25,6 +25,9 @@ type violations struct{ list []*fault.Error }
 
 func (v *violations) first() *fault.Error { return v.list[0] }
 
+// Unwrap makes the first of them what fault.From finds.
+func (v *violations) Unwrap() error { return v.first() }
+
 // Error is for logs.
 func (v *violations) Error() string { return v.first().Error() }
 
@@ -47,14 +50,24 @@ func (v *violations) GRPCStatus() *status.Status {
 	return rich
 }
 
-// validate checks a message against the rules in its contract; its error is
-// *violations.
-func (s *Server) validate(m any) error {
-	message, ok := m.(proto.Message)
-	if !ok {
-		return nil
+// Validator checks messages against the rules in their contracts. It is safe for
+// concurrent use.
+type Validator struct{ rules protovalidate.Validator }
+
+// NewValidator returns a validator. It panics only if the validation library is broken.
+func NewValidator() *Validator {
+	rules, err := protovalidate.New()
+	if err != nil { // no option is given that could be at fault
+		panic(fmt.Sprintf("rpc: protovalidate: %v", err))
 	}
-	err := s.validator.Validate(message)
+	return &Validator{rules}
+}
+
+// Validate checks a message, as a server does with each that it receives. A message that
+// breaks rules is refused with an error that holds a *fault.Error about the first of
+// them, and is a status about all.
+func (v *Validator) Validate(message proto.Message) error {
+	err := v.rules.Validate(message)
 	if err == nil {
 		return nil
 	}
@@ -62,11 +75,20 @@ func (s *Server) validate(m any) error {
 	if !ok {
 		return fmt.Errorf("validating %s: %w", message.ProtoReflect().Descriptor().FullName(), err)
 	}
-	v := &violations{}
+	broken := &violations{}
 	for _, violation := range invalid.Violations[:min(len(invalid.Violations), maxViolations)] {
-		v.list = append(v.list, violated(message.ProtoReflect().Descriptor(), violation))
+		broken.list = append(broken.list, violated(message.ProtoReflect().Descriptor(), violation))
 	}
-	return v
+	return broken
+}
+
+// validate checks what was received.
+func (s *Server) validate(m any) error {
+	message, ok := m.(proto.Message)
+	if !ok {
+		return nil
+	}
+	return s.validator.Validate(message)
 }
 
 // violated words one violation in our terms.
