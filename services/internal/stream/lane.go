@@ -78,8 +78,7 @@ func (p *Pipeline) advance(l *lane) {
 			p.settle(l)
 		}
 	case l.sent < len(l.entries):
-		alone := l.entries[l.sent].pub.Expected != nil
-		if !l.queued && (l.flying == 0 || !alone) {
+		if !l.queued {
 			l.queued = true
 			p.ready = append(p.ready, l)
 		}
@@ -124,7 +123,7 @@ func (p *Pipeline) sendOf(l *lane) bool {
 		return false
 	}
 	e.started = time.Now()
-	if t == nil || e.pub.Expected != nil {
+	if t == nil || e.pub.Expected != nil { // that is for settle, when the others have landed
 		l.sent++
 		l.stalled = true
 		p.advance(l)
