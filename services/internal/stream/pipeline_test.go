@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -253,8 +254,15 @@ func TestPipelineRoomIsBounded(t *testing.T) {
 	}
 	err := p.Publish(soon(t), text("chat.b", "1"), nil)
 	refused(t, err, fault.StoreUnavailable)
+	large, b := s.Pipeline(), newAnswers(t)
+	for n := range pipelineRoom / 16 {
+		b.publish(large, text("chat.b", fmt.Sprintf(`"%d%s"`, n, strings.Repeat("x", 15*pipelineShare))))
+	}
+	err = large.Publish(soon(t), text("chat.b", "1"), nil)
+	refused(t, err, fault.StoreUnavailable)
 	x.start()
 	p.Close()
+	large.Close()
 	if all := storedIn(t, s, "chat.a"); len(all) != pipelineRoom {
 		t.Errorf("%d stored", len(all))
 	}
@@ -339,11 +347,13 @@ func TestPipelineUnknownOutcomeBarsTheChannel(t *testing.T) {
 func TestPipelineBarEnds(t *testing.T) {
 	t.Parallel()
 	s := readyStore(t, Options{Embedded: startEmbedded(t)})
-	p := &Pipeline{s: s, room: make(chan struct{}, 9), wake: make(chan struct{}, 1), lanes: map[channel.Name]*lane{}}
+	p := &Pipeline{s: s, room: semaphore.NewWeighted(9), wake: make(chan struct{}, 1), lanes: map[channel.Name]*lane{}}
 	enter := func(id string) (err error) {
 		pub := text("chat.a", "1")
 		pub.ID = id
-		p.room <- struct{}{}
+		if !p.room.TryAcquire(1) {
+			t.Fatal("no room")
+		}
 		p.enter(&entry{p: p, pub: pub, msg: &nats.Msg{}, done: func(_ message.Receipt, refusal error) { err = refusal }})
 		return err
 	}
