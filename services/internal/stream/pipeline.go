@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -15,8 +16,10 @@ import (
 )
 
 const (
-	// pipelineRoom bounds the publications of a pipeline that are not answered.
-	pipelineRoom = 1024
+	// pipelineRoom bounds the publications of a pipeline that are not answered: a larger
+	// one takes the room of several.
+	pipelineRoom  = 1024
+	pipelineShare = 16 << 10 // bytes
 	// pipelineTick is how soon a pipeline notices that a reply is overdue, or cannot come.
 	pipelineTick = 50 * time.Millisecond
 	// barTime is how long a channel stays closed to later messages after one whose outcome
@@ -34,9 +37,9 @@ const (
 // It is safe for concurrent use; the order is that of the calls.
 type Pipeline struct {
 	s     *Store
-	room  chan struct{} // an entry for each publication that is not answered
-	wake  chan struct{} // something is in the inbox
-	ended chan struct{} // closed when the loop has ended
+	room  *semaphore.Weighted // of publications that are not answered
+	wake  chan struct{}       // something is in the inbox
+	ended chan struct{}       // closed when the loop has ended
 
 	mu     sync.Mutex
 	inbox  inbox
@@ -92,6 +95,11 @@ type reply struct {
 	m     *nats.Msg
 }
 
+// size is how much room it takes.
+func (e *entry) size() int64 {
+	return min(1+int64(len(e.pub.Payload.Data))/pipelineShare, pipelineRoom)
+}
+
 func (e *entry) answer(m *nats.Msg) {
 	e.p.tell(func(b *inbox) { b.replies = append(b.replies, reply{e, m}) })
 }
@@ -100,7 +108,7 @@ func (e *entry) answer(m *nats.Msg) {
 func (s *Store) Pipeline() *Pipeline {
 	p := &Pipeline{
 		s:     s,
-		room:  make(chan struct{}, pipelineRoom),
+		room:  semaphore.NewWeighted(pipelineRoom),
 		wake:  make(chan struct{}, 1),
 		ended: make(chan struct{}),
 		lanes: make(map[channel.Name]*lane),
@@ -116,8 +124,8 @@ func (s *Store) Pipeline() *Pipeline {
 	return p
 }
 
-// Publish takes a publication and returns; it blocks only while 1,024 are unanswered,
-// no longer than ctx, which bounds nothing else. If it returns nil, done is called
+// Publish takes a publication and returns; it blocks only while 1,024, or 16 MiB, are
+// unanswered, no longer than ctx, which bounds nothing else. If it returns nil, done is called
 // exactly once, with what Store.Publish would return; all calls come from one
 // goroutine, in no order, and must neither call Publish nor Close. A publication is
 // tried for 10 seconds from when it is its turn.
@@ -139,21 +147,13 @@ func (p *Pipeline) Publish(ctx context.Context, pub message.Publication, done fu
 	if part != nil {
 		e.msg = encodeStored(pub, part.in+string(pub.Channel))
 	}
-	select {
-	case p.room <- struct{}{}:
-	default:
-		select {
-		case p.room <- struct{}{}:
-		case <-p.ended:
-			return unconfirmed(errClosed)
-		case <-ctx.Done():
-			return unconfirmed(ctx.Err())
-		}
+	if err := p.room.Acquire(ctx, e.size()); err != nil {
+		return unconfirmed(err)
 	}
 	p.mu.Lock()
 	if p.closed || p.taken == 0 && !p.s.enter() {
 		p.mu.Unlock()
-		<-p.room
+		p.room.Release(e.size())
 		return unconfirmed(errClosed)
 	}
 	p.taken++
@@ -297,7 +297,7 @@ func (p *Pipeline) finish(e *entry, receipt message.Receipt, err error) {
 	e.state = answered // its lane keeps it while earlier ones are not
 	e.done(receipt, err)
 	p.finished++
-	<-p.room
+	p.room.Release(e.size())
 }
 
 // handOver passes an ephemeral message on; it is answered after a flush.

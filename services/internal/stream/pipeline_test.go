@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -253,8 +254,15 @@ func TestPipelineRoomIsBounded(t *testing.T) {
 	}
 	err := p.Publish(soon(t), text("chat.b", "1"), nil)
 	refused(t, err, fault.StoreUnavailable)
+	large, b := s.Pipeline(), newAnswers(t)
+	for n := range pipelineRoom / 16 {
+		b.publish(large, text("chat.b", fmt.Sprintf(`"%d%s"`, n, strings.Repeat("x", 15*pipelineShare))))
+	}
+	err = large.Publish(soon(t), text("chat.b", "1"), nil)
+	refused(t, err, fault.StoreUnavailable)
 	x.start()
 	p.Close()
+	large.Close()
 	if all := storedIn(t, s, "chat.a"); len(all) != pipelineRoom {
 		t.Errorf("%d stored", len(all))
 	}
@@ -339,11 +347,13 @@ func TestPipelineUnknownOutcomeBarsTheChannel(t *testing.T) {
 func TestPipelineBarEnds(t *testing.T) {
 	t.Parallel()
 	s := readyStore(t, Options{Embedded: startEmbedded(t)})
-	p := &Pipeline{s: s, room: make(chan struct{}, 9), wake: make(chan struct{}, 1), lanes: map[channel.Name]*lane{}}
+	p := &Pipeline{s: s, room: semaphore.NewWeighted(9), wake: make(chan struct{}, 1), lanes: map[channel.Name]*lane{}}
 	enter := func(id string) (err error) {
 		pub := text("chat.a", "1")
 		pub.ID = id
-		p.room <- struct{}{}
+		if !p.room.TryAcquire(1) {
+			t.Fatal("no room")
+		}
 		p.enter(&entry{p: p, pub: pub, msg: &nats.Msg{}, done: func(_ message.Receipt, refusal error) { err = refusal }})
 		return err
 	}
@@ -373,5 +383,107 @@ func TestPipelineBarEnds(t *testing.T) {
 	bar(before)
 	if p.review(time.Now()); len(p.lanes) != 0 {
 		t.Error("a lane was kept whose bar has ended")
+	}
+}
+
+// settledBy runs a settlement of what was sent of chat.a and says what it found out.
+func settledBy(t *testing.T, s *Store, patience time.Duration, some ...*suspect) (outcomes map[string]outcome, cause error) {
+	t.Helper()
+	p := &Pipeline{s: s, wake: make(chan struct{}, 1)}
+	of := settlement{p: p, part: s.groups["chat"].of("chat.a"), some: some}
+	for _, each := range some {
+		each.deadline = time.Now().Add(patience)
+	}
+	cause = of.run()
+	if cause != nil {
+		of.giveUp(cause)
+	}
+	outcomes = map[string]outcome{}
+	for _, o := range p.inbox.settled {
+		outcomes[o.entry.pub.ID] = o
+	}
+	return outcomes, cause
+}
+
+func suspectOf(s *Store, n int) *suspect {
+	pub := numbered("chat.a", n)
+	return &suspect{e: &entry{pub: pub}, m: encodeStored(pub, s.groups["chat"].of("chat.a").in+"chat.a"), sent: true}
+}
+
+// What a leader lost is not stored after what was sent later and was not lost.
+func TestSettlementKeepsOrder(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	second, fourth := publish(t, s, numbered("chat.a", 2)), publish(t, s, numbered("chat.a", 4))
+	acknowledged := suspectOf(s, 4)
+	acknowledged.answered, acknowledged.at = true, fourth.Position
+	got, cause := settledBy(t, s, patience,
+		suspectOf(s, 1), suspectOf(s, 2), suspectOf(s, 3), acknowledged, suspectOf(s, 5), suspectOf(s, 6))
+	if cause != nil {
+		t.Fatal(cause)
+	}
+	refused(t, got["m-1"].err, fault.PublishOvertaken)
+	refused(t, got["m-3"].err, fault.PublishOvertaken)
+	if o := got["m-2"]; o.err != nil || o.receipt.Position != second.Position || !o.receipt.Duplicate {
+		t.Errorf("what was stored: %+v", o)
+	}
+	if _, ok := got["m-4"]; ok {
+		t.Error("what was answered was answered again")
+	}
+	if text := contents(storedIn(t, s, "chat.a")); text != "2 4 5 6" {
+		t.Errorf("stored %s", text)
+	}
+}
+
+// A leader that does not know what was acknowledged since is not believed about what
+// came before it.
+func TestSettlementDoesNotBelieveALeaderThatIsBehind(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	epoch := publish(t, s, text("chat.b", "1")).Epoch
+	elsewhere := suspectOf(s, 2) // acknowledged by another one
+	elsewhere.answered, elsewhere.at = true, message.Position{Epoch: epoch, Offset: 9}
+	got, cause := settledBy(t, s, 300*time.Millisecond, suspectOf(s, 1), elsewhere)
+	if cause == nil {
+		t.Error("settled")
+	}
+	refused(t, got["m-1"].err, fault.StoreUnavailable)
+	if all := storedIn(t, s, "chat.a"); len(all) != 0 {
+		t.Errorf("stored %s", contents(all))
+	}
+}
+
+// A reply does not come through another connection than the message went: that is not
+// waited for.
+func TestPipelineTakesOutOfFlightWhatLostItsConnection(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	part := s.groups["chat"].of("chat.a")
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for name, tt := range map[string]struct {
+		tenure *tenure
+		sent   time.Duration // ago
+		lost   bool
+	}{
+		"connected":    {part.current(), 0, false},
+		"overdue":      {part.current(), requestTimeout, true},
+		"disconnected": {&tenure{connected: ended}, 0, true},
+		"reconnected":  {&tenure{connected: t.Context()}, 0, true},
+	} {
+		if !s.slots.try() {
+			t.Fatal("no slot")
+		}
+		now := time.Now()
+		l := &lane{part: part, tenure: tt.tenure, sent: 1, flying: 1}
+		e := &entry{lane: l, state: inFlight, sentAt: now.Add(-tt.sent)}
+		l.entries = []*entry{e}
+		p := &Pipeline{s: s}
+		if lost := p.dropOverdue(l, now); lost != tt.lost || (l.flying == 0) != lost || (e.state == failed) != lost || (s.slots.used() == 0) != lost {
+			t.Errorf("%s: %v, %+v, %d slots", name, lost, l, s.slots.used())
+		}
+		if !tt.lost {
+			s.slots.release()
+		}
 	}
 }

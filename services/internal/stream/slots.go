@@ -90,10 +90,3 @@ func (s *slots) release() {
 	s.mu.Unlock()
 	granted()
 }
-
-// used is how many are taken.
-func (s *slots) used() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maxInFlight - s.free
-}

@@ -65,3 +65,10 @@ func TestSlotsLeaveTooLate(t *testing.T) {
 		t.Error("left although the slot was granted")
 	}
 }
+
+// used is how many are taken.
+func (s *slots) used() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maxInFlight - s.free
+}
