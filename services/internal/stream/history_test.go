@@ -267,7 +267,9 @@ func TestReadBesideAPartitionThatIsAway(t *testing.T) {
 	for i := 0; s.groups["chat"].of(other) == away; i++ {
 		other = channel.Name(fmt.Sprint("chat.other", i))
 	}
-	away.set(nil)
+	away.mu.Lock()
+	away.replace(nil)
+	away.mu.Unlock()
 	ctx, cancel := context.WithCancel(t.Context())
 	var reading sync.WaitGroup
 	var asking atomic.Int32
