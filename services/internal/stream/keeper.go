@@ -25,8 +25,9 @@ const (
 	renewSpread = 250 * time.Millisecond
 )
 
-// keep looks at every stream now and then.
+// keep looks at every stream now and then, and at the servers that it is connected to.
 func (s *Store) keep(every time.Duration) {
+	watched, replicated := s.outlooks()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -42,6 +43,9 @@ func (s *Store) keep(every time.Duration) {
 					wg.Go(func() { s.keepOne(p) })
 				}
 			}
+		}
+		for _, o := range watched {
+			wg.Go(func() { s.watch(o, replicated) })
 		}
 		wg.Wait()
 	}

@@ -185,8 +185,8 @@ func TestOnlyALeaderWithItsReplicasIsBelieved(t *testing.T) {
 		{"one replica", replicas(), nil},
 		{"both are heard", replicas(1, time.Second), nil},
 		{"one is heard", replicas(time.Second, time.Minute), nil},
-		{"none is heard", replicas(leaderLease+1, time.Minute), errNotLed},
-		{"one was never heard", replicas(0, time.Minute), errNotLed},
+		{"none is heard", replicas(leaderLease+1, time.Minute), errDeposed},
+		{"one was never heard", replicas(0, time.Minute), errDeposed},
 		{"no leader", `,"cluster":{"replicas":[{"active":1},{"active":1}]}`, errNotLed},
 	} {
 		got, err := decodeStanding([]byte(infoText(tt.cluster)))

@@ -102,7 +102,7 @@ func TestInvariantHeadIsThatOfALeader(t *testing.T) {
 	x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string {
 		return infoText(`,"cluster":{"leader":"n","replicas":[{"active":3000000001},{"active":60000000000}]}`)
 	})
-	if bounds, err := x.store.look(t.Context(), x.nc, x.part); err != errNotLed {
+	if bounds, err := x.store.look(t.Context(), x.nc, x.part); err != errDeposed {
 		t.Errorf("%+v, %v", bounds, err)
 	}
 	if x.part.latest.Load() != nil {

@@ -19,8 +19,10 @@ import (
 const leaderLease = 3 * time.Second
 
 var (
-	// errNotLed means that the answer may be older than what others have been told.
-	errNotLed = errors.New("the stream has no leader that hears from most replicas")
+	// errNotLed and errDeposed mean that the answer may be older than what others have
+	// been told.
+	errNotLed  = errors.New("the stream has no leader")
+	errDeposed = errors.New("the stream's leader does not hear from most replicas; there may be another")
 	// errDoubt and errSetBack mean that it does not hold what it should, as far as can
 	// be told yet, or for sure.
 	errDoubt   = errors.New("the stream ends before a message that was stored; waiting whether it comes back")
@@ -41,7 +43,7 @@ func (s standing) witness() witness {
 	return witness{offset: s.Last, time: s.lastTime}
 }
 
-// standingOf asks the leader of a stream, or returns errNotLed.
+// standingOf asks the leader of a stream, or returns errNotLed or errDeposed.
 func standingOf(ctx context.Context, nc *nats.Conn, stream string) (standing, error) {
 	reply, err := nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.INFO."+stream, nil)
 	if err != nil {
@@ -81,8 +83,11 @@ func decodeStanding(data []byte) (standing, error) {
 				heard++
 			}
 		}
-		if c.Leader == "" || 2*heard <= 1+len(c.Replicas) {
+		switch {
+		case c.Leader == "":
 			return standing{}, errNotLed
+		case 2*heard <= 1+len(c.Replicas):
+			return standing{}, errDeposed
 		}
 	}
 	epochs, err := epochsOf(info.Config.Metadata)
