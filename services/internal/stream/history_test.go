@@ -267,9 +267,7 @@ func TestReadBesideAPartitionThatIsAway(t *testing.T) {
 	for i := 0; s.groups["chat"].of(other) == away; i++ {
 		other = channel.Name(fmt.Sprint("chat.other", i))
 	}
-	away.mu.Lock()
-	away.replace(nil)
-	away.mu.Unlock()
+	away.set(nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	var reading sync.WaitGroup
 	var asking atomic.Int32

@@ -90,7 +90,7 @@ func TestInvariantEpochsCompareWithWhatWasKnownAtSending(t *testing.T) {
 	if want := (message.Position{Epoch: "a", Offset: 10}); err != nil || receipt.Position != want || tenure.broken.Load() {
 		t.Fatalf("%+v, %v", receipt, err)
 	}
-	if _, err := x.store.attempt(t.Context(), tenure, x.part, text("chat.lobby", "1"), m); err == nil || !tenure.broken.Load() {
+	if _, err := x.store.attempt(t.Context(), tenure, x.part, text("chat.lobby", "1"), m); err != errSetBack || !tenure.broken.Load() {
 		t.Errorf("offset 10 again after 12: %v", err)
 	}
 }
