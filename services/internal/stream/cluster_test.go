@@ -211,30 +211,3 @@ func replicated(changes ...func(*namespace.Namespace)) namespace.Set {
 		ns.Partitions, ns.Replicas = 1, clusterNodes
 	}}, changes...)...)
 }
-
-func TestClusterLosesItsLeader(t *testing.T) {
-	t.Parallel()
-	c := startCluster(t)
-	s := readyStore(t, Options{URL: c.url(), Namespaces: replicated()})
-	before := publish(t, s, text("chat.lobby", "1"))
-	old := c.leaderOf("CARILLON_chat_0")
-	old.vanish()
-	leader := c.leaderOf("CARILLON_chat_0", old)
-	if routes := old.server.NumRoutes(); routes != 0 {
-		t.Errorf("the node that vanished has %d routes", routes)
-	}
-	after := publish(t, s, text("chat.lobby", "2"))
-	if after.Epoch != before.Epoch || after.Offset <= before.Offset {
-		t.Errorf("%+v after %+v", after, before)
-	}
-	old.comeBack()
-	eventually(t, "the old leader follows", func() bool {
-		return old.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, "CARILLON_chat_0") &&
-			!old.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, "CARILLON_chat_0")
-	})
-	leader.stop()
-	publish(t, s, text("chat.lobby", "3"))
-	leader.start()
-	c.stepDown("CARILLON_chat_0")
-	publish(t, s, text("chat.lobby", "4"))
-}

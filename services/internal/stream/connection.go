@@ -170,6 +170,11 @@ func (s *Store) connect(o Options) error {
 	if err := errors.Join(err, failed, away); err != nil {
 		return err
 	}
+	if s.receiver != nil {
+		if err := s.watchElections(); err != nil {
+			return fmt.Errorf("stream: listen for elections: %w", err)
+		}
+	}
 	s.requests, err = newRequests(s.publisher.nc)
 	return err
 }

@@ -40,11 +40,15 @@ type EmbeddedOptions struct {
 // only a Store of the same process reaches it.
 type Embedded struct {
 	server *server.Server
+	dir    string
 	lock   *os.File
 	close  sync.Once
 }
 
-// StartEmbedded starts a server and returns once its streams are recovered. The
+// StartEmbedded starts a server and returns once its streams are recovered. Where the
+// last server in the directory did not stop by Close and the machine has been started
+// since, the streams begin an epoch after what was kept; where the directory is a copy
+// of another they begin one in which no older position is valid. The
 // error names the directory when that is in use by another process or cannot be
 // written.
 func StartEmbedded(o EmbeddedOptions) (_ *Embedded, err error) {
@@ -70,7 +74,12 @@ func StartEmbedded(o EmbeddedOptions) (_ *Embedded, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS in %s: %w", dir, err)
 	}
-	return &Embedded{server: s, lock: lock}, nil
+	if err := openEpochs(s, dir, log); err != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
+		return nil, fmt.Errorf("embedded NATS in %s: %w", dir, err)
+	}
+	return &Embedded{server: s, dir: dir, lock: lock}, nil
 }
 
 func newServer(dir string, syncInterval time.Duration, log *serverLog) (*server.Server, error) {
@@ -124,13 +133,17 @@ func lockDir(dir string) (*os.File, error) {
 // InProcessConn makes a connection to the server; nats.go calls it.
 func (e *Embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
 
-// Close stops the server, waits for its goroutines and gives up the directory. Close
-// the stores first. Calls after the first do nothing.
+// Close stops the server, waits for its goroutines, puts everything on the disk, notes
+// that, and gives up the directory. Close the stores first. Calls after the first do
+// nothing.
 func (e *Embedded) Close() (err error) {
 	e.close.Do(func() {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
-		err = e.lock.Close()
+		if err = flushTree(e.dir); err == nil { // before it is called clean, what it holds must be safe
+			err = writeDirState(e.dir, true)
+		}
+		err = errors.Join(err, e.lock.Close())
 	})
 	return err
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 )
 
@@ -41,11 +40,12 @@ func (s *Store) startSession(nc *nats.Conn) (end func()) {
 // the one that the namespace was made with, before others are made.
 func (s *Store) ensureGroup(ctx context.Context, js jetstream.JetStream, g *group) {
 	for _, p := range g.partitions {
+		p.doubt()
 		retry := backoff{next: 100 * time.Millisecond, max: ensureMaxWait}
 		for {
-			epoch, err := s.ensure(ctx, js, g.ns, p)
+			err := s.ensure(ctx, js, p)
 			if err == nil {
-				p.set(&tenure{epoch: epoch, connected: ctx})
+				p.occupy(ctx, js)
 				break
 			}
 			if ctx.Err() != nil {
@@ -61,12 +61,14 @@ func (s *Store) ensureGroup(ctx context.Context, js jetstream.JetStream, g *grou
 	}
 }
 
-func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, ns *namespace.Namespace, p *partition) (message.Epoch, error) {
+// ensure makes or adopts a stream and learns its epoch. What is missing of it is no
+// error here: publishing goes on, and proves it, while bounds are not told.
+func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, p *partition) error {
 	ctx, cancel := context.WithTimeout(ctx, ensureTimeout)
 	defer cancel()
 	stream, err := js.Stream(ctx, p.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		config := streamConfig(jetstream.StreamConfig{Name: p.stream, Metadata: firstEpoch(ns.Partitions)}, ns, p)
+		config := streamConfig(jetstream.StreamConfig{Name: p.stream, Metadata: firstEpoch(p.ns.Partitions)}, p.ns, p)
 		stream, err = js.CreateStream(ctx, config)
 		if err == nil {
 			s.logger.Info("stream made", "stream", p.stream)
@@ -76,31 +78,35 @@ func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, ns *namespac
 		}
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
-	return s.adopt(ctx, js, ns, p, stream.CachedInfo().Config)
+	if err := s.adopt(ctx, js, p, stream.CachedInfo().Config); err != nil {
+		return err
+	}
+	if _, err := s.look(ctx, js.Conn(), p); !errors.Is(err, errDoubt) {
+		return err
+	}
+	return nil
 }
 
-// adopt brings an existing stream's limits up to date and returns its epoch.
-func (s *Store) adopt(ctx context.Context, js jetstream.JetStream, ns *namespace.Namespace, p *partition, found jetstream.StreamConfig) (message.Epoch, error) {
-	epochs, err := epochsOf(found.Metadata)
-	if err != nil {
-		return "", err
+// adopt brings an existing stream's limits up to date.
+func (s *Store) adopt(ctx context.Context, js jetstream.JetStream, p *partition, found jetstream.StreamConfig) error {
+	if _, err := epochsOf(found.Metadata); err != nil {
+		return err
 	}
-	epoch := epochs[len(epochs)-1].Epoch
-	if made := found.Metadata[metadataPartitions]; made != strconv.Itoa(ns.Partitions) {
-		return "", fmt.Errorf("was made with partitions: %s, the configuration says %d; partitions cannot be changed", made, ns.Partitions)
+	if made := found.Metadata[metadataPartitions]; made != strconv.Itoa(p.ns.Partitions) {
+		return fmt.Errorf("was made with partitions: %s, the configuration says %d; partitions cannot be changed", made, p.ns.Partitions)
 	}
-	wanted := streamConfig(found, ns, p)
+	wanted := streamConfig(found, p.ns, p)
 	if reflect.DeepEqual(found, wanted) {
-		return epoch, nil
+		return nil
 	}
 	if _, err := js.UpdateStream(ctx, wanted); err != nil {
-		return "", fmt.Errorf("its configuration cannot be updated: %w", err)
+		return fmt.Errorf("its configuration cannot be updated: %w", err)
 	}
 	s.logger.Info("stream updated to the configuration", "stream", p.stream,
 		"maxAge", wanted.MaxAge, "maxBytes", wanted.MaxBytes, "replicas", wanted.Replicas)
-	return epoch, nil
+	return nil
 }
 
 // streamConfig sets what Carillon decides and leaves the rest of base as it is. The

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/carillon-rt/carillon/services/internal/message"
@@ -19,13 +20,30 @@ const (
 // epochLength is that of a random epoch: 80 bits in base 32.
 const epochLength = 16
 
+// maxEpochs bounds the epochs of a stream. Of those before only the positions are lost.
+const maxEpochs = 64
+
 // firstEpoch is the metadata of a stream that is about to be made.
 func firstEpoch(partitions int) map[string]string {
-	starts, err := json.Marshal([]message.EpochStart{{Epoch: message.Epoch(rand.Text()[:epochLength]), First: 1}})
-	if err != nil {
-		panic(err) // a struct of a string and a number
+	return map[string]string{metadataEpochs: epochsText(newEpoch(nil, 1)), metadataPartitions: strconv.Itoa(partitions)}
+}
+
+// newEpoch begins an epoch after others, whose positions before first stay valid: with
+// 1 none, and then they are left out.
+func newEpoch(before []message.EpochStart, first message.Offset) []message.EpochStart {
+	if first <= 1 {
+		before = nil
 	}
-	return map[string]string{metadataEpochs: string(starts), metadataPartitions: strconv.Itoa(partitions)}
+	before = before[max(0, len(before)-maxEpochs+1):]
+	return append(slices.Clone(before), message.EpochStart{Epoch: message.Epoch(rand.Text()[:epochLength]), First: first})
+}
+
+func epochsText(starts []message.EpochStart) string {
+	text, err := json.Marshal(starts)
+	if err != nil {
+		panic(err) // structs of a string and a number
+	}
+	return string(text)
 }
 
 // epochsOf reads the epochs, at least one, from a stream's metadata.

@@ -27,11 +27,12 @@ func (s *Store) attemptExpected(ctx context.Context, t *tenure, part *partition,
 	}
 	last := p.Expected.Last
 	for {
+		known := t.highest()
 		reply, err := s.requests.do(ctx, t.connected, expecting(m, last))
 		if err != nil {
 			return message.Receipt{}, err
 		}
-		receipt, err := receiptOf(t, reply)
+		receipt, err := receiptOf(t, known, reply)
 		switch {
 		case isCode(err, jetstream.JSErrCodeStreamWrongLastSequence):
 		case err != nil || !receipt.Duplicate:

@@ -28,16 +28,6 @@ type lane struct {
 	barredFor   string
 }
 
-// current returns the tenure, nil if there is none.
-func (p *partition) current() *tenure {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.tenure == nil || p.tenure.connected.Err() != nil {
-		return nil
-	}
-	return p.tenure
-}
-
 // enter puts an entry at the end of its lane.
 func (p *Pipeline) enter(e *entry) {
 	l := p.lanes[e.pub.Channel]
@@ -127,6 +117,7 @@ func (p *Pipeline) sendOf(l *lane) bool {
 		p.advance(l)
 		return false
 	}
+	e.known = t.highest()
 	token, err := p.s.requests.send(e.msg, e)
 	if errors.Is(err, nats.ErrMaxPayload) {
 		l.entries = slices.Delete(l.entries, l.sent, l.sent+1)
@@ -163,7 +154,7 @@ func (p *Pipeline) replied(e *entry, m *nats.Msg) {
 	p.landed(e)
 	receipt, err := message.Receipt{}, nats.ErrNoResponders
 	if !nobody(m) {
-		receipt, err = receiptOf(l.tenure, m)
+		receipt, err = receiptOf(l.tenure, e.known, m)
 	}
 	switch {
 	case err == nil:

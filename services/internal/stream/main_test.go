@@ -199,3 +199,10 @@ func listen(t testing.TB, s *Store, name channel.Name) message.Position {
 	}
 	return bounds.Head()
 }
+
+// set replaces the tenure as a connection does.
+func (p *partition) set(t *tenure) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.replace(t)
+}

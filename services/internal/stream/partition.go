@@ -2,11 +2,12 @@ package stream
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,6 +24,9 @@ const (
 	subjectEphemeral = "rt.eph."
 )
 
+// streamPrefix is what the names of Carillon's streams begin with.
+const streamPrefix = "CARILLON_"
+
 // group is a namespace with history and its partitions.
 type group struct {
 	ns         *namespace.Namespace
@@ -35,21 +39,25 @@ type partition struct {
 	label  string // for people: "stream chat/0"
 	in     string // subject prefix of publications
 	out    string // subject prefix of what is republished
+	ns     *namespace.Namespace
 	bounds *coalesced[message.Bounds]
+	// renewal begins an epoch.
+	renewal *coalesced[struct{}]
 	// replicas is more than 1 if a direct get may be answered by a server that is
 	// behind.
 	replicas int
 
+	// latest is that of memory, for Receive.
+	latest atomic.Pointer[lineage]
+	// asked is when the bounds were last told, and missing since when there is no
+	// such stream, in Unix nanoseconds; 0 is never.
+	asked, missing atomic.Int64
+
 	mu      sync.Mutex
+	memory  memory
 	tenure  *tenure
 	changed chan struct{} // closed when tenure changes
 	err     error         // why there is no tenure
-}
-
-// tenure is what is known of a stream for as long as one connection lasts.
-type tenure struct {
-	epoch     message.Epoch
-	connected context.Context // ends with the connection
 }
 
 func newGroup(s *Store, ns *namespace.Namespace) *group {
@@ -57,16 +65,21 @@ func newGroup(s *Store, ns *namespace.Namespace) *group {
 	for i := range ns.Partitions {
 		number := strconv.Itoa(i)
 		p := &partition{
-			stream:   "CARILLON_" + ns.Name + "_" + number,
+			stream:   streamPrefix + ns.Name + "_" + number,
 			label:    "stream " + ns.Name + "/" + number,
 			in:       subjectIn + number + ".",
 			out:      subjectOut + number + ".",
 			replicas: ns.Replicas,
+			ns:       ns,
 			changed:  make(chan struct{}),
 		}
 		p.bounds = shared(s, func(ctx context.Context) (message.Bounds, error) {
-			return boundsOf(ctx, s.subscriber.nc, p.stream)
+			return s.look(ctx, s.subscriber.nc, p)
 		})
+		p.renewal = shared(s, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, s.renew(ctx, p)
+		})
+		p.renewal.timeout = renewTimeout
 		g.partitions = append(g.partitions, p)
 	}
 	return g
@@ -86,14 +99,25 @@ func hash(name channel.Name) uint64 {
 	return h
 }
 
-// await returns the tenure, waiting until there is one.
+// await returns the tenure, waiting until there is one; where its epoch is over it has
+// the next one begun.
 func (p *partition) await(ctx, store context.Context) (*tenure, error) {
+	retry := newRetry()
 	for {
 		p.mu.Lock()
 		t, changed, err := p.tenure, p.changed, p.err
 		p.mu.Unlock()
 		if t != nil && t.connected.Err() == nil {
-			return t, nil
+			if !t.broken.Load() {
+				return t, nil
+			}
+			if store.Err() != nil {
+				return nil, errClosed
+			}
+			if _, err := p.renewal.do(ctx); err == nil || retry.wait(ctx) == nil {
+				continue
+			}
+			return nil, fmt.Errorf("%s: %w", p.label, errSetBack)
 		}
 		select {
 		case <-changed:
@@ -112,12 +136,75 @@ func orNotConnected(err error) error {
 	return nats.ErrDisconnected
 }
 
-func (p *partition) set(t *tenure) {
+// occupy begins a tenure of the current epoch.
+func (p *partition) occupy(connected context.Context, js jetstream.JetStream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.replace(&tenure{lineage: p.memory.lineage, connected: connected, js: js})
+}
+
+// replace sets the tenure; the caller holds mu.
+func (p *partition) replace(t *tenure) {
 	p.tenure, p.err = t, nil
 	close(p.changed)
 	p.changed = make(chan struct{})
+}
+
+// remembered returns what was known before a question is asked.
+func (p *partition) remembered() (asked *lineage, known message.Offset) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if asked = p.memory.lineage; asked != nil {
+		known = asked.highest()
+	}
+	return asked, known
+}
+
+// doubt has the witness asked for before anything more is believed.
+func (p *partition) doubt() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.memory.verified = false
+}
+
+func (p *partition) suspect(asked *lineage, told standing) (witness, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory.suspect(asked, told)
+}
+
+// judge also replaces the tenure, and returns whether that was done because the stream
+// is in another epoch.
+func (p *partition) judge(asked *lineage, known message.Offset, told standing) (_ verdict, begun bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.memory.lineage
+	v := p.memory.judge(asked, known, told, time.Now())
+	if p.memory.lineage == before {
+		return v, false
+	}
+	p.latest.Store(p.memory.lineage)
+	if p.tenure != nil {
+		p.replace(&tenure{lineage: p.memory.lineage, connected: p.tenure.connected, js: p.tenure.js})
+	}
+	return v, before != nil
+}
+
+// saw notes the offset of a message that was received.
+func (p *partition) saw(offset message.Offset) {
+	if l := p.latest.Load(); l != nil {
+		l.saw(offset)
+	}
+}
+
+// current returns the tenure; nil if there is none.
+func (p *partition) current() *tenure {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tenure == nil || p.tenure.connected.Err() != nil {
+		return nil
+	}
+	return p.tenure
 }
 
 // fail notes why the stream cannot be used, and tells whether that is news.
@@ -141,33 +228,6 @@ func (p *partition) problem() error {
 	default:
 		return fmt.Errorf("%s: not checked yet", p.label)
 	}
-}
-
-// boundsOf asks for a stream's epochs and its first and last sequence.
-func boundsOf(ctx context.Context, nc *nats.Conn, stream string) (message.Bounds, error) {
-	reply, err := nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.INFO."+stream, nil)
-	if err != nil {
-		return message.Bounds{}, err
-	}
-	var info struct {
-		Error  *jetstream.APIError `json:"error"`
-		Config struct {
-			Metadata map[string]string `json:"metadata"`
-		} `json:"config"`
-		State struct {
-			FirstSeq message.Offset `json:"first_seq"`
-			LastSeq  message.Offset `json:"last_seq"`
-		} `json:"state"`
-	}
-	if err := json.Unmarshal(reply.Data, &info); err != nil {
-		return message.Bounds{}, fmt.Errorf("stream info: %w", err)
-	}
-	if info.Error != nil {
-		return message.Bounds{}, info.Error
-	}
-	epochs, err := epochsOf(info.Config.Metadata)
-	// A stream that never held a message says 0 where it means 1.
-	return message.Bounds{Epochs: epochs, First: max(info.State.FirstSeq, 1), Last: info.State.LastSeq}, err
 }
 
 // channelOf cuts the channel out of a subject that messages are received on.

@@ -75,6 +75,7 @@ type entry struct {
 
 	started time.Time // when its 10 seconds began; zero until then
 	sentAt  time.Time
+	known   message.Offset // the highest of its stream, when it was sent
 	token   uint64
 	state   entryState
 	// at is where NATS has stored it, once known: of a repetition, from before.

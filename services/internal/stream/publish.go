@@ -135,11 +135,12 @@ func (s *Store) attempt(ctx context.Context, t *tenure, part *partition, p messa
 	if p.Expected != nil {
 		return s.attemptExpected(ctx, t, part, p, m)
 	}
+	known := t.highest()
 	reply, err := s.requests.do(ctx, t.connected, m)
 	if err != nil {
 		return message.Receipt{}, err
 	}
-	receipt, err := receiptOf(t, reply)
+	receipt, err := receiptOf(t, known, reply)
 	if err != nil || !receipt.Duplicate {
 		return receipt, err
 	}
@@ -147,8 +148,10 @@ func (s *Store) attempt(ctx context.Context, t *tenure, part *partition, p messa
 }
 
 // receiptOf reads what a stream's leader answers to a message. Duplicate means that it
-// has the message's Nats-Msg-Id.
-func receiptOf(t *tenure, reply *nats.Msg) (message.Receipt, error) {
+// has the message's Nats-Msg-Id. A new message whose offset is not above what was known
+// when it was sent proves that the stream was set back: errSetBack, to publish again
+// when an epoch has begun.
+func receiptOf(t *tenure, known message.Offset, reply *nats.Msg) (message.Receipt, error) {
 	var ack struct {
 		Error     *jetstream.APIError `json:"error"`
 		Sequence  message.Offset      `json:"seq"`
@@ -160,6 +163,13 @@ func receiptOf(t *tenure, reply *nats.Msg) (message.Receipt, error) {
 	if ack.Error != nil {
 		return message.Receipt{}, ack.Error
 	}
+	if !ack.Duplicate && ack.Sequence <= known {
+		t.broken.Store(true)
+	}
+	if t.broken.Load() {
+		return message.Receipt{}, errSetBack
+	}
+	t.saw(ack.Sequence)
 	return message.Receipt{Position: message.Position{Epoch: t.epoch, Offset: ack.Sequence}, Duplicate: ack.Duplicate}, nil
 }
 
@@ -183,7 +193,7 @@ func (s *Store) probe(ctx context.Context, t *tenure, m *nats.Msg) (message.Offs
 	if err != nil {
 		return 0, err
 	}
-	receipt, err := receiptOf(t, reply)
+	receipt, err := receiptOf(t, 0, reply)
 	if isCode(err, codeNoRollup) {
 		return 0, nil
 	}

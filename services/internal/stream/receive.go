@@ -73,6 +73,9 @@ func (s *Store) receive(m *nats.Msg) {
 		})
 		return
 	}
+	if part, err := s.partitionOf(decoded.Channel); err == nil && part != nil {
+		part.saw(decoded.Offset)
+	}
 	s.receiver.Receive(decoded)
 }
 

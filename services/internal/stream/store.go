@@ -10,6 +10,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,8 @@ type Options struct {
 	// queue is the capacity of the queues of received messages together; 0 is
 	// receiveQueue.
 	queue int
+	// keepEvery is how often streams are looked at; 0 is keepEvery.
+	keepEvery time.Duration
 }
 
 // Store publishes and listens. It is safe for concurrent use.
@@ -122,6 +125,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err := s.connect(o); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.wg.Go(func() { s.keep(cmp.Or(o.keepEvery, keepEvery)) })
 	return s, nil
 }
 

@@ -1,0 +1,209 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+// writers publish with ids to one channel until they are stopped. Each tries again with
+// the same id where the outcome is unknown, as PROTOCOL asks of clients.
+type writers struct {
+	t    *testing.T
+	stop chan struct{}
+	wg   sync.WaitGroup
+
+	mu       sync.Mutex
+	receipts map[string]message.Receipt // by id, acknowledged
+	retried  int                        // Publish calls that ended unknown
+	total    atomic.Int64
+}
+
+func startWriters(t *testing.T, s *Store, count int) *writers {
+	w := &writers{t: t, stop: make(chan struct{}), receipts: map[string]message.Receipt{}}
+	for i := range count {
+		w.wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-w.stop:
+					return
+				default:
+				}
+				w.publish(s, fmt.Sprintf("%d-%d", i, n))
+			}
+		})
+	}
+	return w
+}
+
+func (w *writers) publish(s *Store, id string) {
+	p := text("chat.lobby", `"`+id+`"`)
+	p.ID = id
+	var receipt message.Receipt
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		var err error
+		if receipt, err = s.Publish(context.Background(), p); err == nil {
+			break
+		}
+		w.mu.Lock()
+		w.retried++
+		w.mu.Unlock()
+		if time.Now().After(deadline) {
+			w.t.Errorf("%s: %v", id, err)
+			return
+		}
+	}
+	w.mu.Lock()
+	w.receipts[id] = receipt
+	w.mu.Unlock()
+	w.total.Add(1)
+}
+
+func (w *writers) end() {
+	close(w.stop)
+	w.wg.Wait()
+}
+
+// more waits until that many more messages are acknowledged.
+func (w *writers) more(count int64) {
+	w.t.Helper()
+	target := w.total.Load() + count
+	eventually(w.t, "more acknowledged messages", func() bool { return w.total.Load() >= target })
+}
+
+// readAll returns the ids of a channel with their offsets, in order.
+func readAll(t *testing.T, s *Store) (ids []string, offsets []message.Offset) {
+	t.Helper()
+	after := message.Offset(0)
+	for {
+		page, err := s.Read(t.Context(), "chat.lobby", after, MaxPage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range page.Messages {
+			ids, offsets = append(ids, m.ID), append(offsets, m.Offset)
+		}
+		if page.Reached == after {
+			return ids, offsets
+		}
+		after = page.Reached
+	}
+}
+
+// exactlyOnce checks what is stored, and what was received, against the receipts.
+func (w *writers) exactlyOnce(s *Store, epoch message.Epoch) {
+	t := w.t
+	t.Helper()
+	ids, offsets := readAll(t, s)
+	at := map[string]message.Offset{}
+	for i, id := range ids {
+		if was, ok := at[id]; ok {
+			t.Errorf("%s is stored twice: at %d and %d", id, was, offsets[i])
+		}
+		at[id] = offsets[i]
+	}
+	for id, receipt := range w.receipts {
+		if want := (message.Position{Epoch: epoch, Offset: at[id]}); receipt.Position != want {
+			t.Errorf("%s was acknowledged at %+v, and is stored at %+v", id, receipt.Position, want)
+		}
+	}
+	if len(ids) != len(w.receipts) {
+		t.Errorf("%d stored, %d acknowledged: all were published until they were", len(ids), len(w.receipts))
+	}
+}
+
+// The leader vanishes, gives way, and stops: nothing acknowledged is lost, nothing is
+// stored twice, the epoch stays, and what the receiver did not get is in the history.
+func TestInvariantPublishRetriesAcrossLeaderChanges(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	r := newRecorder()
+	s := readyStore(t, Options{URL: c.url(), Namespaces: replicated(), Receiver: r})
+	start := listen(t, s, "chat.lobby")
+	w := startWriters(t, s, 8)
+	w.more(200)
+
+	c.stepDown(onlyStream)
+	w.more(200)
+
+	missed := r.missedTimes()
+	leader := c.leaderOf(onlyStream)
+	leader.vanish()
+	c.leaderOf(onlyStream, leader)
+	w.more(200)
+	leader.comeBack()
+	eventually(t, "Missed at 0, 1 and 10 s after the election", func() bool { return r.missedTimes() >= missed+3 })
+
+	leader = c.leaderOf(onlyStream)
+	leader.stop()
+	w.more(200)
+	leader.start()
+	w.more(200)
+	w.end()
+	w.exactlyOnce(s, start.Epoch)
+	t.Logf("%d messages, %d publishes ended unknown, %d received live", len(w.receipts), w.retried, len(r.of("chat.lobby")))
+
+	bounds, err := s.Bounds(t.Context(), "chat.lobby")
+	if err != nil || len(bounds.Epochs) != 1 {
+		t.Errorf("bounds %+v, %v", bounds, err)
+	}
+	previous := message.Offset(0)
+	for _, m := range r.of("chat.lobby") {
+		if receipt, ok := w.receipts[m.ID]; !ok || receipt.Offset != m.Offset {
+			t.Errorf("received %s at %d, acknowledged at %d", m.ID, m.Offset, receipt.Offset)
+		}
+		previous = max(previous, m.Offset)
+	}
+	if previous > bounds.Last {
+		t.Errorf("received %d beyond the head %d", previous, bounds.Last)
+	}
+}
+
+// A store whose server is cut off from the others leaves it, and the bounds that it
+// tells meanwhile are never behind what others were told.
+func TestInvariantHeadAcrossACutRoute(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	publish(t, readyStore(t, Options{URL: c.url(), Namespaces: replicated()}), text("chat.lobby", "1"))
+	alone := c.leaderOf(onlyStream)
+	others := []*node{c.nodes[(alone.index+1)%clusterNodes], c.nodes[(alone.index+2)%clusterNodes]}
+	for _, n := range others {
+		n.clients.setCut(true)
+	}
+	stuck := readyStore(t, Options{URL: c.url(), Namespaces: replicated(), Receiver: newRecorder(), keepEvery: 250 * time.Millisecond})
+	eventually(t, "all connections", func() bool { return stuck.subscriber.nc.IsConnected() && stuck.reader.nc.IsConnected() })
+	for _, n := range others {
+		n.clients.setCut(false)
+	}
+	outside := readyStore(t, Options{URL: others[0].url(), Namespaces: replicated()})
+
+	alone.isolate(true)
+	c.leaderOf(onlyStream, alone)
+	last := publish(t, outside, text("chat.lobby", "2"))
+	t.Logf("two leaders: %v", alone.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, onlyStream))
+	eventually(t, "bounds", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		bounds, err := stuck.Bounds(ctx, "chat.lobby")
+		if err == nil && bounds.Last < last.Offset {
+			t.Fatalf("the head is %d, others were told %d", bounds.Last, last.Offset)
+		}
+		return err == nil
+	})
+	if after := publish(t, stuck, text("chat.lobby", "3")); after.Epoch != last.Epoch || after.Offset <= last.Offset {
+		t.Errorf("%+v after %+v", after, last)
+	}
+	for _, connection := range []*connection{stuck.publisher, stuck.subscriber, stuck.reader} {
+		eventually(t, "all connections have left", func() bool {
+			return connection.nc.IsConnected() && connection.nc.ConnectedServerName() != alone.options.ServerName
+		})
+	}
+}

@@ -1,0 +1,111 @@
+package stream
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+// scripted is a partition whose stream is played by a test, on a NATS server that has
+// no JetStream.
+type scripted struct {
+	t     *testing.T
+	nc    *nats.Conn
+	store *Store
+	part  *partition
+}
+
+func newScripted(t *testing.T) *scripted {
+	t.Helper()
+	x := newExternal(t)
+	x.options.JetStream = false
+	x.start()
+	nc, err := nats.Connect(x.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	s := openStore(t, Options{URL: x.url(), Namespaces: testNamespaces(one), keepEvery: time.Hour})
+	eventually(t, "connected", func() bool { return s.publisher.problem() == nil })
+	return &scripted{t: t, nc: nc, store: s, part: s.groups["chat"].partitions[0]}
+}
+
+// answer has what is asked on a subject answered by what reply returns.
+func (x *scripted) answer(subject string, reply func() string) {
+	x.t.Helper()
+	_, err := x.nc.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond([]byte(reply())) })
+	if err == nil {
+		err = x.nc.Flush()
+	}
+	if err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// What is acknowledged while a question is on its way need not be in the answer.
+func TestInvariantEpochsCompareWithWhatWasKnownBefore(t *testing.T) {
+	t.Parallel()
+	x := newScripted(t)
+	x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string {
+		if l := x.part.latest.Load(); l != nil {
+			l.saw(12)
+		}
+		return infoText("") // which ends at 9
+	})
+	for i := range 2 {
+		if bounds, err := x.store.look(t.Context(), x.nc, x.part); err != nil || bounds.Last != 9 {
+			t.Fatalf("look %d: %+v, %v", i, bounds, err)
+		}
+	}
+	if _, err := x.store.look(t.Context(), x.nc, x.part); err != errDoubt {
+		t.Errorf("now 12 is known: %v", err)
+	}
+}
+
+// Acknowledgements overtake each other: only one that is not above what was known when
+// its message was sent is proof.
+func TestInvariantEpochsCompareWithWhatWasKnownAtSending(t *testing.T) {
+	t.Parallel()
+	x := newScripted(t)
+	x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string { return infoText("") })
+	if _, err := x.store.look(t.Context(), x.nc, x.part); err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(x.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.part.occupy(t.Context(), js)
+	tenure := x.part.current()
+	m := &nats.Msg{Subject: "test.publish"}
+	x.answer(m.Subject, func() string {
+		tenure.saw(12) // of a later message, by another goroutine
+		return `{"stream":"S","seq":10}`
+	})
+	receipt, err := x.store.attempt(t.Context(), tenure, x.part, text("chat.lobby", "1"), m)
+	if want := (message.Position{Epoch: "a", Offset: 10}); err != nil || receipt.Position != want || tenure.broken.Load() {
+		t.Fatalf("%+v, %v", receipt, err)
+	}
+	if _, err := x.store.attempt(t.Context(), tenure, x.part, text("chat.lobby", "1"), m); err != errSetBack || !tenure.broken.Load() {
+		t.Errorf("offset 10 again after 12: %v", err)
+	}
+}
+
+// The answers of members of a group that has no leader are not those of its stream.
+func TestInvariantHeadIsThatOfALeader(t *testing.T) {
+	t.Parallel()
+	x := newScripted(t)
+	x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string {
+		return infoText(`,"cluster":{"leader":"n","replicas":[{"active":3000000001},{"active":60000000000}]}`)
+	})
+	if bounds, err := x.store.look(t.Context(), x.nc, x.part); err != errDeposed {
+		t.Errorf("%+v, %v", bounds, err)
+	}
+	if x.part.latest.Load() != nil {
+		t.Error("its epoch is believed")
+	}
+}
