@@ -241,8 +241,18 @@ func (c *client) say(frame string) {
 	}
 }
 
-// next is the next frame as text.
+// next is the next frame as text, but for positions, which come when they want.
 func (c *client) next() string {
+	c.t.Helper()
+	for {
+		if text := c.any(); !strings.HasPrefix(text, `{"position":`) {
+			return text
+		}
+	}
+}
+
+// any is the next frame as text.
+func (c *client) any() string {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), 15*time.Second)
 	defer cancel()

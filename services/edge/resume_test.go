@@ -428,7 +428,7 @@ func (m *moody) Lasts(ctx context.Context, names []channel.Name) (map[channel.Na
 }
 
 func (m *moody) Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error) {
-	if limit > 1 && name.Namespace() == "chat" {
+	if limit > 32 && name.Namespace() == "chat" { // fewer are read to see what follows
 		m.pages.Add(1)
 	}
 	page, err := m.Broker.Read(ctx, name, after, limit)

@@ -50,6 +50,12 @@ type session struct {
 	working  bool
 	retiring func() // set once the edge drains: what the worker does when nothing is pending
 
+	// lagging are the subscriptions that are behind, telling whether a goroutine sees to
+	// them. lagMu is taken after a topic's mu.
+	lagMu   sync.Mutex
+	lagging []*subscription
+	telling bool
+
 	ended atomic.Bool // the connection is closing: nothing more is taken or carried out
 
 	// Of the worker, and of the reader after the worker has ended.
@@ -58,6 +64,7 @@ type session struct {
 	subject       *authorization.Subject
 	subscriptions map[channel.Name]*subscription
 	turn          chan struct{} // one place, for the replay whose turn it is; made with the first
+	unresolved    unresolved
 }
 
 // credential is a verified token.
