@@ -27,15 +27,8 @@ func (h *hub) tellPositions(topics []*topic, bounds message.Bounds, now time.Tim
 // The caller holds t.mu.
 func (t *topic) tellPosition(bounds message.Bounds, now time.Time) {
 	at := t.position
-	if len(t.subscriptions) == 0 || t.told >= at.Offset || bounds.Last < bounds.First-1 {
-		return
-	}
-	quarter := (bounds.Last - (bounds.First - 1)) / 4
 	rested := now.Sub(t.positioned) >= positionPause
-	due := func(told message.Offset) bool {
-		return told < at.Offset && (told+1 < bounds.First+quarter || rested && at.Offset-told > quarter)
-	}
-	if !due(t.told) {
+	if len(t.subscriptions) == 0 || !positionDue(t.told, at.Offset, bounds, rested) {
 		return
 	}
 	t.positioned = now
@@ -43,9 +36,16 @@ func (t *topic) tellPosition(bounds message.Bounds, now time.Time) {
 	event := frame.Position{Position: at, Channels: []string{string(t.name)}}
 	t.told = at.Offset
 	for _, sub := range t.subscriptions {
-		if due(sub.told) && sub.behind == nil && sub.session.sendLossy(encoded.frame(sub.session.codec, event)) {
+		if positionDue(sub.told, at.Offset, bounds, rested) && sub.behind == nil && sub.session.sendLossy(encoded.frame(sub.session.codec, event)) {
 			sub.told = at.Offset
 		}
 		t.told = min(t.told, sub.told)
 	}
+}
+
+// positionDue tells whether a client that knows one offset is to be told a later one.
+// Rested means that the topic's was not told just now.
+func positionDue(told, at message.Offset, bounds message.Bounds, rested bool) bool {
+	quarter := (bounds.Last + 1 - bounds.First) / 4
+	return told < at && (told+1 < bounds.First+quarter || rested && at-told > quarter)
 }

@@ -25,6 +25,8 @@ const (
 	boundsTimeout = 2 * time.Second
 	// repairPause is the least time between two attempts to read what was missed.
 	repairPause = 100 * time.Millisecond
+	// maxProofs is how many channels one check reads for themselves.
+	maxProofs = 256
 	// pageLimit is how many messages one question brings.
 	pageLimit = 256
 )
@@ -189,7 +191,13 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 	if err != nil {
 		return nil, false, err
 	}
+	now, err := h.broker.Bounds(ctx, topics[0].name) // what is kept now was kept then
+	if err != nil {
+		return nil, false, err
+	}
+	bounds.First = now.First
 	late, sure = map[*topic]message.Offset{}, true
+	var unproved []*topic
 	for _, t := range topics {
 		last := lasts[t.name]
 		t.mu.Lock()
@@ -204,12 +212,37 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 			t.position.Offset = max(t.position.Offset, last.UpTo)
 			if covered {
 				t.checked = alarms
+			} else if t.position.Offset < bounds.First+(bounds.Last-bounds.First)/2 {
+				unproved = append(unproved, t)
 			}
 		}
 		t.mu.Unlock()
 		sure = sure && covered
 	}
-	return late, sure, nil
+	return late, sure, h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)
+}
+
+// prove moves on the positions of quiet channels that the answer about all does not:
+// where none of them has a message left there is no such answer. They are read one by
+// one, and so only before their positions fall out of what is kept.
+func (h *hub) prove(ctx context.Context, topics []*topic, bounds message.Bounds, late map[*topic]message.Offset) error {
+	for _, t := range topics {
+		after := t.floor()
+		page, trimmed, err := h.readAfter(ctx, t.name, after, 1)
+		if err != nil {
+			return err
+		}
+		if seen := max(page.Reached, trimmed); seen > after {
+			late[t] = seen
+			continue
+		}
+		t.mu.Lock()
+		if !t.repairing {
+			t.position.Offset = max(t.position.Offset, bounds.Last)
+		}
+		t.mu.Unlock()
+	}
+	return nil
 }
 
 // startRepair has everything read that follows a topic's position, up to an offset
