@@ -321,7 +321,8 @@ func (s *session) logRefusal(refusal *fault.Error) {
 	s.logger.Log(context.Background(), level, "command refused", "user_id", string(s.user), "reason", string(refusal.Reason), "error", refusal)
 }
 
-// send queues a push. A client that does not read is disconnected.
+// send queues a frame that the client cannot do without: one that does not read is
+// disconnected.
 func (s *session) send(f socket.Frame) {
 	if errors.Is(s.socket.Send(f), socket.ErrFull) {
 		limit := s.edge.options.Limits.MaxQueueBytes
