@@ -379,14 +379,23 @@ func (s *session) publish(ctx context.Context, p frame.Publish) (frame.Event, er
 	if publication.Payload, err = payloadOf(p); err != nil {
 		return nil, err
 	}
-	if err := s.allow(ctx, authorization.Publish, name); err != nil {
+	if err := s.unresolved.admit(name, publication.ID, time.Now()); err != nil {
 		return nil, err
 	}
-	receipt, err := s.edge.hub.broker.Publish(ctx, publication)
+	receipt, err := s.store(ctx, publication)
+	s.unresolved.settle(name, publication.ID, err, time.Now())
 	if err != nil {
 		return nil, err
 	}
 	return frame.Published{Receipt: receipt}, nil
+}
+
+// store stores a publication, if the client may publish it.
+func (s *session) store(ctx context.Context, p message.Publication) (message.Receipt, error) {
+	if err := s.allow(ctx, authorization.Publish, p.Channel); err != nil {
+		return message.Receipt{}, err
+	}
+	return s.edge.hub.broker.Publish(ctx, p)
 }
 
 func payloadOf(p frame.Publish) (message.Payload, error) {

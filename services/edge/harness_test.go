@@ -122,7 +122,7 @@ type lossy struct {
 
 func (l *lossy) Receive(m *message.Message) {
 	if lose := l.lose.Load(); lose == nil || !(*lose)(m) {
-		l.Receiver.Receive(m)
+		l.Receiver.Receive(dress(m))
 	}
 }
 
@@ -133,9 +133,11 @@ type world struct {
 	store    *stream.Store
 	receiver edge.Receiver
 	lossy    *lossy
+	costumes *costumes
 	policy   *policy
 	roster   *attendance
-	stop     func() error // drains; may be called once
+	stop     func() error // drains; may be called again
+	end      func() error // stops everything; may be called again
 }
 
 func namespaces() namespace.Set {
@@ -144,14 +146,24 @@ func namespaces() namespace.Set {
 		{Name: "chat", History: history, Partitions: 1, Replicas: 1, Presence: true},
 		{Name: "tiny", History: &namespace.History{MaxMessages: 10_000, MaxAge: time.Hour, MaxBytes: 1 << 20}, Partitions: 1, Replicas: 1},
 		{Name: "user", History: history, Partitions: 1, Replicas: 1},
+		{Name: "wide", History: history, Partitions: 3, Replicas: 1},
+		{Name: "latest", History: history, Partitions: 1, Replicas: 1, SlowConsumer: namespace.SlowLatest},
+		{Name: "drop", History: history, Partitions: 1, Replicas: 1, SlowConsumer: namespace.SlowDrop},
+		{Name: "flow", Ephemeral: true, Partitions: 1, Replicas: 1, SlowConsumer: namespace.SlowLatest},
 		{Name: "cursor", Ephemeral: true, Partitions: 1, Replicas: 1, Rate: &namespace.Rate{Messages: 2, Per: time.Hour}},
 	})
 }
 
 func start(t testing.TB, change func(*edge.Options)) *world {
 	t.Helper()
+	return startIn(t, t.TempDir(), change)
+}
+
+// startIn starts on what another world has left in a directory.
+func startIn(t testing.TB, dir string, change func(*edge.Options)) *world {
+	t.Helper()
 	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
-	embedded, err := stream.StartEmbedded(stream.EmbeddedOptions{Dir: t.TempDir(), Logger: logger})
+	embedded, err := stream.StartEmbedded(stream.EmbeddedOptions{Dir: dir, Logger: logger})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +176,8 @@ func start(t testing.TB, change func(*edge.Options)) *world {
 		OpenBroker: func(r edge.Receiver) (edge.Broker, error) {
 			w.receiver, w.lossy = r, &lossy{Receiver: r}
 			w.store, err = stream.Open(t.Context(), stream.Options{Embedded: embedded, Namespaces: namespaces(), Receiver: w.lossy, Logger: logger})
-			return w.store, err
+			w.costumes = &costumes{Broker: w.store, purged: map[channel.Name]message.Offset{}}
+			return w.costumes, err
 		},
 		Verifier: verifier, Authorizer: w.policy, Roster: w.roster, Namespaces: namespaces(),
 		Limits: edge.Limits{
@@ -199,8 +212,9 @@ func start(t testing.TB, change func(*edge.Options)) *world {
 		cancel()
 		return <-served
 	})
+	w.end = sync.OnceValue(func() error { return errors.Join(w.stop(), w.store.Close(), embedded.Close()) })
 	t.Cleanup(func() {
-		if err := errors.Join(w.stop(), w.store.Close(), embedded.Close()); err != nil {
+		if err := w.end(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -241,8 +255,18 @@ func (c *client) say(frame string) {
 	}
 }
 
-// next is the next frame as text.
+// next is the next frame as text, but for positions, which come when they want.
 func (c *client) next() string {
+	c.t.Helper()
+	for {
+		if text := c.any(); !strings.HasPrefix(text, `{"position":`) {
+			return text
+		}
+	}
+}
+
+// any is the next frame as text.
+func (c *client) any() string {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), 15*time.Second)
 	defer cancel()

@@ -5,6 +5,8 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -26,6 +28,9 @@ type hub struct {
 	cancel     context.CancelFunc
 	goroutines sync.WaitGroup
 	alarm      chan struct{} // one place: heads are to be checked at once
+	alarms     atomic.Uint64 // how often that was said
+
+	lingering lingering
 }
 
 // hubShards keeps joins, leaves and deliveries of different channels apart.
@@ -36,10 +41,13 @@ type hubShard struct {
 	topics map[channel.Name]*topic
 }
 
-// topic is a channel with listeners on this edge.
+// topic is a channel with listeners on this edge, or that had some a short while ago.
 type topic struct {
 	name channel.Name
-	refs int // joins in progress and subscriptions; guarded by the shard's mu
+	// refs counts joins in progress and subscriptions; place is where it lingers, nil
+	// while it does not. Guarded by the shard's mu.
+	refs  int
+	place *place
 
 	ready chan struct{} // closed when listening has begun or failed
 	err   error         // why it failed; read after ready
@@ -57,15 +65,30 @@ type topic struct {
 	held          ring
 	subscriptions []*subscription // in no order
 	ended         *fault.Error    // why nothing is delivered any more; nil while it is
+	// checked is the last alarm after which the position was found to be right.
+	checked uint64
+	// told is the least of the subscriptions' told, or less; positioned is when it was
+	// last raised for its own sake.
+	told       message.Offset
+	positioned time.Time
 }
 
 // subscription is one session's interest in one topic.
 type subscription struct {
 	session *session
 	topic   *topic
+	policy  slowPolicy
 	index   int            // in topic.subscriptions, -1 while not there; guarded by topic.mu
 	after   message.Offset // what comes first lies after it; guarded by topic.mu
-	replay  *replay        // nil, or what brings it up to the topic's position
+	// told is the last offset that a frame has told the client: from there it would
+	// resume. Guarded by topic.mu, once attached.
+	told   message.Offset
+	behind *behind // what the client was too slow for; nil: nothing; guarded by topic.mu
+	replay *replay // nil, or what brings it up to the topic's position
+}
+
+func newSubscription(s *session, t *topic) *subscription {
+	return &subscription{session: s, topic: t, index: -1, policy: s.edge.slowPolicyOf(t.name)}
 }
 
 func newHub(m *metrics, logger *slog.Logger) *hub {
@@ -98,6 +121,7 @@ func (h *hub) acquire(ctx context.Context, name channel.Name) (*topic, error) {
 		shard.topics[name] = t
 	}
 	t.refs++
+	h.lingering.take(t)
 	shard.mu.Unlock()
 
 	if !known {
@@ -120,6 +144,7 @@ func (h *hub) acquire(ctx context.Context, name channel.Name) (*topic, error) {
 // known only moves the position: no subscription exists yet that could want it.
 func (h *hub) listen(ctx context.Context, t *topic) {
 	defer close(t.ready)
+	alarms := h.alarms.Load()
 	bounds, err := h.broker.Listen(ctx, t.name)
 	if err != nil {
 		t.err = err
@@ -130,6 +155,7 @@ func (h *hub) listen(ctx context.Context, t *topic) {
 	defer t.mu.Unlock()
 	t.position = message.Position{Epoch: bounds.Epoch(), Offset: max(bounds.Last, t.position.Offset)}
 	t.ring.reset(t.position.Offset)
+	t.checked, t.positioned = alarms, time.Now()
 }
 
 // forget takes a topic out and calls then before anybody can make another of its
@@ -142,20 +168,26 @@ func (h *hub) forget(t *topic, then func()) bool {
 		return false
 	}
 	delete(shard.topics, t.name)
+	h.lingering.take(t)
 	then()
 	return true
 }
 
-// release gives a topic back; the last one to do so ends the listening.
+// release gives a topic back; when all have, it lingers.
 func (h *hub) release(t *topic) {
 	shard := h.shard(t.name)
 	shard.mu.Lock()
-	defer shard.mu.Unlock()
 	t.refs--
 	if t.refs == 0 && shard.topics[t.name] == t {
-		delete(shard.topics, t.name)
-		h.broker.Unlisten(t.name)
+		if h.broker.Partition(t.name) == "" { // there is no ring to keep
+			delete(shard.topics, t.name)
+			h.broker.Unlisten(t.name)
+		} else {
+			h.lingering.add(t, time.Now())
+		}
 	}
+	shard.mu.Unlock()
+	h.dropLingering(time.Now())
 }
 
 // tell says where a subscription starts and whether everything since the client's
@@ -167,13 +199,17 @@ func (t *topic) subscribe(s *session, tell tell) *subscription {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	tell(t.position, false)
-	sub := &subscription{session: s, topic: t}
+	sub := newSubscription(s, t)
+	sub.told = t.position.Offset
 	t.attach(sub, t.position.Offset)
 	return sub
 }
 
 // attach lets a subscription have what comes after an offset. The caller holds t.mu.
 func (t *topic) attach(sub *subscription, after message.Offset) {
+	if len(t.subscriptions) == 0 || sub.told < t.told {
+		t.told = sub.told
+	}
 	sub.index, sub.after = len(t.subscriptions), after
 	t.subscriptions = append(t.subscriptions, sub)
 	if t.ended != nil { // while the subscription was on its way
@@ -195,6 +231,7 @@ func (h *hub) unsubscribe(sub *subscription) {
 		t.subscriptions[sub.index].index = sub.index
 		t.subscriptions[last] = nil
 		t.subscriptions = t.subscriptions[:last]
+		sub.index, sub.behind = -1, nil
 	}
 	t.mu.Unlock()
 	h.release(t)
@@ -214,7 +251,7 @@ func (h *hub) Receive(m *message.Message) {
 	switch {
 	case m.Offset == 0: // ephemeral
 		h.metrics.delivered(len(t.subscriptions), m)
-		t.fanOut(frame.Message{Message: m}, 0)
+		t.fanOut(frame.Message{Message: m}, 0, 0)
 	case m.Offset <= t.position.Offset: // it was read already, or comes twice
 	case t.position.Epoch == "": // not listened to yet
 		t.position.Offset = m.Offset
@@ -223,41 +260,64 @@ func (h *hub) Receive(m *message.Message) {
 	case m.Previous > t.position.Offset:
 		h.startRepair(t, m.Previous)
 		t.hold(m)
+	case t.checked != h.alarms.Load() && t.unchained(m):
+		h.startRepair(t, m.Offset-1)
+		t.hold(m)
 	default:
 		h.deliver(t, m)
 	}
 }
 
-// deliver sends the channel's next message to all. The caller holds t.mu.
+// unchained tells whether messages may have come and gone before m: the channel was
+// empty when it was stored, though the topic is not at the beginning. Only where the
+// edge may have missed some is that worth a look. The caller holds t.mu.
+func (t *topic) unchained(m *message.Message) bool {
+	return m.Previous == 0 && m.Offset > t.position.Offset+1 && t.position.Offset > 0
+}
+
+// deliver sends the channel's next message to all. One whose TTL has passed counts as
+// sent. The caller holds t.mu.
 func (h *hub) deliver(t *topic, m *message.Message) {
+	if m.Purge {
+		h.announceGap(t, m.Offset, fault.ChannelPurged)
+		return
+	}
+	before := t.position.Offset
 	t.position.Offset = m.Offset
 	t.ring.add(m)
+	if m.Expired(time.Now()) || len(t.subscriptions) == 0 {
+		return
+	}
 	h.metrics.delivered(len(t.subscriptions), m)
-	t.fanOut(frame.Message{Message: m}, m.Offset)
+	t.fanOut(frame.Message{Message: m}, before, m.Offset)
 }
 
 // announceGap tells all that nothing up to an offset will be delivered. The caller
 // holds t.mu.
-func (h *hub) announceGap(t *topic, to message.Offset) {
-	h.metrics.gap()
-	gap := gapOf(t.name, t.position, to)
+func (h *hub) announceGap(t *topic, to message.Offset, reason fault.Reason) {
+	before := t.position
 	t.position.Offset = to
 	t.ring.reset(to)
-	t.fanOut(gap, to)
+	if len(t.subscriptions) > 0 {
+		h.metrics.gap(reason)
+		t.fanOut(gapOf(t.name, before, to, reason), before.Offset, to)
+	}
 }
 
-func gapOf(name channel.Name, from message.Position, to message.Offset) frame.Gap {
-	return frame.Gap{Channel: string(name), Epoch: from.Epoch, From: from.Offset + 1, To: to, Reason: fault.MessagesMissed}
+func gapOf(name channel.Name, after message.Position, to message.Offset, reason fault.Reason) frame.Gap {
+	return frame.Gap{Channel: string(name), Epoch: after.Epoch, From: after.Offset + 1, To: to, Reason: reason}
 }
 
-// fanOut sends an event to all subscriptions but those that are beyond its offset
-// already, encoded once a codec. The caller holds t.mu.
-func (t *topic) fanOut(event frame.Event, offset message.Offset) {
+// fanOut sends an event that takes the topic from one offset to another to all
+// subscriptions but those that are beyond it already, encoded once a codec. Offsets
+// are 0 where there are none. The caller holds t.mu.
+func (t *topic) fanOut(event frame.Event, from, to message.Offset) {
 	var encoded encodings
+	t.told = to
 	for _, sub := range t.subscriptions {
-		if offset != 0 && offset <= sub.after {
-			continue
+		if (to == 0 || to > sub.after) && sub.offer(&encoded, event, from, to) {
+			sub.told = to
 		}
-		sub.session.send(encoded.frame(sub.session.codec, event))
+		t.told = min(t.told, sub.told)
 	}
 }

@@ -42,7 +42,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.latency, errs[6] = meter.Float64Histogram("carillon.edge.delivery.latency", metric.WithUnit("s"),
 		metric.WithDescription("Time from storing a message to queueing it to the recipients."),
 		metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5))
-	m.gaps, errs[7] = meter.Int64Counter("carillon.edge.gaps", metric.WithDescription("Gaps announced to the subscribers of a channel."))
+	m.gaps, errs[7] = meter.Int64Counter("carillon.edge.gaps", metric.WithDescription("Gaps announced: to all subscribers of a channel, or to one that was slow or catching up, by reason."))
 	m.repairs, errs[8] = meter.Int64Counter("carillon.edge.repairs", metric.WithDescription("Times that a channel's messages were read from the store because they had not come by themselves."))
 	m.recoveries, errs[9] = meter.Int64Counter("carillon.edge.recoveries", metric.WithDescription("Subscriptions resumed with everything that was missed, by where that came from: ring or store."))
 	return &m, errors.Join(errs[:]...)
@@ -110,4 +110,6 @@ func (m *metrics) recovered(source string) {
 	m.recoveries.Add(context.Background(), 1, metric.WithAttributes(attribute.String("source", source)))
 }
 
-func (m *metrics) gap() { m.gaps.Add(context.Background(), 1) }
+func (m *metrics) gap(reason fault.Reason) {
+	m.gaps.Add(context.Background(), 1, metric.WithAttributes(attribute.String("reason", strings.ToLower(string(reason)))))
+}

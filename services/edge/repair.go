@@ -25,12 +25,15 @@ const (
 	boundsTimeout = 2 * time.Second
 	// repairPause is the least time between two attempts to read what was missed.
 	repairPause = 100 * time.Millisecond
+	// maxProofs is how many channels one check reads for themselves.
+	maxProofs = 256
 	// pageLimit is how many messages one question brings.
 	pageLimit = 256
 )
 
 // Missed has the heads of all channels checked at once.
 func (h *hub) Missed() {
+	h.alarms.Add(1)
 	select {
 	case h.alarm <- struct{}{}:
 	default: // a check is due already
@@ -50,7 +53,8 @@ func (h *hub) watch(ctx context.Context) {
 			return
 		case <-h.alarm:
 			clear(checked)
-		case <-ticker.C:
+		case now := <-ticker.C:
+			h.dropLingering(now)
 		}
 		h.checkHeads(ctx, checked)
 	}
@@ -81,9 +85,10 @@ func (h *hub) checkHeads(ctx context.Context, checked map[string]message.Offset)
 }
 
 // checkPartition repairs those topics of a partition that are behind, unless it ends
-// where it is known to be delivered. It returns where it ends; ok means that all of it
-// has been delivered.
+// where it is known to be delivered, and tells positions. It returns where it ends; ok
+// means that all of it has been delivered.
 func (h *hub) checkPartition(ctx context.Context, topics []*topic, known message.Offset) (last message.Offset, ok bool) {
+	alarms := h.alarms.Load()
 	soon, cancel := context.WithTimeout(ctx, boundsTimeout)
 	defer cancel()
 	bounds, err := h.broker.Bounds(soon, topics[0].name)
@@ -92,12 +97,14 @@ func (h *hub) checkPartition(ctx context.Context, topics []*topic, known message
 	}
 	topics = h.ofEpoch(topics, bounds)
 	if bounds.Last == known || len(topics) == 0 {
+		h.tellPositions(topics, bounds, time.Now())
 		return known, true
 	}
-	behind, sure, err := h.behind(ctx, topics, bounds)
+	behind, sure, err := h.behind(ctx, topics, bounds, alarms)
 	if err != nil {
 		return 0, false
 	}
+	h.tellPositions(topics, bounds, time.Now())
 	if len(behind) == 0 {
 		return bounds.Last, sure
 	}
@@ -173,8 +180,9 @@ func (h *hub) endTopic(t *topic) {
 
 // behind tells which topics have a last message that was not delivered; sure means that
 // there are no others, as of the bounds of their partition. The position of one that is
-// quiet moves on, so that what is trimmed of others does not look like its own.
-func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds) (late map[*topic]message.Offset, sure bool, err error) {
+// quiet moves on, so that what is trimmed of others does not look like its own; where
+// that came too late, something may have come and gone.
+func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds, alarms uint64) (late map[*topic]message.Offset, sure bool, err error) {
 	names := make([]channel.Name, len(topics))
 	for i, t := range topics {
 		names[i] = t.name
@@ -183,22 +191,58 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 	if err != nil {
 		return nil, false, err
 	}
+	now, err := h.broker.Bounds(ctx, topics[0].name) // what is kept now was kept then
+	if err != nil {
+		return nil, false, err
+	}
+	bounds.First = now.First
 	late, sure = map[*topic]message.Offset{}, true
+	var unproved []*topic
 	for _, t := range topics {
 		last := lasts[t.name]
 		t.mu.Lock()
+		covered := last.UpTo >= bounds.Last // else a replica that is behind has answered
 		switch {
 		case last.Offset > t.position.Offset:
 			late[t] = last.Offset
-		case !t.repairing && bounds.First <= t.position.Offset+1: // else something may have come and gone
+		case t.repairing:
+		case bounds.First > t.position.Offset+1:
+			late[t] = bounds.First - 1
+		default:
 			t.position.Offset = max(t.position.Offset, last.UpTo)
+			if covered {
+				t.checked = alarms
+			} else if t.position.Offset < bounds.First+(bounds.Last-bounds.First)/2 {
+				unproved = append(unproved, t)
+			}
 		}
 		t.mu.Unlock()
-		if last.UpTo < bounds.Last { // a replica that is behind has answered
-			sure = false
-		}
+		sure = sure && covered
 	}
-	return late, sure, nil
+	return late, sure, h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)
+}
+
+// prove moves on the positions of quiet channels that the answer about all does not:
+// where none of them has a message left there is no such answer. They are read one by
+// one, and so only before their positions fall out of what is kept.
+func (h *hub) prove(ctx context.Context, topics []*topic, bounds message.Bounds, late map[*topic]message.Offset) error {
+	for _, t := range topics {
+		after := t.floor()
+		page, trimmed, err := h.readAfter(ctx, t.name, after, 1)
+		if err != nil {
+			return err
+		}
+		if seen := max(page.Reached, trimmed); seen > after {
+			late[t] = seen
+			continue
+		}
+		t.mu.Lock()
+		if !t.repairing {
+			t.position.Offset = max(t.position.Offset, bounds.Last)
+		}
+		t.mu.Unlock()
+	}
+	return nil
 }
 
 // startRepair has everything read that follows a topic's position, up to an offset
@@ -227,7 +271,8 @@ func (h *hub) repair(t *topic) {
 		t.mu.Lock()
 		after, seen := t.position, t.seen
 		t.mu.Unlock()
-		page, trimmed, err := h.readAfter(h.context, t.name, after)
+		alarms := h.alarms.Load()
+		page, trimmed, err := h.readAfter(h.context, t.name, after.Offset, pageLimit)
 		if h.context.Err() != nil {
 			return
 		}
@@ -242,7 +287,7 @@ func (h *hub) repair(t *topic) {
 			}
 			continue
 		}
-		if h.catchUp(t, page, trimmed, seen) {
+		if h.catchUp(t, page, trimmed, seen, alarms) {
 			return
 		}
 	}
@@ -257,11 +302,11 @@ func (h *hub) abandoned(t *topic) bool {
 }
 
 // catchUp delivers what a repair has read, and tells whether that was all.
-func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset) bool {
+func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset, alarms uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if trimmed > t.position.Offset {
-		h.announceGap(t, trimmed)
+		h.announceGap(t, trimmed, fault.MessagesMissed)
 	}
 	for _, m := range page.Messages {
 		if m.Offset > t.position.Offset {
@@ -272,9 +317,10 @@ func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset)
 	if page.Pending > 0 {
 		return false
 	}
-	if t.position.Offset < seen { // it was stored, and is not any more
-		h.announceGap(t, seen)
+	if t.position.Offset < seen { // it was stored, and is not any more, not even to be left out
+		h.announceGap(t, seen, fault.MessagesMissed)
 	}
+	t.checked = alarms
 	if missed, ok := t.held.since(t.position.Offset); ok {
 		for _, m := range missed {
 			h.deliver(t, m)
@@ -286,23 +332,39 @@ func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset)
 	return !t.repairing
 }
 
-// readAfter reads a page of a channel after a position. Everything up to trimmed, if
-// that is not 0, may have been dropped from the store before it could be read.
-func (h *hub) readAfter(ctx context.Context, name channel.Name, after message.Position) (page message.Page, trimmed message.Offset, err error) {
+// readAfter reads a page of a channel after an offset. Everything up to trimmed, if that
+// is not 0, may have been dropped from the store before it could be read.
+func (h *hub) readAfter(ctx context.Context, name channel.Name, after message.Offset, limit int) (page message.Page, trimmed message.Offset, err error) {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
-	if page, err = h.broker.Read(ctx, name, after.Offset, pageLimit); err != nil {
+	if page, err = h.broker.Read(ctx, name, after, limit); err != nil {
 		return page, 0, err
 	}
 	bounds, err := h.broker.Bounds(ctx, name) // after reading: what is kept now was kept then
-	if err != nil || bounds.First <= after.Offset+1 {
+	if err != nil || bounds.First <= after+1 {
 		return page, 0, err
 	}
 	trimmed = bounds.First - 1
-	if len(page.Messages) > 0 {
+	switch {
+	case len(page.Messages) > 0:
 		trimmed = min(trimmed, page.Messages[0].Offset-1)
-	} else if page.Reached > after.Offset {
+		if page.Messages[0].Purge { // which says itself that all before it is gone
+			trimmed = 0
+		}
+		page = cut(page, bounds.First)
+	case page.Reached > after:
 		trimmed = min(trimmed, page.Reached-1)
 	}
 	return page, trimmed, nil
+}
+
+// cut ends a page after its first message where what followed may have been dropped
+// while it was read: the next page tells.
+func cut(page message.Page, kept message.Offset) message.Page {
+	first := page.Messages[0].Offset
+	if rest := len(page.Messages) - 1; rest > 0 && kept > first+1 {
+		page.Messages, page.Reached = page.Messages[:1], first
+		page.Pending += rest
+	}
+	return page
 }

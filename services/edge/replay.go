@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -38,16 +39,30 @@ type start struct {
 
 // resume subscribes a session to an acquired topic. If everything after the position
 // that the client gives can be replayed, it is; else the subscription begins with the
-// latest messages, if it is to, or at the topic's position.
+// latest messages, if it is to, or with what has come since a purge, or at the topic's
+// position.
 func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell tell) (*subscription, error) {
+	if from.since != nil && s.socket.Below(s.most(maxRingFrames)) {
+		if sub := t.resumeFromRing(s, *from.since, from.most, tell); sub != nil {
+			h.metrics.recovered("ring")
+			return sub, nil
+		}
+	}
 	bounds, err := h.broker.Bounds(ctx, t.name)
 	if err != nil {
 		return nil, err
 	}
 	if from.since != nil && bounds.Recoverable(*from.since) {
-		at := message.Position{Epoch: bounds.Epoch(), Offset: from.since.Offset}
-		if sub, err := h.replaySince(ctx, s, t, at, from.most, tell); sub != nil || err != nil {
-			return sub, err
+		o, err := h.open(ctx, s, t, message.Position{Epoch: bounds.Epoch(), Offset: from.since.Offset})
+		switch {
+		case err != nil:
+			return nil, err
+		case o.trimmed, o.follow > from.most, o.purged && from.rewind > 0:
+		default:
+			if !o.purged {
+				h.metrics.recovered("store")
+			}
+			return h.begin(s, t, o, !o.purged, tell), nil
 		}
 	}
 	if from.rewind == 0 {
@@ -57,40 +72,26 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 	if err != nil {
 		return nil, err
 	}
-	at := message.Position{Epoch: bounds.Epoch(), Offset: after}
-	tell(at, false)
-	return h.startReplay(s, t, at), nil
-}
-
-// replaySince replays everything after a position; nil if that is more than it may be.
-func (h *hub) replaySince(ctx context.Context, s *session, t *topic, at message.Position, most int, tell tell) (*subscription, error) {
-	if s.socket.Below(s.most(maxRingFrames)) {
-		if sub := t.resumeFromRing(s, at, most, tell); sub != nil {
-			h.metrics.recovered("ring")
-			return sub, nil
-		}
-	}
-	first, err := h.broker.Read(ctx, t.name, at.Offset, 1)
-	if err != nil || len(first.Messages)+first.Pending > most {
+	o, err := h.open(ctx, s, t, message.Position{Epoch: bounds.Epoch(), Offset: after})
+	if err != nil {
 		return nil, err
 	}
-	h.metrics.recovered("store")
-	tell(at, true)
-	return h.startReplay(s, t, at), nil
+	return h.begin(s, t, o, false, tell), nil
 }
 
 // resumeFromRing sends what was missed at once, if the ring has all of it, which is
 // little enough not to be paced; nil if not, or if it is too much.
-func (t *topic) resumeFromRing(s *session, at message.Position, most int, tell tell) *subscription {
+func (t *topic) resumeFromRing(s *session, since message.Position, most int, tell tell) *subscription {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	missed, ok := t.ring.since(at.Offset)
-	if !ok || len(missed) > most || t.position.Epoch != at.Epoch {
+	missed, ok := t.ring.since(since.Offset)
+	if !ok || len(missed) > most || t.position.Epoch != since.Epoch || since.Offset > t.position.Offset {
 		return nil
 	}
-	tell(at, true)
-	sub := &subscription{session: s, topic: t}
-	t.attachAfter(sub, missed, at.Offset)
+	tell(since, true)
+	sub := newSubscription(s, t)
+	sub.told = since.Offset
+	t.attachAfter(sub, missed, since.Offset)
 	return sub
 }
 
@@ -98,19 +99,100 @@ func (t *topic) resumeFromRing(s *session, at message.Position, most int, tell t
 // The caller holds t.mu.
 func (t *topic) attachAfter(sub *subscription, missed []*message.Message, after message.Offset) {
 	for _, m := range missed {
-		sub.session.send(sub.session.codec.build(0, frame.Message{Message: m}))
+		sub.push(m)
 		after = m.Offset
 	}
 	t.attach(sub, after)
 }
 
-// startReplay makes a subscription that is attached when it has what the topic has.
-func (h *hub) startReplay(s *session, t *topic, from message.Position) *subscription {
+// push sends a message to one subscription that is not attached, unless its TTL has
+// passed.
+func (sub *subscription) push(m *message.Message) {
+	if !m.Expired(time.Now()) {
+		sub.session.send(sub.session.codec.build(0, frame.Message{Message: m}))
+		sub.told = m.Offset
+	}
+}
+
+// openingMessages bounds the messages that are read to see how a subscription begins,
+// of a client that can take them.
+const openingMessages = 32
+
+// opening is where a subscription begins, and the first messages that follow.
+type opening struct {
+	at       message.Position
+	messages []*message.Message
+	reached  message.Offset // up to here they are all that follow
+	whole    bool           // nothing follows them
+	follow   int            // how many messages follow at, purges and expired ones included
+	purged   bool           // at is that of a purge, later than what was asked for
+	trimmed  bool           // at is later than what was asked for: that is gone
+}
+
+// open looks at what follows a position.
+func (h *hub) open(ctx context.Context, s *session, t *topic, at message.Position) (opening, error) {
+	floor, limit := t.floor(), 1
+	if s.socket.Below(s.most(2 * maxRingFrames)) {
+		limit = openingMessages
+	}
+	page, trimmed, err := h.readAfter(ctx, t.name, at.Offset, limit)
+	if err != nil {
+		return opening{}, err
+	}
+	o := opening{at: at, messages: page.Messages, reached: page.Reached, whole: page.Pending == 0}
+	if trimmed > at.Offset {
+		o.trimmed, o.at.Offset = true, trimmed
+	}
+	for i, m := range page.Messages {
+		if m.Purge {
+			o.purged, o.at.Offset, o.messages = true, m.Offset, page.Messages[i+1:]
+		}
+	}
+	if o.whole {
+		o.reached = max(o.reached, floor)
+	}
+	o.follow = len(o.messages) + page.Pending
+	return o, nil
+}
+
+// floor is an offset up to which a reading that begins now finds everything there is.
+func (t *topic) floor() message.Offset {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.position.Offset
+}
+
+// begin subscribes a session with what was opened: at once, if that is all and little,
+// and the client reads.
+func (h *hub) begin(s *session, t *topic, o opening, recovered bool, tell tell) *subscription {
+	tell(o.at, recovered)
+	sub := newSubscription(s, t)
+	sub.told = o.at.Offset
+	size := 0
+	for _, m := range o.messages {
+		size += sizeOf(m)
+	}
+	if !o.whole || size > ringBytes || !s.socket.Below(s.most(2*maxRingFrames)) {
+		return h.startReplay(sub, o.at)
+	}
+	for _, m := range o.messages {
+		sub.push(m)
+	}
+	o.at.Offset = max(o.at.Offset, o.reached)
+	if !t.join(sub, o.at.Offset) {
+		return h.startReplay(sub, o.at)
+	}
+	return sub
+}
+
+// startReplay has a subscription attached when it has what the topic has.
+func (h *hub) startReplay(sub *subscription, from message.Position) *subscription {
+	s := sub.session
 	if s.turn == nil {
 		s.turn = make(chan struct{}, 1)
 	}
 	ctx, cancel := context.WithCancel(h.context)
-	sub := &subscription{session: s, topic: t, index: -1, replay: &replay{cancel: cancel, done: make(chan struct{})}}
+	sub.replay = &replay{cancel: cancel, done: make(chan struct{})}
 	h.goroutines.Go(func() {
 		defer close(sub.replay.done)
 		if err := h.run(ctx, sub, from); err != nil && ctx.Err() == nil {
@@ -140,58 +222,68 @@ func (h *hub) advance(ctx context.Context, sub *subscription, at *message.Positi
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-	t.mu.Lock()
-	// Reading begins after this, so what it does not find up to here is not there.
-	floor := t.position.Offset
-	t.mu.Unlock()
-	page, trimmed, err := h.readAfter(ctx, t.name, *at)
+	floor := t.floor()
+	page, trimmed, err := h.readAfter(ctx, t.name, at.Offset, pageLimit)
 	if err != nil {
 		return false, err
 	}
 	if trimmed > at.Offset {
-		h.metrics.gap()
-		sub.session.send(sub.session.codec.build(0, gapOf(t.name, *at, trimmed)))
-		at.Offset = trimmed
+		h.pushGap(sub, at, trimmed, fault.MessagesMissed)
 	}
 	for _, m := range page.Messages {
-		if m.Offset <= at.Offset {
+		switch {
+		case m.Offset <= at.Offset:
 			continue
+		case m.Purge:
+			h.pushGap(sub, at, m.Offset, fault.ChannelPurged)
+		default:
+			if err := sub.pushPaced(ctx, m); err != nil {
+				return false, err
+			}
+			at.Offset = m.Offset
 		}
-		if err := sub.session.sendPaced(ctx, m); err != nil {
-			return false, err
-		}
-		at.Offset = m.Offset
 	}
 	at.Offset = max(at.Offset, page.Reached)
 	if page.Pending > 0 {
 		return false, nil
 	}
 	at.Offset = max(at.Offset, floor)
-	return t.finish(ctx, sub, at.Offset)
-}
-
-// finish attaches a subscription that has everything up to an offset, if the ring has
-// what has come since.
-func (t *topic) finish(ctx context.Context, sub *subscription, at message.Offset) (bool, error) {
 	if err := sub.session.waitFor(ctx, maxRingFrames); err != nil {
 		return false, err
 	}
+	return t.join(sub, at.Offset), nil
+}
+
+// pushGap tells one subscription that is not attached of a gap.
+func (h *hub) pushGap(sub *subscription, at *message.Position, to message.Offset, reason fault.Reason) {
+	h.metrics.gap(reason)
+	sub.session.send(sub.session.codec.build(0, gapOf(sub.topic.name, *at, to, reason)))
+	at.Offset, sub.told = to, to
+}
+
+// join attaches a subscription that has everything up to an offset, if the ring has
+// what has come since.
+func (t *topic) join(sub *subscription, at message.Offset) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	missed, ok := t.ring.since(at)
 	if ok {
 		t.attachAfter(sub, missed, at)
 	}
-	return ok, nil
+	return ok
 }
 
-// sendPaced queues a message of a replay when little else is queued.
-func (s *session) sendPaced(ctx context.Context, m *message.Message) error {
+// pushPaced sends a message of a replay when little else is queued.
+func (sub *subscription) pushPaced(ctx context.Context, m *message.Message) error {
+	s := sub.session
 	f := s.codec.build(0, frame.Message{Message: m})
 	if err := s.waitFor(ctx, len(f)); err != nil {
 		return err
 	}
-	s.send(f)
+	if !m.Expired(time.Now()) { // which may have happened meanwhile
+		s.send(f)
+		sub.told = m.Offset
+	}
 	return nil
 }
 

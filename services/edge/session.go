@@ -50,6 +50,12 @@ type session struct {
 	working  bool
 	retiring func() // set once the edge drains: what the worker does when nothing is pending
 
+	// lagging are the subscriptions that are behind, telling whether a goroutine sees to
+	// them. lagMu is taken after a topic's mu.
+	lagMu   sync.Mutex
+	lagging []*subscription
+	telling bool
+
 	ended atomic.Bool // the connection is closing: nothing more is taken or carried out
 
 	// Of the worker, and of the reader after the worker has ended.
@@ -58,6 +64,7 @@ type session struct {
 	subject       *authorization.Subject
 	subscriptions map[channel.Name]*subscription
 	turn          chan struct{} // one place, for the replay whose turn it is; made with the first
+	unresolved    unresolved
 }
 
 // credential is a verified token.
@@ -314,7 +321,8 @@ func (s *session) logRefusal(refusal *fault.Error) {
 	s.logger.Log(context.Background(), level, "command refused", "user_id", string(s.user), "reason", string(refusal.Reason), "error", refusal)
 }
 
-// send queues a push. A client that does not read is disconnected.
+// send queues a frame that the client cannot do without: one that does not read is
+// disconnected.
 func (s *session) send(f socket.Frame) {
 	if errors.Is(s.socket.Send(f), socket.ErrFull) {
 		limit := s.edge.options.Limits.MaxQueueBytes

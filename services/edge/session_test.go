@@ -486,34 +486,6 @@ func TestAuthorizationUnavailable(t *testing.T) {
 	c.hear("message") // live subscriptions go on
 }
 
-func TestSlowConsumer(t *testing.T) {
-	t.Parallel()
-	w := start(t, func(o *edge.Options) { o.Limits.MaxQueueBytes = 128 << 10 })
-	slow, quick := w.connect(t, "slow"), w.connect(t, "quick")
-	for _, c := range []*client{slow, quick} {
-		c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
-		c.hear("subscribed")
-	}
-	text := `"` + strings.Repeat("x", 60<<10) + `"`
-	for range 200 {
-		w.publish(t, "chat.a", text)
-		quick.hear("message")
-	}
-	for {
-		_, data, err := slow.ws.Read(t.Context())
-		if err == nil && strings.Contains(string(data), `"message"`) {
-			continue
-		}
-		if err == nil { // told, where the socket still took it
-			if !strings.Contains(string(data), `"reason":"SLOW_CONSUMER"`) {
-				t.Fatal(string(data))
-			}
-			slow.wantClose(4450, "slow_consumer")
-		}
-		break
-	}
-}
-
 // What was stored and is not any more, and never came, is a gap: never silence.
 func TestGap(t *testing.T) {
 	t.Parallel()

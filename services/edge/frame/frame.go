@@ -136,12 +136,19 @@ type Refused struct{ Error *fault.Error }
 // Message is a message of a subscribed channel.
 type Message struct{ *message.Message }
 
-// Gap names offsets in which messages may have existed that will not be delivered.
+// Gap names offsets in which messages may have existed that will not be delivered; in an
+// ephemeral namespace only the channel and the reason.
 type Gap struct {
 	Channel  string
 	Epoch    message.Epoch
 	From, To message.Offset
 	Reason   fault.Reason
+}
+
+// Position says that channels are complete up to an offset.
+type Position struct {
+	message.Position
+	Channels []string
 }
 
 // Disconnect is the last frame before a close.
@@ -160,6 +167,7 @@ func (Pong) event()         {}
 func (Refused) event()      {}
 func (Message) event()      {}
 func (Gap) event()          {}
+func (Position) event()     {}
 func (Disconnect) event()   {}
 
 // Codec writes frames down. Codecs have no state and may be used concurrently.

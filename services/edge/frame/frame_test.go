@@ -237,6 +237,18 @@ var events = []struct {
 		`{"gap":{"channel":"chat.a","epoch":"e","from":"3","to":"9","reason":"ERROR_REASON_MESSAGES_MISSED"}}`,
 	},
 	{
+		"gap, ephemeral", 0,
+		frame.Gap{Channel: "cursor.a", Reason: fault.SlowConsumer},
+		`{"gap":{"channel":"cursor.a","reason":"SLOW_CONSUMER"}}`,
+		`{"gap":{"channel":"cursor.a","reason":"ERROR_REASON_SLOW_CONSUMER"}}`,
+	},
+	{
+		"position", 0,
+		frame.Position{Position: message.Position{Epoch: "e", Offset: 9}, Channels: []string{"chat.a", "chat.b"}},
+		`{"position":{"epoch":"e","offset":9,"channels":["chat.a","chat.b"]}}`,
+		`{"position":{"epoch":"e","offset":"9","channels":["chat.a","chat.b"]}}`,
+	},
+	{
 		"disconnect", 0,
 		frame.Disconnect{Cause: fault.New(fault.Draining, "", "stopping"), ReconnectAfter: 3 * time.Second},
 		`{"disconnect":{"code":"UNAVAILABLE","reason":"DRAINING","message":"stopping","reconnectAfterMs":3000}}`,

@@ -251,10 +251,16 @@ type errorJSON struct {
 
 type gapJSON struct {
 	Channel string         `json:"channel"`
-	Epoch   message.Epoch  `json:"epoch"`
-	From    message.Offset `json:"from"`
-	To      message.Offset `json:"to"`
+	Epoch   message.Epoch  `json:"epoch,omitempty"`
+	From    message.Offset `json:"from,omitempty"`
+	To      message.Offset `json:"to,omitempty"`
 	Reason  fault.Reason   `json:"reason"`
+}
+
+type reachedJSON struct {
+	Epoch    message.Epoch  `json:"epoch"`
+	Offset   message.Offset `json:"offset"`
+	Channels []string       `json:"channels"`
 }
 
 type disconnectJSON struct {
@@ -308,6 +314,8 @@ func eventShape(event Event) (string, any) {
 		return "error", errorShape(e.Error)
 	case Gap:
 		return "gap", gapJSON(e)
+	case Position:
+		return "position", reachedJSON{Epoch: e.Epoch, Offset: e.Offset, Channels: e.Channels}
 	case Disconnect:
 		return "disconnect", disconnectJSON{
 			Code: e.Cause.CodeName(), Reason: e.Cause.Reason, Message: e.Cause.Message,

@@ -122,6 +122,10 @@ func (Protobuf) Append(dst []byte, id uint64, event Event) []byte {
 		f.Event = &clientv1.ServerFrame_Gap{Gap: &clientv1.GapPush{
 			Channel: e.Channel, Epoch: string(e.Epoch), From: uint64(e.From), To: uint64(e.To), Reason: reasonOf(e.Reason),
 		}}
+	case Position:
+		f.Event = &clientv1.ServerFrame_Position{Position: &clientv1.PositionPush{
+			Epoch: string(e.Epoch), Offset: uint64(e.Offset), Channels: e.Channels,
+		}}
 	case Disconnect:
 		f.Event = &clientv1.ServerFrame_Disconnect{Disconnect: &clientv1.DisconnectPush{
 			Code: e.Cause.CodeName(), Reason: reasonOf(e.Cause.Reason), Message: e.Cause.Message,

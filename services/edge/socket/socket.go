@@ -122,13 +122,17 @@ func (s *Socket) Read(b *bytes.Buffer) error {
 
 // Send queues a frame and returns at once. ErrFull means that it was not queued;
 // net.ErrClosed that the socket is closing.
-func (s *Socket) Send(f Frame) error {
+func (s *Socket) Send(f Frame) error { return s.SendWithin(f, s.options.MaxQueueBytes) }
+
+// SendWithin is Send with another bound of the queue, for frames that must leave room
+// for others.
+func (s *Socket) SendWithin(f Frame, bytes int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending != nil {
 		return net.ErrClosed
 	}
-	if s.bytes > 0 && s.bytes+len(f) > s.options.MaxQueueBytes {
+	if s.bytes > 0 && s.bytes+len(f) > bytes {
 		return ErrFull
 	}
 	s.push(f)

@@ -1,0 +1,188 @@
+package edge
+
+import (
+	"errors"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/edge/frame"
+	"github.com/carillon-rt/carillon/services/edge/socket"
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+)
+
+// slowPolicy is what a client gets that reads more slowly than it is sent to.
+type slowPolicy uint8
+
+const (
+	slowDisconnect slowPolicy = iota // close 4450: it resumes
+	slowLatest                       // a gap, and the latest message
+	slowDrop                         // a gap
+)
+
+func (e *Edge) slowPolicyOf(name channel.Name) slowPolicy {
+	ns, err := e.options.Namespaces.Of(name)
+	switch {
+	case err != nil:
+		return slowDisconnect
+	case ns.SlowConsumer == namespace.SlowLatest:
+		return slowLatest
+	case ns.SlowConsumer == namespace.SlowDrop:
+		return slowDrop
+	default:
+		return slowDisconnect
+	}
+}
+
+// Parts of the queue: what may be lost fills no more than a half of it, so that replies
+// and other channels find room, and is told of when there is less than a quarter.
+const (
+	lossyPart = 2
+	roomyPart = 4
+)
+
+// behind is what a subscription was not sent because its client was too slow. Of all
+// that it holds one message, which all that are behind in a channel share.
+type behind struct {
+	from   message.Offset // where it begins
+	to     message.Offset // where it ends
+	purged message.Offset // up to here a purge has taken it away; 0: none has
+	lost   bool           // there is something beside latest
+	latest *message.Message
+}
+
+// add makes an event one of those that were not sent.
+func (b *behind) add(event frame.Event, to message.Offset) {
+	b.to = to
+	switch e := event.(type) {
+	case frame.Message:
+		b.lost = b.lost || b.latest != nil
+		b.latest = e.Message
+	case frame.Gap:
+		b.latest = nil
+		if b.lost = e.Reason != fault.ChannelPurged; !b.lost {
+			b.purged = to
+		}
+	}
+}
+
+// told is what a client is told that can be told again: in their order, the gaps and,
+// if the policy wants it, the latest message.
+func (b *behind) told(t *topic, policy slowPolicy, now time.Time) []frame.Event {
+	var events []frame.Event
+	at := message.Position{Epoch: t.position.Epoch, Offset: b.from - 1}
+	if b.purged > 0 {
+		events = append(events, gapOf(t.name, at, b.purged, fault.ChannelPurged))
+		at.Offset = b.purged
+	}
+	lost, end := b.lost, b.to
+	switch {
+	case b.latest == nil:
+	case policy == slowDrop:
+		lost = true
+	case !b.latest.Expired(now) && end > 0:
+		end = b.latest.Offset - 1
+	}
+	switch {
+	case !lost:
+	case at.Epoch == "":
+		events = append(events, frame.Gap{Channel: string(t.name), Reason: fault.SlowConsumer})
+	default:
+		events = append(events, gapOf(t.name, at, end, fault.SlowConsumer))
+	}
+	if policy == slowLatest && b.latest != nil && !b.latest.Expired(now) {
+		events = append(events, frame.Message{Message: b.latest})
+	}
+	return events
+}
+
+// offer queues an event that takes the topic from one offset to another, or notes that
+// there was no room for it; it tells which. The caller holds topic.mu.
+func (sub *subscription) offer(encoded *encodings, event frame.Event, from, to message.Offset) bool {
+	s := sub.session
+	if sub.policy == slowDisconnect {
+		s.send(encoded.frame(s.codec, event))
+		return true
+	}
+	if sub.behind == nil {
+		if s.sendLossy(encoded.frame(s.codec, event)) {
+			return true
+		}
+		sub.behind = &behind{}
+		if to > 0 {
+			sub.behind.from = max(from, sub.after) + 1
+		}
+		s.lag(sub)
+	}
+	sub.behind.add(event, to)
+	return false
+}
+
+// sendLossy queues a frame that the client may do without, unless there is no room.
+func (s *session) sendLossy(f socket.Frame) bool {
+	return !errors.Is(s.socket.SendWithin(f, s.edge.options.Limits.MaxQueueBytes/lossyPart), socket.ErrFull)
+}
+
+// lag has a subscription told what it was not sent, when there is room. The caller
+// holds topic.mu.
+func (s *session) lag(sub *subscription) {
+	s.lagMu.Lock()
+	defer s.lagMu.Unlock()
+	s.lagging = append(s.lagging, sub)
+	if !s.telling {
+		s.telling = true
+		s.edge.goroutines.Go(s.tellLagging)
+	}
+}
+
+// tellLagging tells subscription after subscription, as there is room, what it was not
+// sent, until all know.
+func (s *session) tellLagging() {
+	for {
+		s.lagMu.Lock()
+		if len(s.lagging) == 0 {
+			s.telling, s.lagging = false, nil
+			s.lagMu.Unlock()
+			return
+		}
+		sub := s.lagging[0]
+		s.lagMu.Unlock()
+		room := s.edge.options.Limits.MaxQueueBytes / roomyPart
+		for done := false; !done; {
+			if s.socket.WaitBelow(s.edge.context, max(1, room)) != nil {
+				return // the connection ends, and nobody begins to tell again
+			}
+			done, room = sub.tellBehind()
+		}
+		s.lagMu.Lock()
+		s.lagging = s.lagging[1:]
+		s.lagMu.Unlock()
+	}
+}
+
+// tellBehind tells the client what it was not sent, and lets it have what comes next.
+// Where there was no room after all it returns below how many queued bytes there is.
+func (sub *subscription) tellBehind() (done bool, room int) {
+	t, s := sub.topic, sub.session
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if sub.behind == nil { // unsubscribed
+		return true, 0
+	}
+	var frames socket.Frame // as one, so that there is room for all or none
+	for _, event := range sub.behind.told(t, sub.policy, time.Now()) {
+		frames = append(frames, s.codec.build(0, event)...)
+		if gap, ok := event.(frame.Gap); ok {
+			s.edge.metrics.gap(gap.Reason)
+		}
+	}
+	if len(frames) > 0 && !s.sendLossy(frames) {
+		return false, s.edge.options.Limits.MaxQueueBytes/lossyPart - len(frames)
+	}
+	if len(frames) > 0 { // else it was one message whose TTL has passed
+		sub.told = sub.behind.to
+	}
+	sub.behind = nil
+	return true, 0
+}
