@@ -234,3 +234,39 @@ func TestTTLPassesInTheMiddleOfAReplay(t *testing.T) {
 		t.Errorf("%d messages came, %d had expired", kept, expired)
 	}
 }
+
+// Purges and TTLs as the store makes them: live, from the ring and from the store.
+func TestPurgeAndTTLOfTheStore(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.connect(t, "alice")
+	c.follow(2, "chat.a")
+	before := w.several(t, "chat.a", 3)
+	c.wantAll(0, before.Offset)
+	purged, err := w.store.Purge(t.Context(), "chat.a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wantGap("chat.a", before.Epoch, before.Offset+1, purged.Offset, "CHANNEL_PURGED")
+	publication := message.Publication{
+		Channel: "chat.a", TTL: time.Second, Payload: message.Payload{Data: []byte(`1`)}, Publisher: message.Publisher{Issuer: "s", Name: "service:test"},
+	}
+	brief, err := w.store.Publish(t.Context(), publication)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wantAll(purged.Offset, brief.Offset)
+	<-time.After(publication.TTL + 100*time.Millisecond)
+	last := w.publish(t, "chat.a", `2`)
+	c.wantAll(brief.Offset, last.Offset)
+	for i, since := range []message.Offset{0, before.Offset, purged.Offset, brief.Offset} {
+		back := w.connect(t, fmt.Sprint("user", i))
+		subscribed := back.subscribe(2, "chat.a", before.Epoch, since)
+		if want := max(since, purged.Offset); subscribed["recovered"] != (since >= purged.Offset) || subscribed["offset"] != float64(want) {
+			t.Errorf("since %d: %v, want %d", since, subscribed, want)
+		}
+		back.wantAll(last.Offset-1, last.Offset)
+		back.quiet(3)
+	}
+	c.quiet(3)
+}

@@ -52,17 +52,17 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 	if err != nil {
 		return nil, err
 	}
-	if from.since != nil && bounds.Recoverable(*from.since) {
+	if from.since != nil && bounds.Knows(*from.since) && from.since.Offset <= bounds.Last {
 		o, err := h.open(ctx, s, t, message.Position{Epoch: bounds.Epoch(), Offset: from.since.Offset})
 		switch {
 		case err != nil:
 			return nil, err
-		case o.trimmed, o.follow > from.most, o.purged && from.rewind > 0:
-		default:
-			if !o.purged {
-				h.metrics.recovered("store")
-			}
-			return h.begin(s, t, o, !o.purged, tell), nil
+		case o.follow > from.most:
+		case o.purged && from.rewind == 0:
+			return h.begin(s, t, o, false, tell), nil
+		case !o.purged && !o.trimmed && bounds.Recoverable(*from.since):
+			h.metrics.recovered("store")
+			return h.begin(s, t, o, true, tell), nil
 		}
 	}
 	if from.rewind == 0 {
