@@ -2,6 +2,8 @@ package stream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"strconv"
 	"time"
@@ -40,7 +42,7 @@ func (s *Store) attemptExpected(ctx context.Context, t *tenure, part *partition,
 		default:
 			return s.repeated(ctx, t, part, p, receipt.Position)
 		}
-		end, counts, err := s.endOf(ctx, part, p)
+		end, counts, err := s.endOf(ctx, t, part, p)
 		if err != nil {
 			return message.Receipt{}, err
 		}
@@ -76,8 +78,24 @@ func (s *Store) storedAlready(ctx context.Context, t *tenure, part *partition, p
 }
 
 // endOf returns where a channel ends, and the offset of its last message that counts,
-// 0 if none does or it lies before the expected one. It reads what lies between them.
-func (s *Store) endOf(ctx context.Context, part *partition, p message.Publication) (end, counts message.Offset, err error) {
+// 0 if none does or it lies before the expected one. As a rule that is the last one;
+// only where its TTL has passed what lies before it is read.
+func (s *Store) endOf(ctx context.Context, t *tenure, part *partition, p message.Publication) (end, counts message.Offset, err error) {
+	last, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"last_by_subj":%q}`, part.in+string(p.Channel)))
+	if errors.Is(err, errNoMessage) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	header, _ := nats.DecodeHeadersMsg(last.Header) // not Carillon's if it has none
+	ttl, err := decodeTTL(header)
+	switch {
+	case first(header, headerPurge) == purgeMark:
+		return last.Sequence, 0, nil
+	case err != nil || !(&message.Message{Time: last.Time, TTL: ttl}).Expired(time.Now()): // also what is not Carillon's
+		return last.Sequence, last.Sequence, nil
+	}
 	reached := max(p.Expected.Last, 1) - 1
 	for {
 		page, err := s.Read(ctx, p.Channel, reached, MaxPage)
@@ -93,18 +111,16 @@ func (s *Store) endOf(ctx context.Context, part *partition, p message.Publicatio
 				counts = m.Offset
 			}
 		}
-		if page.Reached > reached {
-			end, reached = page.Reached, page.Reached
-		}
+		reached = page.Reached
 		if page.Pending == 0 {
-			return end, counts, nil
+			return max(reached, last.Sequence), counts, nil
 		}
 	}
 }
 
 func moved(expected, counts message.Offset) *fault.Error {
-	if counts == 0 {
-		return fault.New(fault.ChannelMoved, "expectedLastOffset", "expectedLastOffset is %d, but the channel has no such message, and none after it", expected)
+	if counts == 0 { // or none from there on that has not expired
+		return fault.New(fault.ChannelMoved, "expectedLastOffset", "expectedLastOffset is %d, but the channel has no message", expected)
 	}
 	return fault.New(fault.ChannelMoved, "expectedLastOffset", "expectedLastOffset is %d, but the channel's last message is %d", expected, counts)
 }

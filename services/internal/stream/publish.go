@@ -228,6 +228,7 @@ type storedMessage struct {
 	Sequence message.Offset `json:"seq"`
 	Header   []byte         `json:"hdrs"`
 	Data     []byte         `json:"data"`
+	Time     time.Time      `json:"time"`
 }
 
 // getMessage asks the leader of a stream, since a follower may be behind, for the

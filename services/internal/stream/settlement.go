@@ -136,6 +136,10 @@ func (s *settlement) find() (last int, err error) {
 		if err != nil || known != (message.Position{}) {
 			return last, err
 		}
+		if t := s.part.current(); t != nil && t.epoch != s.some[last].at.Epoch {
+			s.some[last].at = message.Position{} // lost with an epoch: no witness any more
+			continue
+		}
 		ctx, cancel := context.WithDeadline(s.p.s.ctx, missing[0].deadline)
 		err = retry.wait(ctx)
 		cancel()
