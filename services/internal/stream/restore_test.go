@@ -177,7 +177,7 @@ func TestInvariantEpochsRestoredUnderAConnection(t *testing.T) {
 	t.Parallel()
 	x := newExternal(t)
 	x.start()
-	s := readyStore(t, Options{URL: x.url(), Namespaces: testNamespaces(one)})
+	s := readyStore(t, Options{URL: x.url(), Namespaces: testNamespaces(one), keepEvery: 100 * time.Millisecond})
 	before := publishMany(t, s, 9)
 	rewind(t, x, 4)
 	p := s.groups["chat"].partitions[0]
