@@ -3,12 +3,11 @@ package stream
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 )
@@ -158,7 +157,7 @@ func (c *cluster) leaderOf(stream string, not ...*node) *node {
 	eventually(c.t, "a leader of "+stream, func() bool {
 		leader = nil
 		for _, n := range c.nodes {
-			if n.server != nil && n.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream) && !contains(not, n) {
+			if n.server != nil && n.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream) && !slices.Contains(not, n) {
 				leader = n
 			}
 		}
@@ -167,42 +166,12 @@ func (c *cluster) leaderOf(stream string, not ...*node) *node {
 	return leader
 }
 
-func contains(nodes []*node, n *node) bool {
-	for _, other := range nodes {
-		if other == n {
-			return true
-		}
-	}
-	return false
-}
-
-// follower returns a node that does not lead a stream.
-func (c *cluster) follower(stream string) *node {
-	c.t.Helper()
-	return c.nodes[(c.leaderOf(stream).index+1)%clusterNodes]
-}
-
 // stepDown has the leader of a stream give way.
 func (c *cluster) stepDown(stream string) {
 	c.t.Helper()
 	if err := c.leaderOf(stream).server.JetStreamStepdownStream(server.DEFAULT_GLOBAL_ACCOUNT, stream); err != nil {
 		c.t.Fatal(err)
 	}
-}
-
-// jetStream is a plain connection to one node.
-func (n *node) jetStream() jetstream.JetStream {
-	n.c.t.Helper()
-	nc, err := nats.Connect(n.url(), nats.IgnoreDiscoveredServers(), nats.MaxReconnects(-1))
-	if err != nil {
-		n.c.t.Fatal(err)
-	}
-	n.c.t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		n.c.t.Fatal(err)
-	}
-	return js
 }
 
 // replicated is a namespace that the cluster keeps three times.

@@ -85,6 +85,39 @@ func TestInvariantEpochsRestoredAndPublishedTo(t *testing.T) {
 	}
 }
 
+// A pipeline is told of it as a single publish is, by each of its acknowledgements.
+func TestInvariantEpochsRestoredUnderAPipeline(t *testing.T) {
+	t.Parallel()
+	x := newExternal(t)
+	x.start()
+	s := readyStore(t, Options{URL: x.url(), Namespaces: testNamespaces(one), keepEvery: time.Hour})
+	before := publishMany(t, s, 50)
+	rewind(t, x, 5)
+	p := s.Pipeline()
+	const messages = 20
+	answers := make(chan message.Receipt, messages)
+	for i := range messages {
+		err := p.Publish(t.Context(), text("chat.lobby", strconv.Itoa(i)), func(receipt message.Receipt, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			answers <- receipt
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Close()
+	previous := message.Offset(5)
+	for range messages {
+		receipt := <-answers
+		if receipt.Epoch == before.Epoch || receipt.Offset != previous+1 || receipt.Duplicate {
+			t.Errorf("%+v after offset %d; the epoch before is %s", receipt, previous, before.Epoch)
+		}
+		previous = receipt.Offset
+	}
+}
+
 // Nobody publishes: bounds say nothing before it is sure, and then name another epoch.
 // Another process, which knows less, follows.
 func TestInvariantEpochsRestoredAndQuiet(t *testing.T) {
@@ -177,7 +210,7 @@ func TestInvariantEpochsRestoredUnderAConnection(t *testing.T) {
 	t.Parallel()
 	x := newExternal(t)
 	x.start()
-	s := readyStore(t, Options{URL: x.url(), Namespaces: testNamespaces(one)})
+	s := readyStore(t, Options{URL: x.url(), Namespaces: testNamespaces(one), keepEvery: 100 * time.Millisecond})
 	before := publishMany(t, s, 9)
 	rewind(t, x, 4)
 	p := s.groups["chat"].partitions[0]
