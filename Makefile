@@ -86,7 +86,7 @@ bench: ## Run the benchmarks (BENCH=regexp, PACKAGES=…)
 
 .PHONY: chaos
 chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a quarter of an hour (ARGS="--seed 1 --duration 5m …")
-	bin/carillon chaos --duration 16m --report chaos.json $(ARGS)
+	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)
 
 .PHONY: nats-server
 nats-server: bin/nats-server ## Build bin/nats-server, of the version that is embedded
