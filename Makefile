@@ -84,6 +84,10 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s)
 bench: ## Run the benchmarks (BENCH=regexp, PACKAGES=…)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
 
+.PHONY: chaos
+chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a quarter of an hour (ARGS="--seed 1 --duration 5m …")
+	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)
+
 .PHONY: nats-server
 nats-server: bin/nats-server ## Build bin/nats-server, of the version that is embedded
 

@@ -36,6 +36,7 @@ type cli struct {
 	Send     sendCommand    `cmd:"" help:"Publish a message to a channel."`
 	Tail     tailCommand    `cmd:"" help:"Follow a channel."`
 	Who      whoCommand     `cmd:"" help:"List the members of a channel."`
+	Chaos    chaosCommand   `cmd:"" help:"Put a system of its own through faults, and report every broken promise."`
 	Config   configCommand  `cmd:"" help:"Check or print the configuration."`
 	Version  versionCommand `cmd:"" help:"Print the version."`
 }

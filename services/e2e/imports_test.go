@@ -18,6 +18,7 @@ var generated = []string{
 	"clients/",
 	"gen/",
 	"services/carillon/",
+	"services/chaos/load/",
 	"services/edge/authorization/",
 	"services/edge/frame/",
 	"services/edge/roster/",
