@@ -74,6 +74,7 @@ type run struct {
 	// Files in Options.Dir: what the clients log, and what the channels hold in the end.
 	log, history *os.File
 
+	steps    sync.RWMutex // held while a step is under way, for writing by one that is alone
 	mu       sync.Mutex
 	timeline *os.File
 }
@@ -217,6 +218,16 @@ func (r *run) follow(ended, ctx context.Context, track Track, chosen []*nemesis)
 
 // step does one thing to the system, and waits until it has recovered.
 func (r *run) step(ended, ctx context.Context, n *nemesis, step Step) {
+	if n.alone {
+		r.steps.Lock()
+		defer r.steps.Unlock()
+	} else {
+		r.steps.RLock()
+		defer r.steps.RUnlock()
+	}
+	if ended.Err() != nil {
+		return
+	}
 	undoing, cancel := context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
 	began := time.Now()

@@ -18,8 +18,8 @@ type nemesis struct {
 	// strike begins the fault and tells what it hit; undo, which may be nil, ends it
 	// after the hold.
 	strike func(ctx context.Context, r *run, step Step) (hit string, undo undo, err error)
-	// disks is set where it needs small disks.
-	disks bool
+	// disks is set where it needs small disks, alone where no other fault may be under way.
+	disks, alone bool
 }
 
 type undo func(ctx context.Context) error
@@ -31,7 +31,7 @@ func nemeses() []*nemesis {
 		{name: "step-down", track: storeTrack, least: second, most: 3 * second, strike: stepDown, about: "the leader of a stream, or of all, gives up"},
 		{name: "partition-nats", track: storeTrack, least: 4 * second, most: 12 * second, strike: partitionNATS, about: "NATS nodes are cut off from each other: cleanly, silently, in one direction, or slowed down"},
 		{name: "disk-full", track: storeTrack, least: 3 * second, most: 8 * second, strike: diskFull, disks: true, about: "the disk of one NATS node, or of all, is full"},
-		{name: "restore", track: storeTrack, least: 3 * second, most: 6 * second, strike: restore, about: "all NATS nodes get back an older copy of what they keep"},
+		{name: "restore", track: storeTrack, least: 3 * second, most: 6 * second, strike: restore, alone: true, about: "all NATS nodes get back an older copy of what they keep"},
 		{name: "partition-edge-nats", track: frontTrack, least: 2 * second, most: 12 * second, strike: partitionEdgeNATS, about: "an edge is cut off from NATS"},
 		{name: "partition-edge-presence", track: frontTrack, least: 2 * second, most: 8 * second, strike: partitionEdgePresence, about: "an edge is cut off from presence"},
 		{name: "lost-acks", track: frontTrack, least: second, most: 6 * second, strike: lostAcks, about: "answers are lost on the wire, then the connection is cut"},
@@ -171,6 +171,8 @@ func diskFull(ctx context.Context, r *run, step Step) (string, undo, error) {
 	}, nil
 }
 
+// restore is what an operator does to a system that is otherwise whole: a process that
+// starts between the restore and the discovery knows nothing that contradicts it.
 func restore(ctx context.Context, r *run, _ Step) (string, undo, error) {
 	return "all nodes", r.fleet.Restore, r.fleet.Backup()
 }
