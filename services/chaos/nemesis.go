@@ -174,7 +174,12 @@ func diskFull(ctx context.Context, r *run, step Step) (string, undo, error) {
 // restore is what an operator does to a system that is otherwise whole: a process that
 // starts between the restore and the discovery knows nothing that contradicts it.
 func restore(ctx context.Context, r *run, _ Step) (string, undo, error) {
-	return "all nodes", r.fleet.Restore, r.fleet.Backup()
+	copied := time.Now()
+	return "all nodes", func(ctx context.Context) error {
+		err := r.fleet.Restore(ctx)
+		r.check.Restored(copied, time.Now())
+		return err
+	}, r.fleet.Backup()
 }
 
 func rollingRestart(ctx context.Context, r *run, step Step) (string, undo, error) {

@@ -41,6 +41,7 @@ func (c *Checker) Check() *Report {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.channels)) {
 		v := newView(c.channels[name], r, now)
+		v.restores = c.restores
 		for _, s := range following[v.channel] {
 			(&pass{view: v, subscriber: s, delivered: v.delivered}).run()
 		}
@@ -64,6 +65,7 @@ type view struct {
 
 	report    *Report
 	now       time.Duration
+	restores  []restore
 	byEpoch   [][]uint32 // sightings in the order of their offsets
 	stored    []bool     // messages that are there in the end
 	appeared  []bool     // messages that were seen anywhere
@@ -255,6 +257,8 @@ func (v *view) missing(l *lane, a *Attempt, left []uint64) {
 		switch {
 		case g.offset < max(v.first, v.purged):
 			return
+		case g.epoch != v.finalEpoch && v.restored(a.at, ack.at):
+			announced = true
 		case g.epoch == v.finalEpoch || g.offset <= left[g.epoch]:
 			v.found(Lost, l.name, ack.sighting, a.at, "acknowledged, and not there in the end")
 			return
@@ -265,6 +269,14 @@ func (v *view) missing(l *lane, a *Attempt, left []uint64) {
 	if announced {
 		v.report.LostWithEpoch++
 	}
+}
+
+// restored tells whether what was sent and acknowledged then may have gone with a
+// restore. A process may answer with the old epoch for a while after it, for messages whose
+// offsets have been others' before: what is left of an epoch does not tell how much of
+// it was restored.
+func (v *view) restored(sent, acked time.Duration) bool {
+	return slices.ContainsFunc(v.restores, func(r restore) bool { return acked >= r.copied && sent <= r.done })
 }
 
 // bitmap is a set of messages.

@@ -456,6 +456,46 @@ func TestEpochs(t *testing.T) {
 	}
 }
 
+// After a restore the old epoch may go on for a while, so that what is left of it does
+// not tell how much was restored: when it was acknowledged does.
+func TestRestored(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		restored bool
+		want     map[checker.Kind]int
+	}{{true, map[checker.Kind]int{}}, {false, map[checker.Kind]int{checker.Lost: 2}}} {
+		synctest.Test(t, func(t *testing.T) {
+			var copied time.Time
+			r := expect(t, func(s story) {
+				s.publish("E", 1, 2)
+				time.Sleep(time.Second) // the clock is the bubble's
+				copied = time.Now()
+				s.publish("E", 3, 4)
+				time.Sleep(time.Second)
+				if c.restored {
+					s.Restored(copied, time.Now())
+				}
+				time.Sleep(time.Second)
+				other := s.Attempt(checker.Publication{Channel: room, Publisher: "bob", ID: "b5", Content: content("b5")})
+				other.Acked("E", 5, false)
+				s.history("F", 1, 2)
+				s.Stored(room, "F", 5, "bob", "b5", content("b5"))
+			}, c.want)
+			if c.restored && r.LostWithEpoch != 2 {
+				t.Errorf("%d lost with the epoch, want 2", r.LostWithEpoch)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // what is older than the copy has to be there
+		expect(t, func(s story) {
+			s.publish("E", 1, 3)
+			time.Sleep(time.Second)
+			s.Restored(time.Now(), time.Now())
+			s.history("F", 1, 3)
+		}, map[checker.Kind]int{checker.Lost: 1})
+	})
+}
+
 // A message may be left out once its ttl has passed, and not before.
 func TestTTL(t *testing.T) {
 	t.Parallel()

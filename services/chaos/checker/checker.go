@@ -22,7 +22,11 @@ type Checker struct {
 	lanes       map[laneKey]*lane
 	laneOrder   []*lane
 	subscribers []*Subscriber
+	restores    []restore
 }
+
+// restore is that of an older copy, as times since the records began.
+type restore struct{ copied, done time.Duration }
 
 // New makes a Checker whose records begin now.
 func New() *Checker {
@@ -45,6 +49,7 @@ type Publication struct {
 // Attempt is a publication and what became of it. Its methods may be called
 // concurrently, once for each time that it was sent, or for several.
 type Attempt struct {
+	begun   time.Time
 	channel *channel
 	message uint32
 	at      time.Duration
@@ -60,6 +65,7 @@ type Attempt struct {
 type ack struct {
 	sighting  uint32
 	duplicate bool
+	at        time.Duration
 }
 
 type laneKey struct{ name, channel string }
@@ -87,7 +93,7 @@ func (c *Checker) Attempt(p Publication) *Attempt {
 	if ch.messages[m].attempt != nil {
 		return ch.messages[m].attempt
 	}
-	a := &Attempt{channel: ch, message: m, at: time.Since(c.begun), ttl: p.TTL, content: p.Content}
+	a := &Attempt{begun: c.begun, channel: ch, message: m, at: time.Since(c.begun), ttl: p.TTL, content: p.Content}
 	ch.messages[m].attempt = a
 	l, ok := c.lanes[key]
 	if !ok {
@@ -105,7 +111,7 @@ func (a *Attempt) Acked(epoch string, offset uint64, duplicate bool) {
 	a.channel.mu.Lock()
 	defer a.channel.mu.Unlock()
 	seen := a.channel.sighting(sighting{a.channel.epoch(epoch), a.message, offset, a.content})
-	a.acks = append(a.acks, ack{seen, duplicate})
+	a.acks = append(a.acks, ack{seen, duplicate, time.Since(a.begun)})
 }
 
 // Unknown takes down that nobody can tell whether the message was stored: it may appear
@@ -149,6 +155,15 @@ func (c *Checker) Purged(channel string, offset uint64) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	ch.purged = max(ch.purged, offset)
+}
+
+// Restored takes down that a copy of what the channels hold was made, beginning at one
+// time, and was put back by another: what was acknowledged between them may be gone, if
+// a new epoch tells so.
+func (c *Checker) Restored(copied, done time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.restores = append(c.restores, restore{copied.Sub(c.begun), done.Sub(c.begun)})
 }
 
 func (c *Checker) channel(name string) *channel {
