@@ -99,6 +99,10 @@ func (p *pass) readTo(ctx context.Context, to message.Offset) (message.Bounds, e
 		}
 	}
 	p.window.upTo = max(p.window.upTo, to)
+	return p.bounds(ctx)
+}
+
+func (p *pass) bounds(ctx context.Context) (message.Bounds, error) {
 	bounds, err := p.q.store.askBounds(ctx, p.q.part)
 	if err == nil && !p.window.continues(bounds) {
 		err = errReplaced
@@ -106,14 +110,14 @@ func (p *pass) readTo(ctx context.Context, to message.Offset) (message.Bounds, e
 	return bounds, err
 }
 
-// behind tells whether there is more up to an offset, although a server has answered
-// that there is not.
+// behind tells whether a server that has no message after the cursor lacks some: the
+// last one is there unless it was trimmed, or a purge has put another after it.
 func (p *pass) behind(ctx context.Context, to message.Offset) (bool, error) {
 	if p.q.part.replicas == 1 {
 		return false, nil
 	}
-	next, err := p.q.store.nextAfter(ctx, p.q.part, ">", p.cursor)
-	return next > 0 && next <= to, err
+	bounds, err := p.bounds(ctx)
+	return bounds.First <= to, err
 }
 
 // readBatch tells whether it has come to where the server that answered ends.

@@ -80,8 +80,8 @@ func (q *readQueue) fetch(j *job) {
 	q.settle(bounds, err)
 }
 
-// fetchPage fills the pages of a job. Incomplete means that they end where the leader
-// knows of more. The bounds, asked after reading, are zero where no read wants them.
+// fetchPage fills the pages of a job. Incomplete means that they end where more may
+// follow. The bounds, asked after reading, are zero where nobody needs them.
 func (q *readQueue) fetchPage(j *job) (bounds message.Bounds, incomplete bool, err error) {
 	s := q.store
 	ctx, cancel := context.WithTimeout(s.ctx, defaultTimeout)
@@ -105,18 +105,18 @@ func (q *readQueue) fetchPage(j *job) (bounds message.Bounds, incomplete bool, e
 		return bounds, false, err
 	}
 	pending, _ := strconv.Atoi(first(end, headerPending)) // none where nothing was found
-	if wanted {
+	unsure := pending == 0 && q.part.replicas > 1
+	if wanted || unsure {
 		// What is kept now was kept while it was read.
 		if bounds, err = s.askBounds(ctx, q.part); err != nil {
 			return bounds, false, err
 		}
 	}
-	if pending == 0 && q.part.replicas > 1 && (!wanted || reached < bounds.Last) {
-		next, err := s.nextAfter(ctx, q.part, subject, reached)
-		if err != nil {
+	if unsure && reached < bounds.Last {
+		if incomplete, err = s.goesOn(ctx, q.part, j.channel.name, reached, bounds.Last); err != nil {
 			return bounds, false, err
 		}
-		if incomplete = next > 0; incomplete {
+		if incomplete {
 			pending = 1
 		}
 	}
@@ -141,21 +141,41 @@ func span(reads []*read) (after message.Offset, limit int, wanted bool) {
 	return after, limit, wanted
 }
 
-// nextAfter asks the leader of a stream for the first message after an offset; 0 if
-// there is none.
-func (s *Store) nextAfter(ctx context.Context, part *partition, subject string, after message.Offset) (message.Offset, error) {
-	t, err := part.await(ctx, s.ctx)
-	if err != nil {
-		return 0, err
+// goesOn tells whether more of a channel follows after an offset, or may follow: no only
+// on the word of a server that has everything up to last. A leader's word would not do:
+// one that has been replaced, and has not heard of it yet, answers too.
+func (s *Store) goesOn(ctx context.Context, part *partition, name channel.Name, after, last message.Offset) (bool, error) {
+	subjects := strconv.Quote(part.in + string(name))
+	for range 2 {
+		found := false
+		request := fmt.Appendf(nil, `{"multi_last":[%s],"seq":%d}`, subjects, after+1)
+		end, err := s.direct.ask(ctx, part.stream, request, maxLasts, func(m *nats.Msg) error {
+			found = found || first(m.Header, headerSubject) == part.in+string(name)
+			return nil
+		})
+		if found || err != nil {
+			return found, err
+		}
+		if end != nil {
+			upTo, _ := strconv.ParseUint(first(end, headerUpTo), 10, 64)
+			return message.Offset(upTo) < last, nil
+		}
+		// Where nothing is found, what the answer covers is not said: so a message is added
+		// that will be found.
+		t, err := part.await(ctx, s.ctx)
+		if err != nil {
+			return false, err
+		}
+		witness, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"seq":%d}`, last))
+		if errors.Is(err, errNoMessage) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		subjects += "," + strconv.Quote(witness.Subject)
 	}
-	stored, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, after+1, subject))
-	if errors.Is(err, errNoMessage) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return stored.Sequence, nil
+	return true, nil
 }
 
 // settle notes how a job ended. The caller holds q.mu.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,16 +30,18 @@ type replica struct {
 	first  message.Offset // of what is kept
 	has    message.Offset // what the replica that answers has; the leader has all
 	silent bool           // it hears, and does not answer
-	asked  int            // direct gets
+	// deposed is true where another answers as the leader that does not have more either.
+	deposed bool
+	asked   int // direct gets
 	// When a direct get comes, and after each message that is read for it.
 	onGet, onMessage func(request)
 }
 
 type request struct {
-	Seq      message.Offset `json:"seq"`
-	Next     string         `json:"next_by_subj"`
-	Batch    int            `json:"batch"`
-	MaxBytes int            `json:"max_bytes"`
+	Seq   message.Offset `json:"seq"`
+	Next  string         `json:"next_by_subj"`
+	Batch int            `json:"batch"`
+	Lasts []string       `json:"multi_last"`
 }
 
 // startReplicas makes a Store whose streams are replicas, on a NATS server that has no
@@ -61,7 +64,7 @@ func startReplicas(t *testing.T, partitions int) (*Store, []*replica) {
 		r := &replica{part: part, nc: nc, first: 1}
 		for subject, answer := range map[string]func(request) any{
 			"$JS.API.STREAM.INFO." + part.stream:    r.info,
-			"$JS.API.STREAM.MSG.GET." + part.stream: r.next,
+			"$JS.API.STREAM.MSG.GET." + part.stream: r.leader,
 		} {
 			r.serve(t, subject, func(m *nats.Msg, ask request) {
 				text, err := json.Marshal(answer(ask))
@@ -116,19 +119,23 @@ func (r *replica) info(request) any {
 	}
 }
 
-// next is the leader's answer.
-func (r *replica) next(ask request) any {
+// leader answers which message has an offset.
+func (r *replica) leader(ask request) any {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if offset, ok := r.find(ask, message.Offset(len(r.stored))); ok {
-		return map[string]any{"message": map[string]any{"seq": offset}}
+	last := message.Offset(len(r.stored))
+	if r.deposed {
+		last = r.has
+	}
+	if ask.Seq >= r.first && ask.Seq <= last {
+		return map[string]any{"message": map[string]any{"seq": ask.Seq, "subject": r.part.in + string(r.stored[ask.Seq-1])}}
 	}
 	return map[string]any{"error": map[string]any{"code": 404, "err_code": 10037, "description": "no message found"}}
 }
 
 func (r *replica) find(ask request, last message.Offset) (message.Offset, bool) {
 	for offset := max(ask.Seq, r.first); offset <= last; offset++ {
-		if ask.Next == "" || ask.Next == ">" || ask.Next == r.part.in+string(r.stored[offset-1]) {
+		if ask.Next == "" || ask.Next == r.part.in+string(r.stored[offset-1]) {
 			return offset, true
 		}
 	}
@@ -145,6 +152,10 @@ func (r *replica) get(m *nats.Msg, ask request) {
 	if r.silent {
 		return
 	}
+	if len(ask.Lasts) > 0 {
+		r.lasts(m.Reply, ask)
+		return
+	}
 	sent := 0
 	for ; sent < ask.Batch; sent++ {
 		offset, ok := r.find(ask, r.has)
@@ -152,31 +163,55 @@ func (r *replica) get(m *nats.Msg, ask request) {
 			break
 		}
 		ask.Seq = offset + 1
-		answer := nats.NewMsg(m.Reply)
-		answer.Header = nats.Header{
-			headerSubject: {r.part.in + string(r.stored[offset-1])}, headerSequence: {fmt.Sprint(offset)}, headerLastSequence: {"0"},
-			headerTimestamp: {time.Now().UTC().Format(time.RFC3339Nano)}, headerPublisher: {"alice"},
-		}
-		answer.Data = []byte("0")
-		_ = r.nc.PublishMsg(answer)
+		r.send(m.Reply, offset)
 		if r.onMessage != nil {
 			r.onMessage(ask)
 		}
 	}
-	end := nats.NewMsg(m.Reply)
-	if end.Header.Set("Status", "404"); sent > 0 {
-		pending := 0
-		for next := ask; ; pending++ {
-			offset, ok := r.find(next, r.has)
-			if !ok {
-				break
-			}
-			next.Seq = offset + 1
-		}
-		end.Header.Set("Status", "204")
-		end.Header.Set(headerPending, fmt.Sprint(pending))
+	if sent == 0 {
+		r.end(m.Reply, nats.Header{"Status": {"404"}})
+		return
 	}
-	_ = r.nc.PublishMsg(end)
+	pending := 0
+	for next := ask; ; pending++ {
+		offset, ok := r.find(next, r.has)
+		if !ok {
+			break
+		}
+		next.Seq = offset + 1
+	}
+	r.end(m.Reply, nats.Header{"Status": {"204"}, headerPending: {fmt.Sprint(pending)}})
+}
+
+// lasts brings the last messages of some channels, those before an offset excepted.
+func (r *replica) lasts(reply string, ask request) {
+	found := false
+	for offset := r.has; offset >= r.first; offset-- {
+		i := slices.Index(ask.Lasts, r.part.in+string(r.stored[offset-1]))
+		if i < 0 {
+			continue
+		}
+		ask.Lasts = slices.Delete(ask.Lasts, i, i+1)
+		if found = true; offset >= ask.Seq {
+			r.send(reply, offset)
+		}
+	}
+	if !found {
+		r.end(reply, nats.Header{"Status": {"404"}})
+		return
+	}
+	r.end(reply, nats.Header{"Status": {"204"}, headerPending: {"0"}, headerUpTo: {fmt.Sprint(r.has)}})
+}
+
+func (r *replica) send(reply string, offset message.Offset) {
+	_ = r.nc.PublishMsg(&nats.Msg{Subject: reply, Data: []byte("0"), Header: nats.Header{
+		headerSubject: {r.part.in + string(r.stored[offset-1])}, headerSequence: {fmt.Sprint(offset)}, headerLastSequence: {"0"},
+		headerTimestamp: {time.Now().UTC().Format(time.RFC3339Nano)}, headerPublisher: {"alice"},
+	}})
+}
+
+func (r *replica) end(reply string, header nats.Header) {
+	_ = r.nc.PublishMsg(&nats.Msg{Subject: reply, Header: header})
 }
 
 // set changes what there is.
@@ -195,39 +230,48 @@ func offsetsOf(page message.Page) string {
 }
 
 // A follower that is behind answers with what it has, and more is said to follow; where
-// it has nothing of it, another answer is waited for.
+// it has nothing of it, another answer is waited for. So it is also where a leader that
+// has been replaced answers beside the new one.
 func TestReadFromAFollowerThatIsBehind(t *testing.T) {
 	t.Parallel()
-	s, replicas := startReplicas(t, 1)
-	r := replicas[0]
-	r.set(func() {
-		for range 6 {
-			r.stored = append(r.stored, "chat.a", "chat.b")
-		}
-		r.has = 8
-	})
-	page, err := s.Read(t.Context(), "chat.a", 0, 10)
-	if err != nil || offsetsOf(page) != "[1 3 5 7] 1" {
-		t.Errorf("%s, %v", offsetsOf(page), err)
-	}
-	r.set(func() { r.has = 9 })
-	if page, err = s.Read(t.Context(), "chat.a", page.Reached, 10); err != nil || offsetsOf(page) != "[9] 1" {
-		t.Errorf("%s, %v", offsetsOf(page), err)
-	}
-	var reading sync.WaitGroup
-	r.set(func() { r.asked = 0 })
-	reading.Go(func() {
-		page, err = s.Read(t.Context(), "chat.a", page.Reached, 10)
-	})
-	eventually(t, "asked again", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return r.asked > 2
-	})
-	r.set(func() { r.has = 12 })
-	reading.Wait()
-	if err != nil || offsetsOf(page) != "[11] 0" {
-		t.Errorf("%s, %v", offsetsOf(page), err)
+	for _, deposed := range []bool{false, true} {
+		t.Run(fmt.Sprint("deposed ", deposed), func(t *testing.T) {
+			t.Parallel()
+			s, replicas := startReplicas(t, 1)
+			r := replicas[0]
+			r.set(func() {
+				for range 6 {
+					r.stored = append(r.stored, "chat.a", "chat.b")
+				}
+				r.stored = append(r.stored, "chat.c", "chat.a", "chat.e")
+				r.has, r.deposed = 8, deposed
+			})
+			page, err := s.Read(t.Context(), "chat.a", 0, 10)
+			if err != nil || offsetsOf(page) != "[1 3 5 7] 1" {
+				t.Errorf("%s, %v", offsetsOf(page), err)
+			}
+			r.set(func() { r.has = 11 })
+			if page, err = s.Read(t.Context(), "chat.a", page.Reached, 10); err != nil || offsetsOf(page) != "[9 11] 1" {
+				t.Errorf("%s, %v", offsetsOf(page), err)
+			}
+			// It has all of one and nothing of another: which it is, is not known yet.
+			for _, ask := range []wants{{"chat.a", 11, 10}, {"chat.c", 0, 10}, {"chat.d", 0, 10}} {
+				r.set(func() { r.asked, r.has = 0, 11 })
+				var reading sync.WaitGroup
+				reading.Go(func() { page, err = s.Read(t.Context(), ask.name, ask.after, ask.limit) })
+				eventually(t, "asked again", func() bool {
+					r.mu.Lock()
+					defer r.mu.Unlock()
+					return r.asked > 4
+				})
+				r.set(func() { r.has = 15 })
+				reading.Wait()
+				want := map[channel.Name]string{"chat.a": "[14] 0", "chat.c": "[13] 0", "chat.d": "[] 0"}[ask.name]
+				if err != nil || offsetsOf(page) != want {
+					t.Errorf("%s: %s, %v", ask.name, offsetsOf(page), err)
+				}
+			}
+		})
 	}
 }
 
@@ -244,7 +288,7 @@ func TestARangeFromAFollowerThatIsBehind(t *testing.T) {
 				questions = append(questions, wants{channel.Name(fmt.Sprint("chat.", i)), 0, 10})
 			}
 		}
-		r.has = 30
+		r.has, r.deposed = 30, true
 		r.onGet = func(request) {
 			if r.asked == 3 { // then it has caught up
 				r.has = 40
