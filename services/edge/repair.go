@@ -337,34 +337,6 @@ func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset,
 func (h *hub) readAfter(ctx context.Context, name channel.Name, after message.Offset, limit int) (page message.Page, trimmed message.Offset, err error) {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
-	if page, err = h.broker.Read(ctx, name, after, limit); err != nil {
-		return page, 0, err
-	}
-	bounds, err := h.broker.Bounds(ctx, name) // after reading: what is kept now was kept then
-	if err != nil || bounds.First <= after+1 {
-		return page, 0, err
-	}
-	trimmed = bounds.First - 1
-	switch {
-	case len(page.Messages) > 0:
-		trimmed = min(trimmed, page.Messages[0].Offset-1)
-		if page.Messages[0].Purge { // which says itself that all before it is gone
-			trimmed = 0
-		}
-		page = cut(page, bounds.First)
-	case page.Reached > after:
-		trimmed = min(trimmed, page.Reached-1)
-	}
-	return page, trimmed, nil
-}
-
-// cut ends a page after its first message where what followed may have been dropped
-// while it was read: the next page tells.
-func cut(page message.Page, kept message.Offset) message.Page {
-	first := page.Messages[0].Offset
-	if rest := len(page.Messages) - 1; rest > 0 && kept > first+1 {
-		page.Messages, page.Reached = page.Messages[:1], first
-		page.Pending += rest
-	}
-	return page
+	page, err = h.broker.Read(ctx, name, after, limit)
+	return page, page.Trimmed, err
 }

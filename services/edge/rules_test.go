@@ -159,17 +159,3 @@ func TestBehind(t *testing.T) {
 		}
 	}
 }
-
-// Where the store trims while a page is read, what is sure of it is its first message.
-func TestCut(t *testing.T) {
-	t.Parallel()
-	page := func() message.Page {
-		return message.Page{Messages: []*message.Message{{Offset: 10}, {Offset: 14}, {Offset: 20}}, Reached: 20, Pending: 5}
-	}
-	for kept, want := range map[message.Offset]int{1: 3, 10: 3, 11: 3, 12: 1, 30: 1} {
-		got := cut(page(), kept)
-		if len(got.Messages) != want || got.Pending != 5+3-want || got.Reached != got.Messages[want-1].Offset {
-			t.Errorf("kept from %d: %d messages, reached %d, %d pending", kept, len(got.Messages), got.Reached, got.Pending)
-		}
-	}
-}

@@ -54,8 +54,13 @@ type Page struct {
 	// Reached is up to which offset the page has read; it goes on from there. What could
 	// not be decoded is not in Messages.
 	Reached Offset
-	// Pending is how many more followed when the page was read.
+	// Pending is how many more followed when the page was read, purges and expired ones
+	// included. It may be too low where a replica answered that was behind, but is 0 only
+	// if nothing followed.
 	Pending int
+	// Trimmed, unless 0, is up to which offset messages after the one that was asked for
+	// may have gone before they could be read. Messages has none of those.
+	Trimmed Offset
 }
 
 // Last is what is known of the end of a channel.

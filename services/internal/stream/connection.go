@@ -159,7 +159,7 @@ func (s *Store) connect(o Options) error {
 	}
 	var away error
 	wg.Go(func() {
-		s.reader, away = dial(o, "reader", events{connected: func(*nats.Conn, bool) {}, disconnected: func() {}, slow: func() {}})
+		s.reader, away = dial(o, "reader", events{connected: func(*nats.Conn, bool) {}, disconnected: s.direct.lost, slow: func() {}})
 	})
 	var err error
 	s.publisher, err = dial(o, "publisher", onPublisher)
@@ -176,5 +176,5 @@ func (s *Store) connect(o Options) error {
 		}
 	}
 	s.requests, err = newRequests(s.publisher.nc)
-	return err
+	return errors.Join(err, s.direct.open(s.reader.nc))
 }

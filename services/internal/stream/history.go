@@ -9,15 +9,12 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/message"
 )
 
 const (
-	// maxReads bounds the reads of history that are under way at once.
-	maxReads = 16
 	// MaxPage bounds the messages of one page.
 	MaxPage = 256
 	// pageBytes is the size after which a page ends.
@@ -29,17 +26,19 @@ const (
 	lastsBytes = 4 << 20
 )
 
-// errIncomplete means that a server answered which does not have everything yet.
-var errIncomplete = errors.New("the answer ends before what is known to be stored")
-
 // Read returns the messages of a channel after an offset, in order: at most limit,
-// which is at most MaxPage, and fewer if they are large. An empty page means that
-// nothing follows. What was stored before the call is in the answer, also where it
-// comes from a replica that is behind: then it asks again. It tries for 10
+// which is at most MaxPage, and fewer if they are large. What was stored before the
+// call is in the answer or after it, also where a replica answers that is behind. One
+// fetch serves all who read a channel, and where many channels are read at once one
+// pass over the partition may serve them all: messages are shared. It tries for 10
 // seconds, or until ctx ends. An ephemeral channel has no history.
 //
 // Errors: NAMESPACE_UNKNOWN, STORE_UNAVAILABLE.
 func (s *Store) Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error) {
+	return s.read(ctx, name, read{after: after, limit: min(max(limit, 1), MaxPage)})
+}
+
+func (s *Store) read(ctx context.Context, name channel.Name, wanted read) (message.Page, error) {
 	part, err := s.partitionOf(name)
 	if err != nil || part == nil {
 		return message.Page{}, err
@@ -51,69 +50,18 @@ func (s *Store) Read(ctx context.Context, name channel.Name, after message.Offse
 	defer done()
 	retry := newRetry()
 	for {
-		page, err := s.readPage(ctx, part, name, after, min(limit, MaxPage))
-		if err == nil {
-			return page, nil
+		// Only those who can be served wait in the queue.
+		if _, err = part.await(ctx, s.ctx); err == nil {
+			r := wanted // a new one: the last may still be written to
+			var page message.Page
+			if page, err = part.reads.read(ctx, name, &r); err == nil {
+				return page, nil
+			}
 		}
-		if s.ctx.Err() != nil || retry.wait(ctx) != nil {
+		if errors.Is(err, errTooManyReads) || s.ctx.Err() != nil || retry.wait(ctx) != nil {
 			return message.Page{}, unanswered(err)
 		}
 	}
-}
-
-// readPage asks once. A page that ends the channel's history is believed only if it
-// reaches the last message that the stream's leader knows.
-func (s *Store) readPage(ctx context.Context, part *partition, name channel.Name, after message.Offset, limit int) (message.Page, error) {
-	t, err := part.await(ctx, s.ctx)
-	if err != nil {
-		return message.Page{}, err
-	}
-	last := message.Offset(0)
-	if part.replicas > 1 {
-		if last, err = s.lastOf(ctx, t, part, name); err != nil {
-			return message.Page{}, err
-		}
-	}
-	select {
-	case s.reads <- struct{}{}: // only now: who waits for a stream must not hold up the readers of others
-		defer func() { <-s.reads }()
-	case <-ctx.Done():
-		return message.Page{}, ctx.Err()
-	}
-	request := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q,"batch":%d,"max_bytes":%d}`, after+1, part.in+string(name), limit, pageBytes)
-	page := message.Page{Reached: after}
-	err = s.ask(ctx, part, request, func(m *nats.Msg) error {
-		offset, err := strconv.ParseUint(first(m.Header, headerSequence), 10, 64)
-		if err != nil {
-			return err
-		}
-		page.Reached = message.Offset(offset)
-		if decoded, err := decodeStored(m); err == nil {
-			page.Messages = append(page.Messages, decoded)
-		} else {
-			s.damaged.Do(func() { s.logger.Warn("a stored message that is not Carillon's was left out", "error", err) })
-		}
-		return nil
-	}, func(end nats.Header) { page.Pending, _ = strconv.Atoi(first(end, headerPending)) })
-	if err != nil {
-		return message.Page{}, err
-	}
-	if page.Pending == 0 && page.Reached < last {
-		return message.Page{}, errIncomplete
-	}
-	return page, nil
-}
-
-// lastOf asks the leader for the offset of a channel's last message; 0 if there is none.
-func (s *Store) lastOf(ctx context.Context, t *tenure, part *partition, name channel.Name) (message.Offset, error) {
-	stored, err := s.getMessage(ctx, t, part, fmt.Appendf(nil, `{"last_by_subj":%q}`, part.in+string(name)))
-	if errors.Is(err, errNoMessage) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return stored.Sequence, nil
 }
 
 // Lasts tells of each of some channels where it ends. Ephemeral channels are left out.
@@ -153,21 +101,18 @@ func (s *Store) askLasts(ctx context.Context, part *partition, names []channel.N
 		subjects[i] = strconv.Quote(part.in + string(name))
 	}
 	offsets := map[string]message.Offset{}
-	upTo := message.Offset(0)
-	pending := ""
 	request := fmt.Appendf(nil, `{"multi_last":[%s],"max_bytes":%d}`, strings.Join(subjects, ","), lastsBytes)
-	err := s.ask(ctx, part, request, func(m *nats.Msg) error {
+	end, err := s.direct.ask(ctx, part.stream, request, len(names), func(m *nats.Msg) error {
 		offset, err := strconv.ParseUint(first(m.Header, headerSequence), 10, 64)
 		offsets[first(m.Header, headerSubject)] = message.Offset(offset)
 		return err
-	}, func(end nats.Header) {
-		offset, _ := strconv.ParseUint(first(end, headerUpTo), 10, 64) // 0, nothing covered, if it is not there
-		upTo = message.Offset(offset)
-		pending = first(end, headerPending)
 	})
 	if err != nil {
 		return err
 	}
+	covered, _ := strconv.ParseUint(first(end, headerUpTo), 10, 64) // 0, nothing, if it is not there
+	upTo := message.Offset(covered)
+	pending := first(end, headerPending)
 	var left []channel.Name
 	for _, name := range names {
 		offset, answered := offsets[part.in+string(name)]
@@ -185,65 +130,38 @@ func (s *Store) askLasts(ctx context.Context, part *partition, names []channel.N
 	return s.askLasts(ctx, part, left, lasts)
 }
 
-// ask sends a direct get of several messages (NATS ADR-31) and calls each for every
-// message, then end with the header of the marker that ends them. A 404, nothing
-// found, is an end without a header.
-func (s *Store) ask(ctx context.Context, part *partition, request []byte, each func(*nats.Msg) error, end func(nats.Header)) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	inbox := s.reader.nc.NewInbox()
-	sub, err := s.reader.nc.SubscribeSync(inbox)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only with the connection
-	if err := s.reader.nc.PublishRequest(jetstream.DefaultAPIPrefix+"DIRECT.GET."+part.stream, inbox, request); err != nil {
-		return err
-	}
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return err
-		}
-		if first(m.Header, headerSequence) != "" {
-			if err := each(m); err != nil {
-				return err
-			}
-			continue
-		}
-		switch status := first(m.Header, "Status"); status {
-		case "204":
-			end(m.Header)
-			return nil
-		case "404":
-			return nil
-		default:
-			return fmt.Errorf("direct get: %s %s", status, first(m.Header, "Description"))
-		}
-	}
-}
-
-// decodeStored reads a message as a direct get brings it. Its Previous is unknown: the
+// recordOf reads a message as a direct get brings it. Its Previous is unknown: the
 // header of that name tells what the answer sent before it.
-func decodeStored(m *nats.Msg) (*message.Message, error) {
-	subject := first(m.Header, headerSubject)
-	_, rest, ok := strings.Cut(strings.TrimPrefix(subject, subjectIn), ".")
-	if !ok || !strings.HasPrefix(subject, subjectIn) {
-		return nil, errors.New("unknown subject")
-	}
-	decoded, err := decodeContent(m, channel.Name(rest))
+func (s *Store) recordOf(m *nats.Msg) (record, error) {
+	offset, err := strconv.ParseUint(first(m.Header, headerSequence), 10, 64)
 	if err != nil {
-		return nil, err
+		return record{}, err
 	}
-	err = decodePlace(decoded, m.Header)
+	e := record{offset: message.Offset(offset)}
+	_, name, ok := strings.Cut(strings.TrimPrefix(first(m.Header, headerSubject), subjectIn), ".")
+	if !ok {
+		return e, nil
+	}
+	e.name = channel.Name(name)
+	decoded, err := decodeContent(m, e.name)
+	if err == nil {
+		err = decodePlace(decoded, m.Header)
+	}
+	if err != nil {
+		s.damaged.Do(func() { s.logger.Warn("a stored message that is not Carillon's was left out", "error", err) })
+		return e, nil
+	}
 	decoded.Previous = 0
-	return decoded, err
+	e.message = decoded
+	return e, nil
 }
 
 // Latest returns the offset after which the latest messages of a channel lie: count of
 // them, or all if there are fewer. With before, those that lie before that offset; 0:
-// no such bound. Where others publish meanwhile more may lie after it, never fewer. It
-// searches by halves, a question each, or two with before. Errors as Read.
+// no such bound. Where others publish meanwhile, or a replica answers that is behind,
+// more may lie after it, never fewer. It asks where they would lie if messages came
+// evenly, and halves what is left if they do not: a few questions, twice as many with
+// before. Errors as Read.
 func (s *Store) Latest(ctx context.Context, name channel.Name, before message.Offset, count int) (message.Offset, error) {
 	bounds, err := s.Bounds(ctx, name)
 	if err != nil {
@@ -263,26 +181,29 @@ func (s *Store) Latest(ctx context.Context, name channel.Name, before message.Of
 		}
 		return next, n - beyond, err
 	}
-	// More than count follow low, unless it is the answer; no more follow high.
-	for low < high {
-		next, n, err := following(low)
-		if err != nil {
+	next, n, err := following(low)
+	if err != nil || n <= count {
+		return low, err
+	}
+	low, n = next, n-1
+	// At least count follow low, n were there; less than count follow high, few were there.
+	few := 0
+	for turn := 0; n > count && low < high; turn++ {
+		at := low + (high-low)/2
+		if turn%3 < 2 {
+			share := float64(count-few) / float64(n-few)
+			at = max(low, high-1-message.Offset(share*float64(high-low-1)))
+		}
+		next, found, err := following(at)
+		switch {
+		case err != nil:
 			return 0, err
-		}
-		if n <= count {
-			return low, nil
-		}
-		if low = next; n-1 == count || low >= high { // without the next one it is count
-			return low, nil
-		}
-		middle := low + (high-low)/2
-		if _, n, err = following(middle); err != nil {
-			return 0, err
-		}
-		if n > count {
-			low = middle
-		} else {
-			high = middle
+		case found == count:
+			return at, nil
+		case found > count:
+			low, n = next, found-1
+		default:
+			high, few = at, max(found, 0)
 		}
 	}
 	return low, nil
@@ -291,7 +212,7 @@ func (s *Store) Latest(ctx context.Context, name channel.Name, before message.Of
 // following returns the offset of the first message after an offset, and how many
 // there are with it.
 func (s *Store) following(ctx context.Context, name channel.Name, after message.Offset) (next message.Offset, n int, err error) {
-	page, err := s.Read(ctx, name, after, 1)
+	page, err := s.read(ctx, name, read{after: after, limit: 1, probe: true})
 	if err != nil || page.Reached == after {
 		return after, 0, err
 	}

@@ -41,6 +41,7 @@ type partition struct {
 	out    string // subject prefix of what is republished
 	ns     *namespace.Namespace
 	bounds *coalesced[message.Bounds]
+	reads  *readQueue
 	// renewal begins an epoch.
 	renewal *coalesced[struct{}]
 	// replicas is more than 1 if a direct get may be answered by a server that is
@@ -80,6 +81,7 @@ func newGroup(s *Store, ns *namespace.Namespace) *group {
 			return struct{}{}, s.renew(ctx, p)
 		})
 		p.renewal.timeout = renewTimeout
+		p.reads = newReadQueue(s, p)
 		g.partitions = append(g.partitions, p)
 	}
 	return g

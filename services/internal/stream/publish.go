@@ -225,6 +225,7 @@ func (s *Store) compare(ctx context.Context, t *tenure, part *partition, sequenc
 
 // storedMessage is a message as the stream's leader tells it.
 type storedMessage struct {
+	Subject  string         `json:"subject"`
 	Sequence message.Offset `json:"seq"`
 	Header   []byte         `json:"hdrs"`
 	Data     []byte         `json:"data"`

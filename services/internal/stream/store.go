@@ -91,11 +91,14 @@ type Store struct {
 	publisher  *connection
 	subscriber *connection // publisher where there is no receiver
 	reader     *connection // of history, so that a replay holds up nothing else
-	reads      chan struct{}
-	requests   *requests // of publisher
-	slots      *slots
-	published  *coalesced[struct{}] // flush of publisher
-	subscribed *coalesced[struct{}] // flush of subscriber
+	direct     *direct     // of reader
+	// Slots of the readQueues.
+	fetches, ranges, windows chan struct{}
+	readCounters             readCounters
+	requests                 *requests // of publisher
+	slots                    *slots
+	published                *coalesced[struct{}] // flush of publisher
+	subscribed               *coalesced[struct{}] // flush of subscriber
 
 	queues     []chan *nats.Msg
 	overflowed atomic.Bool // until a queue has been emptied
@@ -137,7 +140,10 @@ func newStore(o Options) *Store {
 		logger:     o.Logger,
 		damaged:    rate.Sometimes{First: 3, Interval: 10 * time.Second},
 		slots:      newSlots(maxInFlight),
-		reads:      make(chan struct{}, maxReads),
+		direct:     newDirect(),
+		fetches:    make(chan struct{}, maxFetches),
+		ranges:     make(chan struct{}, maxRanges),
+		windows:    make(chan struct{}, maxWindows),
 		missed:     make(chan struct{}, 1),
 		stopped:    make(chan struct{}),
 		interests:  make(map[channel.Name]*nats.Subscription),
