@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,7 @@ func (w *writers) publish(s *Store, id string) {
 // insist publishes until it is acknowledged, however long an election takes.
 func insist(t *testing.T, s *Store, p message.Publication) message.Receipt {
 	t.Helper()
+	p.ID = rand.Text() // so that it is stored once, however often it is tried
 	for deadline := time.Now().Add(3 * patience); ; {
 		receipt, err := s.Publish(t.Context(), p)
 		if err == nil {
