@@ -47,8 +47,8 @@ func startCluster(t testing.TB) *cluster {
 	for _, n := range c.nodes {
 		n.options = n.configuration()
 		t.Cleanup(n.stop) // before the wires, which wait for their connections
-		n.launch()
 	}
+	c.start()
 	eventually(t, "a leader that knows all nodes", func() bool {
 		for _, n := range c.nodes {
 			if len(n.server.JetStreamClusterPeers()) == clusterNodes { // none but the leader tells
@@ -79,12 +79,14 @@ func (n *node) configuration() server.Options {
 	return o
 }
 
-// start runs a node that was stopped, on what it has stored, and returns when it
-// follows the cluster.
-func (n *node) start() {
-	n.c.t.Helper()
-	n.launch()
-	eventually(n.c.t, fmt.Sprintf("node %d follows", n.index), n.server.JetStreamIsCurrent)
+// start runs the nodes that were stopped, on what they have stored.
+func (c *cluster) start() {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		if n.server == nil {
+			n.launch()
+		}
+	}
 }
 
 func (n *node) launch() {
@@ -139,6 +141,13 @@ func (n *node) comeBack() {
 	n.clients.setCut(false)
 }
 
+// stop ends all nodes.
+func (c *cluster) stop() {
+	for _, n := range c.nodes {
+		n.stop()
+	}
+}
+
 func (n *node) url() string { return "nats://" + n.clients.addr() }
 
 // url is that of all nodes.
@@ -164,6 +173,32 @@ func (c *cluster) leaderOf(stream string, not ...*node) *node {
 		return leader != nil
 	})
 	return leader
+}
+
+// routesEach is how many routes lead from a node to another: a pool of three, and one
+// for the system's account, which elections need.
+const routesEach = 4
+
+// whole waits until all nodes reach each other, every one has all of a stream, and one
+// leads it and one the cluster.
+func (c *cluster) whole(stream string) {
+	c.t.Helper()
+	eventually(c.t, "every node has "+stream, func() bool {
+		leading, governing := 0, 0
+		for _, n := range c.nodes {
+			if n.server.NumRoutes() != routesEach*(clusterNodes-1) || !n.server.JetStreamIsCurrent() ||
+				!n.server.JetStreamIsStreamCurrent(server.DEFAULT_GLOBAL_ACCOUNT, stream) {
+				return false
+			}
+			if n.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream) {
+				leading++
+			}
+			if n.server.JetStreamIsLeader() {
+				governing++
+			}
+		}
+		return leading == 1 && governing == 1
+	})
 }
 
 // stepDown has the leader of a stream give way.

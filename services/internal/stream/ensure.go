@@ -17,7 +17,7 @@ import (
 const (
 	// ensureTimeout bounds one attempt to make or adopt a stream.
 	ensureTimeout = 5 * time.Second
-	ensureMaxWait = 5 * time.Second
+	ensureMaxWait = 2 * time.Second
 )
 
 // startSession makes or adopts the streams in the background, each until it succeeds,
@@ -66,7 +66,7 @@ func (s *Store) ensureGroup(ctx context.Context, js jetstream.JetStream, g *grou
 func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, p *partition) error {
 	ctx, cancel := context.WithTimeout(ctx, ensureTimeout)
 	defer cancel()
-	stream, err := js.Stream(ctx, p.stream)
+	stream, err := find(ctx, js, p)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		config := streamConfig(jetstream.StreamConfig{Name: p.stream, Metadata: firstEpoch(p.ns.Partitions)}, p.ns, p)
 		stream, err = js.CreateStream(ctx, config)
@@ -74,7 +74,7 @@ func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, p *partition
 			s.logger.Info("stream made", "stream", p.stream)
 		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was first: its epoch counts
-			stream, err = js.Stream(ctx, p.stream)
+			stream, err = find(ctx, js, p)
 		}
 	}
 	if err != nil {
@@ -87,6 +87,14 @@ func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, p *partition
 		return err
 	}
 	return nil
+}
+
+// find asks for a stream no longer than for anything else: while it has no leader
+// nobody answers, and who waits for that misses the new one.
+func find(ctx context.Context, js jetstream.JetStream, p *partition) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return js.Stream(ctx, p.stream)
 }
 
 // adopt brings an existing stream's limits up to date.
