@@ -201,7 +201,7 @@ func (p *process) openStore(ctx context.Context, receiver stream.Receiver) error
 	p.store = store
 	p.ops.AddCheck("store", store.Ready)
 	p.parts.OnStop("store", store.Close)
-	return nil
+	return observeReads(p.meter, store.ReadStats)
 }
 
 func (p *process) openPublisher(ctx context.Context) error { return p.openStore(ctx, nil) }

@@ -107,7 +107,7 @@ func storm(b *testing.B, channel func(int) string, per int) {
 	b.ReportMetric(perClient(cpuOf(b, nats)-natsBefore), "nats-ms/client")
 	_, text := second.get(b, "/metrics")
 	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "carillon_edge_recoveries") {
+		if strings.HasPrefix(line, "carillon_edge_recoveries") || strings.HasPrefix(line, "carillon_store_") {
 			b.Log(strings.TrimSpace(line))
 		}
 	}

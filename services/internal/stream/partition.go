@@ -169,6 +169,13 @@ func (p *partition) doubt() {
 	p.memory.verified = false
 }
 
+// doubts tells whether the stream of a tenure may have been set back.
+func (p *partition) doubts(t *tenure) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return t.broken.Load() || p.memory.lineage == t.lineage && !p.memory.verified
+}
+
 func (p *partition) suspect(asked *lineage, told standing) (witness, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

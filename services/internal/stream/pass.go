@@ -23,8 +23,8 @@ type pass struct {
 	moved, movedBytes int
 }
 
-// run fills the pages, and returns the bounds after reading; those that it is given are
-// the ones before. Pages end at the head: where more is published meanwhile it goes on,
+// run fills the pages, and returns the bounds after reading; those that it is given
+// tell the epoch. Pages end at the head: where more is published meanwhile it goes on,
 // since a purge that has taken something from what was read leaves its marker there.
 func (p *pass) run(ctx context.Context, bounds message.Bounds) (message.Bounds, error) {
 	least := message.Offset(maxOffset)
@@ -61,8 +61,13 @@ func (p *pass) run(ctx context.Context, bounds message.Bounds) (message.Bounds, 
 		p.cursor = old.upTo
 		p.window.upTo = max(p.window.upTo, old.upTo)
 	}
+	// Those that are served may have asked after the bounds were told, of what was stored
+	// meanwhile.
+	bounds, err := p.bounds(ctx)
+	if err != nil {
+		return bounds, err
+	}
 	for round := 0; round < maxRounds && p.cursor < bounds.Last; round++ {
-		var err error
 		if bounds, err = p.readTo(ctx, bounds.Last); err != nil {
 			return bounds, err
 		}

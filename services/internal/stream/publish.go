@@ -174,8 +174,13 @@ func receiptOf(t *tenure, known message.Offset, reply *nats.Msg) (message.Receip
 }
 
 // repeated returns the receipt of a publication whose Nats-Msg-Id is stored, or
-// errReused. Without an ID it is an earlier attempt of the same publish.
+// errReused. Without an ID it is an earlier attempt of the same publish. Unlike the
+// offset of a new message that of a repetition proves nothing: in a stream that may have
+// been set back nobody knows of which epoch it is, and the error is errDoubt.
 func (s *Store) repeated(ctx context.Context, t *tenure, part *partition, p message.Publication, at message.Position) (message.Receipt, error) {
+	if part.doubts(t) {
+		return message.Receipt{}, errDoubt
+	}
 	if p.ID == "" {
 		return message.Receipt{Position: at}, nil
 	}

@@ -192,6 +192,57 @@ func TestARangeServesManyChannels(t *testing.T) {
 	})
 }
 
+// What was stored when a read began is in its page, also if it joins others for whom
+// the head was asked before.
+func TestARangeHasWhatWasStoredBeforeItsReads(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t), Namespaces: testNamespaces(one)})
+	const channels = 40
+	questions := make([]wants, channels)
+	for i := range questions {
+		name := channel.Name(fmt.Sprint("chat.", i))
+		questions[i] = wants{name: name, after: publish(t, s, text(name, "0")).Offset - 1, limit: MaxPage}
+	}
+	together(t, s, questions)
+	if s.ReadStats().Ranges != 1 {
+		t.Fatalf("%+v", s.ReadStats())
+	}
+	part := partitionNamed(t, s, questions[0].name)
+	q := part.reads
+	resume := q.pause()
+	before, err := s.askBounds(t.Context(), part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := publish(t, s, text(questions[0].name, "1")).Offset
+	var reading sync.WaitGroup
+	for i, question := range questions {
+		reading.Go(func() {
+			page, err := s.Read(t.Context(), question.name, question.after, question.limit)
+			if err != nil || i == 0 && (page.Reached != last || len(page.Messages) != 2) {
+				t.Errorf("%s: %+v, %v", question.name, page, err)
+			}
+		})
+	}
+	eventually(t, "all are waiting", func() bool { return q.waits() == channels })
+	p := q.beginRange(before, nil)
+	if _, err := p.run(t.Context(), before); err != nil || len(p.jobs) != channels {
+		t.Fatal(len(p.jobs), err)
+	}
+	for _, j := range p.jobs {
+		for _, r := range j.reads {
+			r.answer <- answer{page: r.page}
+		}
+	}
+	reading.Wait()
+	q.mu.Lock()
+	for _, j := range p.jobs {
+		q.done(j, nil)
+	}
+	q.mu.Unlock()
+	resume()
+}
+
 // A channel that is far behind the others does not make their range long.
 func TestARangeLeavesOutWhoIsFarBehind(t *testing.T) {
 	t.Parallel()

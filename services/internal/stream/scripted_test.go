@@ -109,3 +109,41 @@ func TestInvariantHeadIsThatOfALeader(t *testing.T) {
 		t.Error("its epoch is believed")
 	}
 }
+
+// What a stream that may have been set back says of a repetition is not believed.
+func TestRepetitionInDoubt(t *testing.T) {
+	t.Parallel()
+	x := newScripted(t)
+	x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string { return infoText("") })
+	look := func() {
+		t.Helper()
+		if _, err := x.store.look(t.Context(), x.nc, x.part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	tenure := &tenure{lineage: x.part.latest.Load(), connected: t.Context()}
+	at := message.Position{Epoch: tenure.epoch, Offset: 7}
+	repeated := func() error {
+		receipt, err := x.store.repeated(t.Context(), tenure, x.part, message.Publication{}, at)
+		if err == nil && receipt.Position != at {
+			t.Errorf("%+v", receipt)
+		}
+		return err
+	}
+	if err := repeated(); err != nil {
+		t.Error(err)
+	}
+	x.part.doubt()
+	if err := repeated(); err != errDoubt {
+		t.Errorf("after a reconnect: %v", err)
+	}
+	look()
+	if err := repeated(); err != nil {
+		t.Error(err)
+	}
+	tenure.broken.Store(true)
+	if err := repeated(); err != errDoubt {
+		t.Errorf("after what was known is lost: %v", err)
+	}
+}

@@ -180,6 +180,9 @@ func (s *settlement) compare(ctx context.Context, of *suspect) (message.Receipt,
 		if err != nil {
 			return message.Receipt{}, unconfirmed(err)
 		}
+		if t.epoch != of.at.Epoch { // what is stored there is another message now, or none
+			return s.p.s.publishStored(ctx, s.part, of.e.pub, of.m)
+		}
 		receipt, err := s.p.s.repeated(ctx, t, s.part, of.e.pub, of.at)
 		if err == nil {
 			return receipt, nil
