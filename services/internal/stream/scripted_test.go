@@ -114,6 +114,9 @@ func TestInvariantHeadIsThatOfALeader(t *testing.T) {
 func TestRepetitionInDoubt(t *testing.T) {
 	t.Parallel()
 	x := newScripted(t)
+	x.answer(jetstream.DefaultAPIPrefix+"STREAM.MSG.GET."+x.part.stream, func() string { // as infoText has it
+		return `{"message":{"seq":9,"time":"2026-01-02T03:04:05.6Z"}}`
+	})
 	x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string { return infoText("") })
 	look := func() {
 		t.Helper()
