@@ -61,7 +61,6 @@ func missed(b *testing.B, s *Store, channels, each int) (names []channel.Name, a
 
 // BenchmarkRecovery has 2,000 clients read 20 messages each that they have missed, each
 // of a channel of its own: one after the other, all at once, and spread over a second.
-// A client reads twice, as an edge does to count what follows.
 func BenchmarkRecovery(b *testing.B) {
 	const clients, each = 2000, 20
 	for name, spread := range map[string]time.Duration{"one by one": -1, "at once": 0, "within 1s": time.Second} {
