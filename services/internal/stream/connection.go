@@ -176,5 +176,5 @@ func (s *Store) connect(o Options) error {
 		}
 	}
 	s.requests, err = newRequests(s.publisher.nc)
-	return errors.Join(err, s.direct.open(s.reader.nc))
+	return errors.Join(err, s.answerPeers(), s.direct.open(s.reader.nc))
 }

@@ -30,21 +30,28 @@ func (s *Store) startSession(nc *nats.Conn) (end func()) {
 		s.logger.Error("JetStream cannot be used", "error", err)
 		return cancel
 	}
-	for _, g := range s.groups {
-		s.wg.Go(func() { s.ensureGroup(ctx, js, g) })
-	}
+	s.wg.Go(func() {
+		var others map[string][]knowledge
+		if !s.alone {
+			others = askPeers(ctx, nc)
+		}
+		for _, g := range s.groups {
+			s.wg.Go(func() { s.ensureGroup(ctx, js, g, others) })
+		}
+	})
 	return cancel
 }
 
 // ensureGroup takes the partitions in order: the first tells whether their number is
 // the one that the namespace was made with, before others are made.
-func (s *Store) ensureGroup(ctx context.Context, js jetstream.JetStream, g *group) {
+func (s *Store) ensureGroup(ctx context.Context, js jetstream.JetStream, g *group, others map[string][]knowledge) {
 	for _, p := range g.partitions {
 		p.doubt()
 		retry := backoff{next: 100 * time.Millisecond, max: ensureMaxWait}
 		for {
 			err := s.ensure(ctx, js, p)
 			if err == nil {
+				p.learn(others[p.stream])
 				p.occupy(ctx, js)
 				break
 			}

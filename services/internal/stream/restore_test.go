@@ -85,6 +85,22 @@ func TestInvariantEpochsRestoredAndPublishedTo(t *testing.T) {
 	}
 }
 
+// A process that was started after a restore knows nothing that contradicts it; but
+// others do.
+func TestInvariantEpochsAreKnownToPeers(t *testing.T) {
+	t.Parallel()
+	x := newExternal(t)
+	x.start()
+	old := readyStore(t, Options{URL: x.url(), Namespaces: testNamespaces(one), keepEvery: time.Hour})
+	before := setBack(t, x, old, 5, 5)
+	eventually(t, "the old one is back", func() bool { return old.Ready() == nil })
+	s := readyStore(t, Options{URL: x.url(), Namespaces: testNamespaces(one), keepEvery: time.Hour})
+	after := publish(t, s, text("chat.lobby", "1"))
+	if after.Epoch == before.Epoch || after.Offset != 6 {
+		t.Errorf("%+v after %+v", after, before)
+	}
+}
+
 // A pipeline is told of it as a single publish is, by each of its acknowledgements.
 func TestInvariantEpochsRestoredUnderAPipeline(t *testing.T) {
 	t.Parallel()

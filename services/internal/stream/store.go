@@ -79,6 +79,7 @@ type Options struct {
 // Store publishes and listens. It is safe for concurrent use.
 type Store struct {
 	namespaces namespace.Set
+	alone      bool              // nobody else uses the server
 	groups     map[string]*group // by namespace, those with history
 	receiver   Receiver
 	logger     *slog.Logger
@@ -135,6 +136,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func newStore(o Options) *Store {
 	s := &Store{
 		namespaces: o.Namespaces,
+		alone:      o.Embedded != nil,
 		groups:     make(map[string]*group, len(o.Namespaces)),
 		receiver:   o.Receiver,
 		logger:     o.Logger,
