@@ -50,6 +50,9 @@ const (
 	mostSettling  = 25 * time.Second
 	leastSettling = 2 * time.Second
 	undoTimeout   = 60 * time.Second
+	// discoveryTime is how long a process may take, once it reaches a stream, to find that
+	// the stream was restored: it looks every 2 s, and believes what lasts for 4.
+	discoveryTime = 8 * time.Second
 	// healTimeout is how long all of the system may take to be well after the last fault.
 	healTimeout = 90 * time.Second
 	// drainTimeout is how long publishers try to the end; longer than any of them does.
@@ -254,11 +257,20 @@ func (r *run) step(ended, ctx context.Context, n *nemesis, step Step) {
 			r.event("%s: %s: over after %v", n.name, hit, time.Since(began).Round(100*time.Millisecond))
 		}
 	}
+	r.settle(ended, n, hit)
+}
+
+// settle waits until the system has recovered from a step.
+func (r *run) settle(ended context.Context, n *nemesis, hit string) {
 	members := slices.Concat(r.fleet.Publishes, r.fleet.Edges, r.fleet.Presences)
-	if n.track == storeTrack {
+	most := max(leastSettling, min(mostSettling, r.options.Duration/8))
+	switch {
+	case n.alone: // what runs is to find out what has happened before anything else does
+		members, most = r.fleet.Members(), undoTimeout
+		defer pause(ended, discoveryTime)
+	case n.track == storeTrack:
 		members = r.fleet.Nodes
 	}
-	most := max(leastSettling, min(mostSettling, r.options.Duration/8))
 	settling, cancelSettling := context.WithTimeout(ended, most)
 	defer cancelSettling()
 	if err := r.fleet.AwaitAll(settling, members...); err != nil && ended.Err() == nil {
