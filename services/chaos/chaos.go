@@ -74,8 +74,9 @@ type run struct {
 	load    *load.Load
 	check   *checker.Checker
 	report  *Report
-	// Files in Options.Dir: what the clients log, and what the channels hold in the end.
-	log, history *os.File
+	// Files in Options.Dir: what the clients log and are told, and what the channels hold
+	// in the end.
+	log, events, history *os.File
 
 	steps    sync.RWMutex // held while a step is under way, for writing by one that is alone
 	mu       sync.Mutex
@@ -120,7 +121,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 
 // openLogs makes the files that tell what happened.
 func (r *run) openLogs() error {
-	for name, file := range map[string]**os.File{"timeline.log": &r.timeline, "clients.log": &r.log, "history.log": &r.history} {
+	for name, file := range map[string]**os.File{"timeline.log": &r.timeline, "clients.log": &r.log, "events.log": &r.events, "history.log": &r.history} {
 		var err error
 		if *file, err = os.Create(filepath.Join(r.options.Dir, name)); err != nil {
 			return errors.Join(err, r.closeLogs())
@@ -131,7 +132,7 @@ func (r *run) openLogs() error {
 
 func (r *run) closeLogs() error {
 	var errs []error
-	for _, file := range []*os.File{r.timeline, r.log, r.history} {
+	for _, file := range []*os.File{r.timeline, r.log, r.events, r.history} {
 		if file != nil {
 			errs = append(errs, file.Close())
 		}
@@ -183,7 +184,7 @@ func (r *run) startLoad(ctx context.Context) (err error) {
 	r.tokens = load.NewTokens(r.fleet.Issuer(auth.ForClients), r.fleet.Issuer(auth.ForCallers))
 	o := load.Options{
 		Clients: r.options.Clients, PerClient: r.options.PerClient, Rate: r.options.Rate, Seed: r.options.Seed,
-		Tokens: r.tokens, Check: r.check, Logger: slog.New(slog.NewTextHandler(r.log, nil)), History: r.history,
+		Tokens: r.tokens, Check: r.check, Logger: slog.New(slog.NewTextHandler(r.log, nil)), Events: r.events, History: r.history,
 	}
 	for _, edge := range r.fleet.Edges {
 		o.Edges = append(o.Edges, "ws://"+r.fleet.ClientCable(edge).Address()+"/v1/ws")
