@@ -50,6 +50,9 @@ const (
 	mostSettling  = 25 * time.Second
 	leastSettling = 2 * time.Second
 	undoTimeout   = 60 * time.Second
+	// discoveryTime is how long a process may take, once it reaches a stream, to find that
+	// the stream was restored: it looks every 2 s, and believes what lasts for 4.
+	discoveryTime = 8 * time.Second
 	// healTimeout is how long all of the system may take to be well after the last fault.
 	healTimeout = 90 * time.Second
 	// drainTimeout is how long publishers try to the end; longer than any of them does.
@@ -71,8 +74,9 @@ type run struct {
 	load    *load.Load
 	check   *checker.Checker
 	report  *Report
-	// Files in Options.Dir: what the clients log, and what the channels hold in the end.
-	log, history *os.File
+	// Files in Options.Dir: what the clients log and are told, and what the channels hold
+	// in the end.
+	log, events, history *os.File
 
 	steps    sync.RWMutex // held while a step is under way, for writing by one that is alone
 	mu       sync.Mutex
@@ -117,7 +121,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 
 // openLogs makes the files that tell what happened.
 func (r *run) openLogs() error {
-	for name, file := range map[string]**os.File{"timeline.log": &r.timeline, "clients.log": &r.log, "history.log": &r.history} {
+	for name, file := range map[string]**os.File{"timeline.log": &r.timeline, "clients.log": &r.log, "events.log": &r.events, "history.log": &r.history} {
 		var err error
 		if *file, err = os.Create(filepath.Join(r.options.Dir, name)); err != nil {
 			return errors.Join(err, r.closeLogs())
@@ -128,7 +132,7 @@ func (r *run) openLogs() error {
 
 func (r *run) closeLogs() error {
 	var errs []error
-	for _, file := range []*os.File{r.timeline, r.log, r.history} {
+	for _, file := range []*os.File{r.timeline, r.log, r.events, r.history} {
 		if file != nil {
 			errs = append(errs, file.Close())
 		}
@@ -180,7 +184,7 @@ func (r *run) startLoad(ctx context.Context) (err error) {
 	r.tokens = load.NewTokens(r.fleet.Issuer(auth.ForClients), r.fleet.Issuer(auth.ForCallers))
 	o := load.Options{
 		Clients: r.options.Clients, PerClient: r.options.PerClient, Rate: r.options.Rate, Seed: r.options.Seed,
-		Tokens: r.tokens, Check: r.check, Logger: slog.New(slog.NewTextHandler(r.log, nil)), History: r.history,
+		Tokens: r.tokens, Check: r.check, Logger: slog.New(slog.NewTextHandler(r.log, nil)), Events: r.events, History: r.history,
 	}
 	for _, edge := range r.fleet.Edges {
 		o.Edges = append(o.Edges, "ws://"+r.fleet.ClientCable(edge).Address()+"/v1/ws")
@@ -254,11 +258,20 @@ func (r *run) step(ended, ctx context.Context, n *nemesis, step Step) {
 			r.event("%s: %s: over after %v", n.name, hit, time.Since(began).Round(100*time.Millisecond))
 		}
 	}
+	r.settle(ended, n, hit)
+}
+
+// settle waits until the system has recovered from a step.
+func (r *run) settle(ended context.Context, n *nemesis, hit string) {
 	members := slices.Concat(r.fleet.Publishes, r.fleet.Edges, r.fleet.Presences)
-	if n.track == storeTrack {
+	most := max(leastSettling, min(mostSettling, r.options.Duration/8))
+	switch {
+	case n.alone: // what runs is to find out what has happened before anything else does
+		members, most = r.fleet.Members(), undoTimeout
+		defer pause(ended, discoveryTime)
+	case n.track == storeTrack:
 		members = r.fleet.Nodes
 	}
-	most := max(leastSettling, min(mostSettling, r.options.Duration/8))
 	settling, cancelSettling := context.WithTimeout(ended, most)
 	defer cancelSettling()
 	if err := r.fleet.AwaitAll(settling, members...); err != nil && ended.Err() == nil {

@@ -99,6 +99,7 @@ func (c *client) run(ctx context.Context) {
 
 // handle tells the checker what the session tells.
 func (c *client) handle(event carillon.Event) {
+	c.note(event)
 	switch e := event.(type) {
 	case carillon.Subscribed:
 		s, known := c.subscriber(e.Channel)
@@ -127,6 +128,17 @@ func (c *client) handle(event carillon.Event) {
 			c.load.problem(fmt.Errorf("%s: %s: refused for good: %w", c.user, e.Channel, e.Err))
 		}
 	}
+}
+
+// note writes down what the session tells.
+func (c *client) note(event carillon.Event) {
+	text := fmt.Sprintf("%+v", event)
+	if m, ok := event.(carillon.Message); ok {
+		text = fmt.Sprintf("{Channel:%s Epoch:%s Offset:%d ID:%s}", m.GetChannel(), m.Epoch, m.GetOffset(), m.GetMessageId())
+	}
+	c.load.eventsMu.Lock()
+	defer c.load.eventsMu.Unlock()
+	fmt.Fprintln(c.load.options.Events, time.Now().UTC().Format("15:04:05.000"), c.user, strings.TrimPrefix(fmt.Sprintf("%T", event), "carillon."), text)
 }
 
 // subscriber is the checker's of a channel; known tells whether there was one.

@@ -37,9 +37,10 @@ type Options struct {
 	Tokens *Tokens
 	Check  *checker.Checker
 	Logger *slog.Logger
-	// History gets a line for each message that is there in the end, to look for what the
-	// checker misses.
-	History io.Writer
+	// Events gets a line for everything that a client is told, and History one for each
+	// message that is there in the end: to find out how what the checker has found came
+	// about. Events is written to by one goroutine at a time.
+	Events, History io.Writer
 }
 
 // Load is what runs.
@@ -57,6 +58,8 @@ type Load struct {
 
 	mu       sync.Mutex
 	problems []error
+
+	eventsMu sync.Mutex // of options.Events
 }
 
 // Numbers of publishers of each kind; the rate is divided among all, but for those of
