@@ -216,3 +216,37 @@ func TestAnswersWithHoles(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What is answered when another epoch has begun is not told as of the one before.
+func TestAnswerOfAnotherEpoch(t *testing.T) {
+	t.Parallel()
+	for _, reply := range []string{`{"stream":"S","seq":20}`, `{"stream":"S","seq":7,"duplicate":true}`} {
+		t.Run(reply, func(t *testing.T) {
+			t.Parallel()
+			x := newScripted(t)
+			x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string { return infoText("") })
+			if _, err := x.store.look(t.Context(), x.nc, x.part); err != nil {
+				t.Fatal(err)
+			}
+			js, err := jetstream.New(x.nc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.part.occupy(t.Context(), js)
+			old := x.part.current()
+			m := &nats.Msg{Subject: "test.publish"}
+			x.answer(m.Subject, func() string {
+				asked, known := x.part.remembered()
+				x.part.judge(asked, known, told("b", 1, 7)) // begun by another process
+				return reply
+			})
+			receipt, err := x.store.attempt(t.Context(), old, x.part, text("chat.lobby", "1"), m)
+			if err == nil || !transient(err) {
+				t.Errorf("%+v, %v", receipt, err)
+			}
+			if now := x.part.current(); now.epoch != "b" || now.broken.Load() {
+				t.Errorf("%s, broken %t", now.epoch, now.broken.Load())
+			}
+		})
+	}
+}
