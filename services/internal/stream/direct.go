@@ -57,8 +57,8 @@ func (d *direct) lost() {
 
 // ask asks a stream and calls each for every message of the answer, at most most of
 // them. It returns the header of the marker that ends them; nil where the answer is
-// that nothing was found. Errors: also nats.ErrDisconnected, and a timeout after
-// requestTimeout.
+// that nothing was found. Errors: also errIncomplete where a part of the answer was lost,
+// nats.ErrDisconnected, and a timeout after requestTimeout.
 func (d *direct) ask(ctx context.Context, stream string, request []byte, most int, each func(*nats.Msg) error) (end nats.Header, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -76,6 +76,7 @@ func (d *direct) ask(ctx context.Context, stream string, request []byte, most in
 	if err := d.nc.PublishRequest(jetstream.DefaultAPIPrefix+"DIRECT.GET."+stream, d.prefix+strconv.FormatUint(token, 36), request); err != nil {
 		return nil, err
 	}
+	reached := "0"
 	for {
 		var m *nats.Msg
 		select {
@@ -86,7 +87,12 @@ func (d *direct) ask(ctx context.Context, stream string, request []byte, most in
 		if m == nil {
 			return nil, nats.ErrDisconnected
 		}
-		if first(m.Header, headerSequence) != "" {
+		// Each tells what was sent before it, since any may be lost on the way.
+		if sequence := last(m.Header, headerSequence); sequence != "" {
+			if last(m.Header, headerLastSequence) != reached {
+				return nil, errIncomplete
+			}
+			reached = sequence
 			if err := each(m); err != nil {
 				return nil, err
 			}
@@ -94,6 +100,9 @@ func (d *direct) ask(ctx context.Context, stream string, request []byte, most in
 		}
 		switch status := first(m.Header, "Status"); status {
 		case "204":
+			if last(m.Header, headerLastSequence) != reached {
+				return nil, errIncomplete
+			}
 			return m.Header, nil
 		case "404":
 			return nil, nil

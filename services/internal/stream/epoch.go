@@ -34,8 +34,11 @@ func newEpoch(before []message.EpochStart, first message.Offset) []message.Epoch
 	if first <= 1 {
 		before = nil
 	}
-	before = before[max(0, len(before)-maxEpochs+1):]
-	return append(slices.Clone(before), message.EpochStart{Epoch: message.Epoch(rand.Text()[:epochLength]), First: first})
+	starts := slices.Clone(before[max(0, len(before)-maxEpochs+1):])
+	for i := range starts { // what they had from there on is gone
+		starts[i].First = min(starts[i].First, first)
+	}
+	return append(starts, message.EpochStart{Epoch: message.Epoch(rand.Text()[:epochLength]), First: first})
 }
 
 func epochsText(starts []message.EpochStart) string {

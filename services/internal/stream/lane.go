@@ -94,7 +94,8 @@ func (p *Pipeline) sendNext() bool {
 		p.ready[0] = nil
 		p.ready = p.ready[1:]
 		l.queued = false
-		if !l.stalled && !l.settling && p.sendOf(l) {
+		// While the lane was in turn it may have stalled, or ended.
+		if !l.stalled && !l.settling && l.sent < len(l.entries) && p.sendOf(l) {
 			return true
 		}
 	}

@@ -35,7 +35,8 @@ type lineage struct {
 	epoch message.Epoch
 	// known is the highest offset that was acknowledged, received or told of.
 	known atomic.Uint64
-	// broken is set for good when something that was known is proved to be lost.
+	// broken is set for good when something that was known is proved to be lost, or the
+	// next epoch has begun.
 	broken atomic.Bool
 }
 
@@ -122,6 +123,7 @@ func (m *memory) judge(asked *lineage, known message.Offset, told standing, now 
 // follow begins the epoch that the stream is in.
 func (m *memory) follow(told standing) {
 	if m.lineage != nil {
+		m.lineage.broken.Store(true) // what is answered from now on is not of that epoch
 		m.retired = append(m.retired, m.lineage.epoch)
 		m.retired = m.retired[max(0, len(m.retired)-maxRetired):]
 	}

@@ -210,3 +210,22 @@ func FuzzStanding(f *testing.F) {
 		}
 	})
 }
+
+// A second power cut may take what the first has left: then the epoch of the first ends
+// before its beginning, and the metadata can still be read.
+func TestEpochThatBeginsBeforeTheLast(t *testing.T) {
+	t.Parallel()
+	starts := newEpoch([]message.EpochStart{{Epoch: "a", First: 1}, {Epoch: "b", First: 101}}, 51)
+	starts, err := epochsOf(map[string]string{metadataEpochs: epochsText(starts)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounds := message.Bounds{Epochs: starts, First: 1, Last: 60}
+	for position, want := range map[message.Position]bool{
+		{Epoch: "a", Offset: 50}: true, {Epoch: "a", Offset: 51}: false, {Epoch: "b", Offset: 101}: false,
+	} {
+		if bounds.Knows(position) != want {
+			t.Errorf("%+v is known: %t", position, !want)
+		}
+	}
+}

@@ -79,7 +79,7 @@ func (r *read) finish(trimmed message.Offset) {
 	if trimmed <= r.after || r.probe {
 		return
 	}
-	if len(r.page.Messages) > 0 && r.page.Messages[0].Purge { // it says that all before it is gone
+	if len(r.page.Messages) > 0 && r.page.Messages[0].Purge && r.page.Messages[0].Offset > trimmed { // it says that all before it is gone
 		return
 	}
 	r.page.Trimmed = trimmed

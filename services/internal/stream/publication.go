@@ -151,6 +151,14 @@ func first(header nats.Header, name string) string {
 	return ""
 }
 
+// last returns what the server has set, where the message has a header of that name too.
+func last(header nats.Header, name string) string {
+	if values := header[name]; len(values) > 0 {
+		return values[len(values)-1]
+	}
+	return ""
+}
+
 // reserved tells whether a header is NATS's or Carillon's, which publishers cannot
 // use (message.ReservedHeaders).
 func reserved(name string) bool {

@@ -81,7 +81,7 @@ func (s *Store) handOver(p message.Publication) error {
 func (s *Store) publishStored(ctx context.Context, part *partition, p message.Publication, m *nats.Msg) (message.Receipt, error) {
 	retry := backoff{next: 25 * time.Millisecond, max: time.Second}
 	races := expectRaces
-	var failed error
+	var failed, open error // open: of an attempt that may yet be stored
 	for {
 		t, err := part.await(ctx, s.ctx)
 		if err != nil {
@@ -95,11 +95,17 @@ func (s *Store) publishStored(ctx context.Context, part *partition, p message.Pu
 			return message.Receipt{}, refusal
 		}
 		if isCode(err, codeRace) {
-			if races--; races < 0 {
+			races--
+			switch {
+			case races < 0 && open != nil:
+				return message.Receipt{}, unconfirmed(open)
+			case races < 0:
 				return message.Receipt{}, fault.New(fault.PublishRace, "expectedLastOffset", "another publish to the channel is under way")
 			}
 		} else if !transient(err) {
 			return message.Receipt{}, unconfirmed(err)
+		} else {
+			open = err
 		}
 		failed = err
 		if retry.wait(ctx) != nil || s.ctx.Err() != nil {

@@ -502,6 +502,7 @@ func TestPage(t *testing.T) {
 		{"trimmed meanwhile", 9, []record{at(6), at(9)}, 7, "[9] 0 9 7"},
 		{"trimmed beyond", 1, []record{at(6), at(9)}, 8, "[] 1 6 8"},
 		{"a purge says it all", 9, []record{purge(9), at(10)}, 8, "[9 10] 0 10 0"},
+		{"a purge, and trimmed after it", 9, []record{purge(9), at(15)}, 12, "[15] 0 15 12"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -520,4 +521,30 @@ func TestPage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A window whose time passes while a range read is about to begin, and then is not
+// worth it, goes all the same.
+func TestWindowGoesWhereARangeIsNotWorthIt(t *testing.T) {
+	t.Parallel()
+	s := readyStore(t, Options{Embedded: startEmbedded(t)})
+	publish(t, s, text("chat.a", "1"))
+	q := partitionNamed(t, s, "chat.a").reads
+	bounds, err := s.Bounds(t.Context(), "chat.a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.mu.Lock()
+	q.keep(newWindow(bounds.Epoch(), bounds.Last))
+	q.forget.Stop()
+	q.ranging = acquire(s.ranges)
+	q.workers++
+	q.mu.Unlock()
+	q.expire() // its time has passed, but it is in use
+	q.readRange()
+	eventually(t, "the window is gone", func() bool {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.window == nil && len(s.windows) == 0
+	})
 }

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,8 +113,9 @@ func (q *readQueue) fetchPage(j *job) (bounds message.Bounds, incomplete bool, e
 			return bounds, false, err
 		}
 	}
-	if unsure && reached < bounds.Last {
-		if incomplete, err = s.goesOn(ctx, q.part, j.channel.name, reached, bounds.Last); err != nil {
+	// What was trimmed is not waited for.
+	if from := max(reached, bounds.First-1); unsure && from < bounds.Last {
+		if incomplete, err = s.goesOn(ctx, q.part, j.channel.name, from, bounds.Last); err != nil {
 			return bounds, false, err
 		}
 		if incomplete {
@@ -274,8 +276,8 @@ func (q *readQueue) readRange() {
 	}
 	if err != nil {
 		q.keep(nil)
-	} else if p.window != nil {
-		q.keep(p.window)
+	} else { // for a while from now, also where it was not used
+		q.keep(cmp.Or(p.window, q.window))
 	}
 	if errors.Is(err, errTooLarge) { // fetches serve them: now its size is known
 		err = nil

@@ -156,14 +156,15 @@ func (r *replica) get(m *nats.Msg, ask request) {
 		r.lasts(m.Reply, ask)
 		return
 	}
-	sent := 0
+	sent, previous := 0, message.Offset(0)
 	for ; sent < ask.Batch; sent++ {
 		offset, ok := r.find(ask, r.has)
 		if !ok {
 			break
 		}
 		ask.Seq = offset + 1
-		r.send(m.Reply, offset)
+		r.send(m.Reply, offset, previous)
+		previous = offset
 		if r.onMessage != nil {
 			r.onMessage(ask)
 		}
@@ -180,12 +181,12 @@ func (r *replica) get(m *nats.Msg, ask request) {
 		}
 		next.Seq = offset + 1
 	}
-	r.end(m.Reply, nats.Header{"Status": {"204"}, headerPending: {fmt.Sprint(pending)}})
+	r.end(m.Reply, nats.Header{"Status": {"204"}, headerPending: {fmt.Sprint(pending)}, headerLastSequence: {fmt.Sprint(previous)}})
 }
 
 // lasts brings the last messages of some channels, those before an offset excepted.
 func (r *replica) lasts(reply string, ask request) {
-	found := false
+	found, previous := false, message.Offset(0)
 	for offset := r.has; offset >= r.first; offset-- {
 		i := slices.Index(ask.Lasts, r.part.in+string(r.stored[offset-1]))
 		if i < 0 {
@@ -193,19 +194,20 @@ func (r *replica) lasts(reply string, ask request) {
 		}
 		ask.Lasts = slices.Delete(ask.Lasts, i, i+1)
 		if found = true; offset >= ask.Seq {
-			r.send(reply, offset)
+			r.send(reply, offset, previous)
+			previous = offset
 		}
 	}
 	if !found {
 		r.end(reply, nats.Header{"Status": {"404"}})
 		return
 	}
-	r.end(reply, nats.Header{"Status": {"204"}, headerPending: {"0"}, headerUpTo: {fmt.Sprint(r.has)}})
+	r.end(reply, nats.Header{"Status": {"204"}, headerPending: {"0"}, headerUpTo: {fmt.Sprint(r.has)}, headerLastSequence: {fmt.Sprint(previous)}})
 }
 
-func (r *replica) send(reply string, offset message.Offset) {
+func (r *replica) send(reply string, offset, previous message.Offset) {
 	_ = r.nc.PublishMsg(&nats.Msg{Subject: reply, Data: []byte("0"), Header: nats.Header{
-		headerSubject: {r.part.in + string(r.stored[offset-1])}, headerSequence: {fmt.Sprint(offset)}, headerLastSequence: {"0"},
+		headerSubject: {r.part.in + string(r.stored[offset-1])}, headerSequence: {fmt.Sprint(offset)}, headerLastSequence: {fmt.Sprint(previous)},
 		headerTimestamp: {time.Now().UTC().Format(time.RFC3339Nano)}, headerPublisher: {"alice"},
 	}})
 }
@@ -462,5 +464,20 @@ func TestReadsEndWithTheConnection(t *testing.T) {
 	}
 	if strings.TrimSpace(s.direct.prefix) == "" || len(s.direct.waiting) != 0 {
 		t.Errorf("%d are left", len(s.direct.waiting))
+	}
+}
+
+// Where all that followed has been trimmed nothing is left to wait for.
+func TestReadOfAStreamThatIsEmptyByNow(t *testing.T) {
+	t.Parallel()
+	s, replicas := startReplicas(t, 1)
+	r := replicas[0]
+	r.set(func() {
+		r.stored = slices.Repeat([]channel.Name{"chat.a"}, 10)
+		r.first, r.has = 11, 10
+	})
+	page, err := s.Read(soon(t), "chat.a", 5, 10)
+	if err != nil || page.Trimmed != 10 || offsetsOf(page) != "[] 0" {
+		t.Errorf("%s, trimmed %d, %v", offsetsOf(page), page.Trimmed, err)
 	}
 }

@@ -1,12 +1,14 @@
 package stream
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 )
 
@@ -148,5 +150,103 @@ func TestRepetitionInDoubt(t *testing.T) {
 	tenure.broken.Store(true)
 	if err := repeated(); err != errDoubt {
 		t.Errorf("after what was known is lost: %v", err)
+	}
+}
+
+// A refusal says that nothing is stored: not while nobody knows what became of an
+// earlier attempt.
+func TestRaceAfterAnAttemptWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	x := newScripted(t)
+	x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string { return infoText("") })
+	if _, err := x.store.look(t.Context(), x.nc, x.part); err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(x.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.part.occupy(t.Context(), js)
+	attempts := 0
+	if _, err := x.nc.Subscribe(x.part.in+"chat.lobby", func(m *nats.Msg) {
+		if attempts++; attempts > 1 { // the first is lost on the way, or yet to come
+			_ = m.Respond([]byte(`{"error":{"code":400,"err_code":10164,"description":"race"}}`))
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = x.store.Publish(t.Context(), expect(text("chat.lobby", "1"), "", 9))
+	refused(t, err, fault.StoreUnavailable)
+}
+
+// What is lost on the way is not taken for what is not there.
+func TestAnswersWithHoles(t *testing.T) {
+	t.Parallel()
+	x := newScripted(t)
+	var lost atomic.Value
+	lost.Store("")
+	if _, err := x.nc.Subscribe(jetstream.DefaultAPIPrefix+"DIRECT.GET."+x.part.stream, func(m *nats.Msg) {
+		previous := "0"
+		for _, offset := range []string{"3", "5", "8"} {
+			if offset != lost.Load() {
+				_ = x.nc.PublishMsg(&nats.Msg{Subject: m.Reply, Header: nats.Header{headerSequence: {offset}, headerLastSequence: {previous}}})
+			}
+			previous = offset
+		}
+		_ = x.nc.PublishMsg(&nats.Msg{Subject: m.Reply, Header: nats.Header{
+			"Status": {"204"}, headerPending: {"0"}, headerLastSequence: {previous}, headerUpTo: {"9"},
+		}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, offset := range []string{"3", "5", "8"} {
+		lost.Store(offset)
+		if _, err := x.store.direct.ask(t.Context(), x.part.stream, nil, 3, func(*nats.Msg) error { return nil }); err != errIncomplete {
+			t.Errorf("without %s: %v", offset, err)
+		}
+	}
+	lost.Store("")
+	if _, err := x.store.direct.ask(t.Context(), x.part.stream, nil, 3, func(*nats.Msg) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is answered when another epoch has begun is not told as of the one before.
+func TestAnswerOfAnotherEpoch(t *testing.T) {
+	t.Parallel()
+	for _, reply := range []string{`{"stream":"S","seq":20}`, `{"stream":"S","seq":7,"duplicate":true}`} {
+		t.Run(reply, func(t *testing.T) {
+			t.Parallel()
+			x := newScripted(t)
+			x.answer(jetstream.DefaultAPIPrefix+"STREAM.INFO."+x.part.stream, func() string { return infoText("") })
+			if _, err := x.store.look(t.Context(), x.nc, x.part); err != nil {
+				t.Fatal(err)
+			}
+			js, err := jetstream.New(x.nc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.part.occupy(t.Context(), js)
+			old := x.part.current()
+			m := &nats.Msg{Subject: "test.publish"}
+			x.answer(m.Subject, func() string {
+				asked, known := x.part.remembered()
+				x.part.judge(asked, known, told("b", 1, 7)) // begun by another process
+				return reply
+			})
+			receipt, err := x.store.attempt(t.Context(), old, x.part, text("chat.lobby", "1"), m)
+			if err == nil || !transient(err) {
+				t.Errorf("%+v, %v", receipt, err)
+			}
+			if now := x.part.current(); now.epoch != "b" || now.broken.Load() {
+				t.Errorf("%s, broken %t", now.epoch, now.broken.Load())
+			}
+		})
 	}
 }
