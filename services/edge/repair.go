@@ -23,6 +23,8 @@ const (
 	// stream answers at all: the next round waits for it.
 	headTimeout   = 10 * time.Second
 	boundsTimeout = 2 * time.Second
+	// proveTimeout bounds the part that reads quiet channels for themselves.
+	proveTimeout = 2 * time.Second
 	// repairPause is the least time between two attempts to read what was missed.
 	repairPause = 100 * time.Millisecond
 	// maxProofs is how many channels one check reads for themselves.
@@ -226,18 +228,22 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 		t.mu.Unlock()
 		sure = sure && covered
 	}
-	return late, sure, h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)
+	h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)
+	return late, sure, nil
 }
 
 // prove moves on the positions of quiet channels that the answer about all does not:
 // where none of them has a message left there is no such answer. They are read one by
-// one, and so only before their positions fall out of what is kept.
-func (h *hub) prove(ctx context.Context, topics []*topic, bounds message.Bounds, late map[*topic]message.Offset) error {
+// one, and so only before their positions fall out of what is kept; what cannot be read
+// soon waits for the next round, so that it holds up nothing that is known to be late.
+func (h *hub) prove(ctx context.Context, topics []*topic, bounds message.Bounds, late map[*topic]message.Offset) {
+	ctx, cancel := context.WithTimeout(ctx, proveTimeout)
+	defer cancel()
 	for _, t := range topics {
 		after := t.floor()
 		page, trimmed, err := h.readAfter(ctx, t.name, after, 1)
 		if err != nil {
-			return err
+			return
 		}
 		if seen := max(page.Reached, trimmed); seen > after {
 			late[t] = seen
@@ -249,7 +255,6 @@ func (h *hub) prove(ctx context.Context, topics []*topic, bounds message.Bounds,
 		}
 		t.mu.Unlock()
 	}
-	return nil
 }
 
 // startRepair has everything read that follows a topic's position, up to an offset

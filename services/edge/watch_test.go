@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -15,7 +16,8 @@ type script struct {
 	last    message.Offset // of the partition
 	trimmed message.Offset
 	kept    []*message.Message
-	bounds  func() // before Bounds answers
+	bounds  func()       // before Bounds answers
+	silent  channel.Name // what Lasts does not cover, and Read does not answer about
 }
 
 func (s *script) Partition(channel.Name) string { return "p" }
@@ -44,12 +46,18 @@ func (s *script) Lasts(_ context.Context, names []channel.Name) (map[channel.Nam
 				last.Offset = m.Offset
 			}
 		}
-		lasts[name] = last
+		if name != s.silent {
+			lasts[name] = last
+		}
 	}
 	return lasts, nil
 }
 
-func (s *script) Read(_ context.Context, name channel.Name, after message.Offset, _ int) (message.Page, error) {
+func (s *script) Read(ctx context.Context, name channel.Name, after message.Offset, _ int) (message.Page, error) {
+	if name == s.silent {
+		<-ctx.Done()
+		return message.Page{}, ctx.Err()
+	}
 	page := message.Page{Reached: after}
 	for _, m := range s.kept {
 		if m.Channel == name && m.Offset > after {
@@ -98,6 +106,33 @@ func TestAChannelThatIsJoinedDuringACheckIsChecked(t *testing.T) {
 	if position, _ := joined.offsets(); position != 101 {
 		t.Errorf("the channel stands at %d", position)
 	}
+}
+
+// What is found to be missing is read within the promised time, also where the store
+// does not answer about another channel.
+func TestAChannelThatCannotBeProvedHoldsUpNoRepair(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		broker := &script{last: 10, silent: "chat.b"}
+		h := newTestHub(t, broker)
+		late, err := h.acquire(t.Context(), "chat.a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.acquire(t.Context(), "chat.b"); err != nil {
+			t.Fatal(err)
+		}
+		broker.last = 100
+		broker.kept = []*message.Message{{Channel: "chat.a", Offset: 100, Time: time.Now()}}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		h.goroutines.Go(func() { h.watch(ctx) })
+		<-time.After(5 * time.Second)
+		synctest.Wait()
+		if position, _ := late.offsets(); position != 100 {
+			t.Errorf("after 5 s the channel stands at %d", position)
+		}
+	})
 }
 
 // What comes during a repair and had no predecessor when it was stored may follow what
