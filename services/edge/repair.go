@@ -23,6 +23,8 @@ const (
 	// stream answers at all: the next round waits for it.
 	headTimeout   = 10 * time.Second
 	boundsTimeout = 2 * time.Second
+	// proveTimeout bounds the part that reads quiet channels for themselves.
+	proveTimeout = 2 * time.Second
 	// repairPause is the least time between two attempts to read what was missed.
 	repairPause = 100 * time.Millisecond
 	// maxProofs is how many channels one check reads for themselves.
@@ -67,14 +69,14 @@ func (h *hub) watch(ctx context.Context) {
 func (h *hub) checkHeads(ctx context.Context, checked map[string]message.Offset) {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
-	byPartition, unsure := h.listened()
+	byPartition := h.listened()
 	maps.DeleteFunc(checked, func(partition string, _ message.Offset) bool { return byPartition[partition] == nil })
 	known := maps.Clone(checked)
 	var mu sync.Mutex // of checked
 	var wait sync.WaitGroup
 	for partition, topics := range byPartition {
 		wait.Go(func() {
-			if last, ok := h.checkPartition(ctx, topics, known[partition]); ok && !unsure[partition] {
+			if last, ok := h.checkPartition(ctx, topics, known[partition]); ok {
 				mu.Lock()
 				defer mu.Unlock()
 				checked[partition] = last
@@ -96,7 +98,7 @@ func (h *hub) checkPartition(ctx context.Context, topics []*topic, known message
 		return 0, false // NATS is away; the next round comes, and an alarm with the connection
 	}
 	topics = h.ofEpoch(topics, bounds)
-	if bounds.Last == known || len(topics) == 0 {
+	if len(topics) == 0 || bounds.Last == known && allReached(topics, known) {
 		h.tellPositions(topics, bounds, time.Now())
 		return known, true
 	}
@@ -125,10 +127,15 @@ func (h *hub) checkPartition(ctx context.Context, topics []*topic, known message
 	return 0, false
 }
 
-// listened lists the topics that have offsets, by partition, and the partitions with
-// topics whose head is yet to come: it may be one from before an interruption.
-func (h *hub) listened() (byPartition map[string][]*topic, unsure map[string]bool) {
-	byPartition, unsure = map[string][]*topic{}, map[string]bool{}
+// allReached tells whether no topic stands before an offset, as one may that was made
+// while the partition was found to be delivered up to there.
+func allReached(topics []*topic, offset message.Offset) bool {
+	return !slices.ContainsFunc(topics, func(t *topic) bool { return t.floor() < offset })
+}
+
+// listened lists the topics that have offsets and know their heads, by partition.
+func (h *hub) listened() map[string][]*topic {
+	byPartition := map[string][]*topic{}
 	for i := range h.shards {
 		shard := &h.shards[i]
 		shard.mu.Lock()
@@ -144,26 +151,28 @@ func (h *hub) listened() (byPartition map[string][]*topic, unsure map[string]boo
 			t.mu.Unlock()
 			if known {
 				byPartition[partition] = append(byPartition[partition], t)
-			} else {
-				unsure[partition] = true
 			}
 		}
 	}
-	return byPartition, unsure
+	return byPartition
 }
 
 // ofEpoch ends the topics of another epoch than the current one, whose offsets mean
 // nothing any more, and returns the others.
 func (h *hub) ofEpoch(topics []*topic, bounds message.Bounds) []*topic {
-	return slices.DeleteFunc(topics, func(t *topic) bool {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.position.Epoch == bounds.Epoch() {
-			return false
-		}
-		h.endTopic(t)
-		return true
-	})
+	return slices.DeleteFunc(topics, func(t *topic) bool { return h.endStale(t, bounds) })
+}
+
+// endStale ends a topic if it is of another epoch than the current one, and tells
+// whether it is.
+func (h *hub) endStale(t *topic, bounds message.Bounds) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.position.Epoch == bounds.Epoch() {
+		return false
+	}
+	h.endTopic(t)
+	return true
 }
 
 // endTopic ends all subscriptions of a topic; the clients may subscribe again. The
@@ -219,18 +228,22 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 		t.mu.Unlock()
 		sure = sure && covered
 	}
-	return late, sure, h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)
+	h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)
+	return late, sure, nil
 }
 
 // prove moves on the positions of quiet channels that the answer about all does not:
 // where none of them has a message left there is no such answer. They are read one by
-// one, and so only before their positions fall out of what is kept.
-func (h *hub) prove(ctx context.Context, topics []*topic, bounds message.Bounds, late map[*topic]message.Offset) error {
+// one, and so only before their positions fall out of what is kept; what cannot be read
+// soon waits for the next round, so that it holds up nothing that is known to be late.
+func (h *hub) prove(ctx context.Context, topics []*topic, bounds message.Bounds, late map[*topic]message.Offset) {
+	ctx, cancel := context.WithTimeout(ctx, proveTimeout)
+	defer cancel()
 	for _, t := range topics {
 		after := t.floor()
 		page, trimmed, err := h.readAfter(ctx, t.name, after, 1)
 		if err != nil {
-			return err
+			return
 		}
 		if seen := max(page.Reached, trimmed); seen > after {
 			late[t] = seen
@@ -242,7 +255,6 @@ func (h *hub) prove(ctx context.Context, topics []*topic, bounds message.Bounds,
 		}
 		t.mu.Unlock()
 	}
-	return nil
 }
 
 // startRepair has everything read that follows a topic's position, up to an offset
@@ -259,8 +271,12 @@ func (t *topic) hold(m *message.Message) {
 	if m.Offset <= t.seen {
 		return
 	}
-	if m.Previous > t.seen { // what lies between is to be read
-		t.held.reset(m.Previous)
+	previous := m.Previous
+	if previous == 0 && m.Offset > t.seen+1 { // messages may have come and gone before it
+		previous = m.Offset - 1
+	}
+	if previous > t.seen { // what lies between is to be read
+		t.held.reset(previous)
 	}
 	t.held.add(m)
 	t.seen = m.Offset

@@ -52,6 +52,7 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 	if err != nil {
 		return nil, err
 	}
+	h.endStale(t, bounds)
 	if from.since != nil && bounds.Knows(*from.since) && from.since.Offset <= bounds.Last {
 		o, err := h.open(ctx, s, t, message.Position{Epoch: bounds.Epoch(), Offset: from.since.Offset})
 		switch {

@@ -1,0 +1,166 @@
+package edge
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
+
+// script is a Broker of one partition, of which a test says what it keeps.
+type script struct {
+	Broker
+	last    message.Offset // of the partition
+	trimmed message.Offset
+	kept    []*message.Message
+	bounds  func()       // before Bounds answers
+	silent  channel.Name // what Lasts does not cover, and Read does not answer about
+}
+
+func (s *script) Partition(channel.Name) string { return "p" }
+
+func (s *script) Unlisten(channel.Name) {}
+
+func (s *script) Listen(context.Context, channel.Name) (message.Bounds, error) { return s.now(), nil }
+
+func (s *script) Bounds(context.Context, channel.Name) (message.Bounds, error) {
+	if s.bounds != nil {
+		s.bounds()
+	}
+	return s.now(), nil
+}
+
+func (s *script) now() message.Bounds {
+	return message.Bounds{Epochs: []message.EpochStart{{Epoch: "e", First: 1}}, First: 1, Last: s.last}
+}
+
+func (s *script) Lasts(_ context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
+	lasts := map[channel.Name]message.Last{}
+	for _, name := range names {
+		last := message.Last{UpTo: s.last}
+		for _, m := range s.kept {
+			if m.Channel == name {
+				last.Offset = m.Offset
+			}
+		}
+		if name != s.silent {
+			lasts[name] = last
+		}
+	}
+	return lasts, nil
+}
+
+func (s *script) Read(ctx context.Context, name channel.Name, after message.Offset, _ int) (message.Page, error) {
+	if name == s.silent {
+		<-ctx.Done()
+		return message.Page{}, ctx.Err()
+	}
+	page := message.Page{Reached: after}
+	for _, m := range s.kept {
+		if m.Channel == name && m.Offset > after {
+			page.Messages, page.Reached = append(page.Messages, m), m.Offset
+		}
+	}
+	if s.trimmed > after {
+		page.Trimmed = s.trimmed
+	}
+	return page, nil
+}
+
+func (t *topic) offsets() (position message.Offset, ring []message.Offset) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range t.ring.messages {
+		ring = append(ring, m.Offset)
+	}
+	return t.position.Offset, ring
+}
+
+// What is stored and never republished while a check runs is found by the next one in a
+// channel that nobody listened to when the check began.
+func TestAChannelThatIsJoinedDuringACheckIsChecked(t *testing.T) {
+	t.Parallel()
+	broker := &script{last: 100}
+	h := newTestHub(t, broker)
+	if _, err := h.acquire(t.Context(), "chat.a"); err != nil {
+		t.Fatal(err)
+	}
+	var joined *topic
+	broker.bounds = func() {
+		broker.bounds = nil
+		var err error
+		if joined, err = h.acquire(t.Context(), "chat.b"); err != nil {
+			t.Error(err)
+		}
+		broker.last = 101
+		broker.kept = []*message.Message{{Channel: "chat.b", Offset: 101, Time: time.Now()}}
+	}
+	checked := map[string]message.Offset{}
+	for range 2 {
+		h.checkHeads(t.Context(), checked)
+	}
+	h.goroutines.Wait()
+	if position, _ := joined.offsets(); position != 101 {
+		t.Errorf("the channel stands at %d", position)
+	}
+}
+
+// What is found to be missing is read within the promised time, also where the store
+// does not answer about another channel.
+func TestAChannelThatCannotBeProvedHoldsUpNoRepair(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		broker := &script{last: 10, silent: "chat.b"}
+		h := newTestHub(t, broker)
+		late, err := h.acquire(t.Context(), "chat.a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.acquire(t.Context(), "chat.b"); err != nil {
+			t.Fatal(err)
+		}
+		broker.last = 100
+		broker.kept = []*message.Message{{Channel: "chat.a", Offset: 100, Time: time.Now()}}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		h.goroutines.Go(func() { h.watch(ctx) })
+		<-time.After(5 * time.Second)
+		synctest.Wait()
+		if position, _ := late.offsets(); position != 100 {
+			t.Errorf("after 5 s the channel stands at %d", position)
+		}
+	})
+}
+
+// What comes during a repair and had no predecessor when it was stored may follow what
+// has come and gone: that is looked for, and announced.
+func TestAMessageWithoutAPredecessorDuringARepair(t *testing.T) {
+	t.Parallel()
+	broker := &script{last: 10}
+	h := newTestHub(t, broker)
+	topic, err := h.acquire(t.Context(), "chat.a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(offset, previous message.Offset) *message.Message {
+		return &message.Message{Channel: "chat.a", Offset: offset, Previous: previous, Time: time.Now()}
+	}
+	topic.mu.Lock()
+	topic.repairing, topic.seen = true, 12
+	topic.held.reset(12)
+	topic.mu.Unlock()
+	page := message.Page{Messages: []*message.Message{at(11, 0), at(12, 11)}, Reached: 12}
+	h.Receive(at(14, 0)) // 13 never came, and has been trimmed
+	broker.kept, broker.trimmed = []*message.Message{at(14, 0)}, 13
+	if h.catchUp(topic, page, 0, 12, 0) {
+		t.Error("the repair has ended")
+	} else {
+		h.repair(topic)
+	}
+	if position, ring := topic.offsets(); position != 14 || len(ring) != 1 || topic.ring.after != 13 {
+		t.Errorf("at %d with %v after %d: the gap was not announced", position, ring, topic.ring.after)
+	}
+}
