@@ -66,7 +66,8 @@ func (p *Pipeline) advance(l *lane) {
 			p.settle(l)
 		}
 	case l.sent < len(l.entries):
-		if !l.queued {
+		// A change of the leader may lose a message, and not the next one.
+		if !l.queued && (l.flying == 0 || l.part.replicas == 1) {
 			l.queued = true
 			p.ready = append(p.ready, l)
 		}

@@ -29,7 +29,9 @@ const (
 
 // Pipeline publishes without waiting for each message, and keeps the messages of a
 // channel in the order in which they were given, whatever fails: the next are sent
-// before the first is acknowledged, on one connection, which keeps their order. When
+// before the first is acknowledged, on one connection, which keeps their order. In a
+// replicated stream a channel has one message under way at a time, since a change of the
+// leader may lose one and not the next. When
 // one of a channel fails in a way that may pass, no more of that channel is sent until
 // all that were are settled; then those that are not stored are sent again, one after
 // the other. Channels do not hold up each other.
