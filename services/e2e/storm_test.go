@@ -25,7 +25,7 @@ const (
 	stormClients = 2000
 	stormMissed  = 20
 	// stormDialers is how many clients connect at once.
-	stormDialers = 64
+	stormDialers = 500
 )
 
 // stormClient is a client that was on an edge that is gone.
@@ -167,19 +167,17 @@ func (c *stormClient) connect(ctx context.Context, edge string) (*websocket.Conn
 	var reply struct {
 		Connected struct {
 			Subscriptions []struct {
-				Subscribed struct {
-					Epoch     string
-					Offset    uint64
-					Recovered bool
-				}
+				Epoch     string
+				Offset    uint64
+				Recovered bool
 			}
 		}
 	}
 	if err := json.Unmarshal(text, &reply); err != nil || len(reply.Connected.Subscriptions) != 1 {
 		return nil, fmt.Errorf("%s: %w", text, err)
 	}
-	got := reply.Connected.Subscriptions[0].Subscribed
-	if c.epoch != "" && (!got.Recovered || got.Offset != c.offset) {
+	got := reply.Connected.Subscriptions[0]
+	if got.Epoch == "" || c.epoch != "" && (!got.Recovered || got.Offset != c.offset) {
 		return nil, fmt.Errorf("%s was at %d: %s", c.channel, c.offset, text)
 	}
 	c.epoch, c.offset = got.Epoch, got.Offset
