@@ -138,20 +138,21 @@ func TestExpectationRace(t *testing.T) {
 	t.Parallel()
 	s := readyStore(t, Options{URL: startCluster(t).url(), Namespaces: replicated()})
 	ctx, stop := context.WithCancel(t.Context())
-	p := s.Pipeline()
+	const others = 64
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		for ctx.Err() == nil {
-			if err := p.Publish(t.Context(), text("chat.a", "1"), func(message.Receipt, error) {}); err != nil {
-				t.Error(err)
+	for range others {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := s.Publish(t.Context(), text("chat.a", "1")); err != nil {
+					t.Error(err)
+				}
 			}
-		}
-	})
-	eventually(t, "the channel is busy", func() bool { return s.slots.used() == maxInFlight })
+		})
+	}
+	eventually(t, "the channel is busy", func() bool { return s.slots.used() == others })
 	_, err := s.Publish(t.Context(), expect(numbered("chat.a", 1), "", 1))
 	stop()
 	wg.Wait()
-	p.Close()
 	refusal, ok := errors.AsType[*fault.Error](err)
 	if !ok || refusal.Reason != fault.PublishRace && refusal.Reason != fault.ChannelMoved {
 		t.Errorf("error %v", err)
