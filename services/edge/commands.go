@@ -109,6 +109,7 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 		}
 	}
 	limits := &s.edge.options.Limits
+	s.settle(id)
 	s.socket.Uncork(s.codec.build(id, frame.Connected{
 		ConnectionID: s.id, UserID: string(s.user), ExpiresAt: s.identity.ExpiresAt, ServerTime: time.Now(),
 		Heartbeat: limits.PingInterval, MaxFrameBytes: limits.MaxFrameBytes, Subscriptions: results,
@@ -124,6 +125,7 @@ type entry struct {
 	name      channel.Name
 	namespace *namespace.Namespace
 	topic     *topic
+	begin     beginning // nil: at the topic's position
 	err       error
 }
 
@@ -173,6 +175,7 @@ func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe) []*entr
 	}
 	s.permit(ctx, entries)
 	s.listen(ctx, entries)
+	s.plan(ctx, entries)
 	return entries
 }
 
@@ -272,6 +275,24 @@ func (s *session) listen(ctx context.Context, entries []*entry) {
 	wait.Wait()
 }
 
+// plan asks the store, side by side, for what the entries need that do not begin at
+// their topic's position.
+func (s *session) plan(ctx context.Context, entries []*entry) {
+	var wait sync.WaitGroup
+	for _, e := range entries {
+		if e.err != nil || e.wanted.Since == nil && e.rewind() == 0 {
+			continue
+		}
+		wait.Go(func() {
+			from := start{since: e.wanted.Since, most: e.namespace.History.MaxMessages, rewind: e.rewind()}
+			if e.begin, e.err = s.edge.hub.plan(ctx, s, e.topic, from); e.err != nil {
+				s.edge.hub.release(e.topic)
+			}
+		})
+	}
+	wait.Wait()
+}
+
 // enter makes a prepared subscription and reports what became of it. announce, if
 // not nil, makes the frame that goes before the channel's first message.
 func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subscribed) socket.Frame) frame.SubscriptionResult {
@@ -285,11 +306,10 @@ func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subsc
 	}
 	switch {
 	case e.err != nil:
-	case e.wanted.Since == nil && e.rewind() == 0:
+	case e.begin == nil:
 		sub = e.topic.subscribe(s, tell)
 	default:
-		from := start{since: e.wanted.Since, most: e.namespace.History.MaxMessages, rewind: e.rewind()}
-		if sub, e.err = s.edge.hub.resume(ctx, s, e.topic, from, tell); e.err != nil {
+		if sub, e.err = e.begin(ctx, tell); e.err != nil {
 			s.edge.hub.release(e.topic)
 		}
 	}
@@ -317,10 +337,14 @@ func (s *session) subscribe(ctx context.Context, id uint64, w frame.Subscribe) e
 	if e.err == nil {
 		e.topic, e.err = s.edge.hub.acquire(ctx, e.name)
 	}
+	s.plan(ctx, []*entry{e})
 	if e.err != nil {
 		return e.err
 	}
-	s.enter(ctx, e, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(id, subscribed) })
+	s.enter(ctx, e, func(subscribed frame.Subscribed) socket.Frame {
+		s.settle(id)
+		return s.codec.build(id, subscribed)
+	})
 	return e.err
 }
 

@@ -32,6 +32,7 @@ type hooks struct {
 	publish  func(message.Publication) error // before a Publish, which fails with its error
 	read     func(message.Page)              // with what a whole page has read
 	listened func(channel.Name)              // when the head is known
+	bounds   func(channel.Name)              // before Bounds is answered
 }
 
 func (m *moody) hook() hooks {
@@ -90,6 +91,9 @@ func (m *moody) Bounds(ctx context.Context, name channel.Name) (message.Bounds, 
 	if silent := m.silent.Load(); silent != nil && name.Namespace() == *silent {
 		<-ctx.Done()
 		return message.Bounds{}, fault.Unavailable(fault.StoreUnavailable, ctx.Err(), "no answer")
+	}
+	if bounds := m.hook().bounds; bounds != nil {
+		bounds(name)
 	}
 	bounds, err := m.Broker.Bounds(ctx, name)
 	if m.replaced.Load() && name.Namespace() == "chat" {

@@ -347,3 +347,44 @@ func TestRetryAfterTTL(t *testing.T) {
 	}
 	c.quiet(3)
 }
+
+// What comes live while another entry of connect waits for the store does not make a
+// slow consumer of a client that cannot have read anything yet.
+func TestConnectWhileTheStoreIsSlow(t *testing.T) {
+	t.Parallel()
+	w, broker := startMoody(t)
+	first := w.publish(t, "chat.b", "1")
+	w.publish(t, "chat.b", "2")
+	asked, held := make(chan struct{}, 1), make(chan struct{})
+	broker.hooks.Store(&hooks{bounds: func(name channel.Name) {
+		if name == "chat.b" {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			<-held
+		}
+	}})
+	c := w.dial(t, nil)
+	c.say(fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subscriptions":[{"channel":"chat.a"},{"channel":"chat.b","since":{"epoch":%q,"offset":%d}}]}}`,
+		token(t, "alice", time.Hour), first.Epoch, first.Offset))
+	<-asked
+	large := `"` + strings.Repeat("x", 32<<10) + `"`
+	for range 40 { // more than a queue holds
+		w.publish(t, "chat.a", large)
+	}
+	last := w.publish(t, "chat.a", "1")
+	close(held)
+	subscriptions, ok := c.hear("connected")["subscriptions"].([]any)
+	if !ok || len(subscriptions) != 2 {
+		t.Fatal(subscriptions)
+	}
+	if b, ok := subscriptions[1].(map[string]any); !ok || b["recovered"] != true {
+		t.Errorf("chat.b: %v", subscriptions[1])
+	}
+	if a, ok := subscriptions[0].(map[string]any); !ok || a["offset"] != float64(last.Offset) {
+		t.Errorf("chat.a: %v, want offset %d", subscriptions[0], last.Offset)
+	}
+	c.hear("message")    // of chat.b
+	c.hear("subscribed") // the inbox
+}

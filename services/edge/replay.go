@@ -37,17 +37,36 @@ type start struct {
 	rewind int               // where there is no resume: the latest messages to begin with
 }
 
-// resume subscribes a session to an acquired topic. If everything after the position
-// that the client gives can be replayed, it is; else the subscription begins with the
-// latest messages, if it is to, or with what has come since a purge, or at the topic's
-// position.
-func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell tell) (*subscription, error) {
-	if from.since != nil && s.socket.Below(s.most(maxRingFrames)) {
-		if sub := t.resumeFromRing(s, *from.since, from.most, tell); sub != nil {
-			h.metrics.recovered("ring")
-			return sub, nil
-		}
+// beginning makes a subscription that was planned. It takes no time, but where what the
+// ring had is not there any more.
+type beginning func(ctx context.Context, tell tell) (*subscription, error)
+
+// plan finds out how a session is to be subscribed to an acquired topic, and asks the
+// store for what that takes: nothing is sent meanwhile that would fill the session's
+// queue. If everything after the position that the client gives can be replayed, it is;
+// else the subscription begins with the latest messages, if it is to, or with what has
+// come since a purge, or at the topic's position.
+func (h *hub) plan(ctx context.Context, s *session, t *topic, from start) (beginning, error) {
+	if from.since == nil || !t.canResume(*from.since, from.most) {
+		return h.planFromStore(ctx, s, t, from)
 	}
+	return func(ctx context.Context, tell tell) (*subscription, error) {
+		if s.socket.Below(s.most(maxRingFrames)) {
+			if sub := t.resumeFromRing(s, *from.since, from.most, tell); sub != nil {
+				h.metrics.recovered("ring")
+				return sub, nil
+			}
+		}
+		begin, err := h.planFromStore(ctx, s, t, from)
+		if err != nil {
+			return nil, err
+		}
+		return begin(ctx, tell)
+	}, nil
+}
+
+// planFromStore is plan where the ring does not have what was missed.
+func (h *hub) planFromStore(ctx context.Context, s *session, t *topic, from start) (beginning, error) {
 	bounds, err := h.broker.Bounds(ctx, t.name)
 	if err != nil {
 		return nil, err
@@ -60,14 +79,13 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 			return nil, err
 		case o.follow > from.most:
 		case o.purged && from.rewind == 0:
-			return h.begin(s, t, o, false, tell), nil
+			return h.planned(s, t, o, false), nil
 		case !o.purged && !o.trimmed && bounds.Recoverable(*from.since):
-			h.metrics.recovered("store")
-			return h.begin(s, t, o, true, tell), nil
+			return h.planned(s, t, o, true), nil
 		}
 	}
 	if from.rewind == 0 {
-		return t.subscribe(s, tell), nil
+		return func(_ context.Context, tell tell) (*subscription, error) { return t.subscribe(s, tell), nil }, nil
 	}
 	after, err := h.broker.Latest(ctx, t.name, 0, from.rewind)
 	if err != nil {
@@ -77,7 +95,30 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 	if err != nil {
 		return nil, err
 	}
-	return h.begin(s, t, o, false, tell), nil
+	return h.planned(s, t, o, false), nil
+}
+
+func (h *hub) planned(s *session, t *topic, o opening, recovered bool) beginning {
+	return func(_ context.Context, tell tell) (*subscription, error) {
+		if recovered {
+			h.metrics.recovered("store")
+		}
+		return h.begin(s, t, o, recovered, tell), nil
+	}
+}
+
+// canResume tells whether the ring has what was missed.
+func (t *topic) canResume(since message.Position, most int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.missed(since, most)
+	return ok
+}
+
+// missed is what the ring has of what a client missed. The caller holds t.mu.
+func (t *topic) missed(since message.Position, most int) ([]*message.Message, bool) {
+	missed, ok := t.ring.since(since.Offset)
+	return missed, ok && len(missed) <= most && t.position.Epoch == since.Epoch && since.Offset <= t.position.Offset
 }
 
 // resumeFromRing sends what was missed at once, if the ring has all of it, which is
@@ -85,8 +126,8 @@ func (h *hub) resume(ctx context.Context, s *session, t *topic, from start, tell
 func (t *topic) resumeFromRing(s *session, since message.Position, most int, tell tell) *subscription {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	missed, ok := t.ring.since(since.Offset)
-	if !ok || len(missed) > most || t.position.Epoch != since.Epoch || since.Offset > t.position.Offset {
+	missed, ok := t.missed(since, most)
+	if !ok {
 		return nil
 	}
 	tell(since, true)
@@ -122,12 +163,12 @@ const openingMessages = 32
 // opening is where a subscription begins, and the first messages that follow.
 type opening struct {
 	at       message.Position
-	messages []*message.Message
-	reached  message.Offset // up to here they are all that follow
-	whole    bool           // nothing follows them
-	follow   int            // how many messages follow at, purges and expired ones included
-	purged   bool           // at is that of a purge, later than what was asked for
-	trimmed  bool           // at is later than what was asked for: that is gone
+	messages []*message.Message // none if they are large
+	reached  message.Offset     // up to here they are all that follow
+	whole    bool               // nothing follows them
+	follow   int                // how many messages follow at, purges and expired ones included
+	purged   bool               // at is that of a purge, later than what was asked for
+	trimmed  bool               // at is later than what was asked for: that is gone
 }
 
 // open looks at what follows a position.
@@ -153,6 +194,13 @@ func (h *hub) open(ctx context.Context, s *session, t *topic, at message.Positio
 		o.reached = max(o.reached, floor)
 	}
 	o.follow = len(o.messages) + page.Pending
+	size := 0
+	for _, m := range o.messages {
+		size += sizeOf(m)
+	}
+	if size > ringBytes { // a replay reads them again, at the client's pace
+		o.messages, o.whole = nil, false
+	}
 	return o, nil
 }
 
@@ -169,11 +217,7 @@ func (h *hub) begin(s *session, t *topic, o opening, recovered bool, tell tell) 
 	tell(o.at, recovered)
 	sub := newSubscription(s, t)
 	sub.told = o.at.Offset
-	size := 0
-	for _, m := range o.messages {
-		size += sizeOf(m)
-	}
-	if !o.whole || size > ringBytes || !s.socket.Below(s.most(2*maxRingFrames)) {
+	if !o.whole || !s.socket.Below(s.most(2*maxRingFrames)) {
 		return h.startReplay(sub, o.at)
 	}
 	for _, m := range o.messages {

@@ -247,12 +247,16 @@ func (s *session) work() {
 		} else {
 			s.carryOut(command)
 		}
-
-		s.mu.Lock()
-		delete(s.inflight, command.ID)
-		s.idle.Broadcast()
-		s.mu.Unlock()
 	}
+}
+
+// settle ends the flight of a command that is about to be answered: who has read the
+// answer may use its id again.
+func (s *session) settle(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.inflight, id)
+	s.idle.Broadcast()
 }
 
 // commandTimeout bounds what one command waits for: permission, a head, a store.
@@ -269,7 +273,8 @@ func (s *session) carryOut(command frame.Command) {
 		s.logRefusal(refusal)
 		event = frame.Refused{Error: refusal}
 	}
-	if event != nil {
+	if event != nil { // else it has been answered
+		s.settle(command.ID)
 		s.reply(command.ID, event)
 	}
 	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && s.subject == nil {

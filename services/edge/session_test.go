@@ -542,3 +542,15 @@ func TestSubscribeWhilePublishing(t *testing.T) {
 	reading.Wait()
 	publishing.Wait()
 }
+
+// Who has read an answer may use its id again at once.
+func TestIDAfterItsAnswer(t *testing.T) {
+	t.Parallel()
+	c := start(t, nil).connect(t, "alice")
+	for range 300 {
+		c.say(`{"id":7,"subscribe":{"channel":"chat.a"}}`)
+		c.hear("subscribed")
+		c.say(`{"id":7,"unsubscribe":{"channel":"chat.a"}}`)
+		c.hear("unsubscribed")
+	}
+}
