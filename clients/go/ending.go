@@ -117,9 +117,12 @@ func handshakeError(url string, response *http.Response, err error) error {
 	}
 	var body struct {
 		Error *struct {
-			Code, Reason, Message, Field string
-			RetryAfterMs                 uint32
-		}
+			Code         string `json:"code"`
+			Reason       string `json:"reason"`
+			Message      string `json:"message"`
+			Field        string `json:"field"`
+			RetryAfterMs uint32 `json:"retryAfterMs"`
+		} `json:"error"`
 	}
 	if json.NewDecoder(response.Body).Decode(&body) != nil || body.Error == nil {
 		return fmt.Errorf("dial %s: %s: %w", url, response.Status, err)

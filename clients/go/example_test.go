@@ -10,6 +10,8 @@ import (
 )
 
 // A program that shows a room, on whichever edge is there, until it is told to stop.
+//
+//nolint:testableexamples // it needs an edge
 func ExampleFollow() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -34,6 +36,8 @@ func ExampleFollow() {
 }
 
 // A program that publishes what must arrive, and gives up on what was refused.
+//
+//nolint:testableexamples // as above
 func ExampleSession_Publish() {
 	session, err := carillon.NewSession(carillon.SessionOptions{
 		URLs:  []string{"wss://edge.example/v1/ws"},

@@ -93,7 +93,7 @@ func NewSession(options SessionOptions, handle func(Event)) (*Session, error) {
 	}
 	s := &Session{
 		options: options, handle: handle, log: options.Log, turn: rand.IntN(len(options.URLs)),
-		jitter:   func(most time.Duration) time.Duration { return rand.N(most) },
+		jitter:   rand.N[time.Duration],
 		channels: map[string]*subscription{}, positions: map[string]Position{}, changed: make(chan struct{}), lanes: map[string]*lane{},
 	}
 	if s.log == nil {

@@ -111,11 +111,12 @@ func TestBackoff(t *testing.T) {
 	perform(t, SessionOptions{}, func(t *testing.T, s *stage) {
 		s.answer(http.StatusBadGateway, "")
 		waited := time.Duration(0)
-		for _, next := range []time.Duration{500, 1000, 2000, 4000, 8000, 16000, 20000, 20000} {
+		for _, ms := range []int{500, 1000, 2000, 4000, 8000, 16000, 20000, 20000} {
+			next := time.Duration(ms) * time.Millisecond
 			began := time.Now()
-			equal(t, want[Disconnected](s).Next, next*time.Millisecond)
+			equal(t, want[Disconnected](s).Next, next)
 			equal(t, time.Since(began), waited)
-			waited = next * time.Millisecond
+			waited = next
 		}
 		s.answer(0, "")
 		p, _ := s.accept()

@@ -45,7 +45,7 @@ func (c *chaosCommand) Run(env environment) error {
 		Rate: c.Rate, Dir: c.Dir, Keep: c.Keep, NATSServer: c.NATSServer, Out: env.stdout,
 	}
 	if options.Seed == 0 {
-		options.Seed = rand.Uint64N(1_000_000) + 1 //nolint:gosec // any will do
+		options.Seed = rand.Uint64N(1_000_000) + 1 // any will do
 	}
 	var err error
 	if options.Carillon, err = os.Executable(); err != nil {

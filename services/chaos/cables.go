@@ -65,7 +65,7 @@ func partitionNATS(ctx context.Context, r *run, step Step) (string, undo, error)
 			others = append(others, i)
 		}
 	}
-	whom := fmt.Sprintf("%s from both others", leader.Name)
+	whom := leader.Name + " from both others"
 	if step.Variant%2 == 1 {
 		others = others[step.Target%2:][:1]
 		whom = fmt.Sprintf("%s from %s", leader.Name, r.fleet.Nodes[others[0]].Name)

@@ -144,7 +144,7 @@ func (r *run) closeLogs() error {
 func (r *run) removeDir(failed error) error {
 	if failed != nil || !r.report.OK() || r.options.Keep {
 		fmt.Fprintf(r.options.Out, "logs and data are in %s\n", r.options.Dir)
-		return nil
+		return nil //nolint:nilerr // the caller has it
 	}
 	return os.RemoveAll(r.options.Dir)
 }

@@ -394,7 +394,7 @@ func (b brokenBroker) Publish(ctx context.Context, p message.Publication) (messa
 func (b brokenBroker) Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
 	b.rig.asked.Add(1)
 	if b.rig.blind.Load() {
-		return nil, nil
+		return map[channel.Name]message.Last{}, nil
 	}
 	return b.Store.Lasts(ctx, names)
 }
@@ -502,7 +502,7 @@ func (r *relay) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		return
 	}
 	defer leave()
-	edge, _, err := websocket.Dial(ctx, *r.backend.Load(), &websocket.DialOptions{ //nolint:bodyclose // the library closes it
+	edge, _, err := websocket.Dial(ctx, *r.backend.Load(), &websocket.DialOptions{
 		Subprotocols: []string{carillon.Subprotocol}, HTTPHeader: http.Header{"Authorization": request.Header["Authorization"]},
 	})
 	if err != nil {

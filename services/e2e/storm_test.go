@@ -146,7 +146,7 @@ func stormToken(i int) (string, error) {
 func (c *stormClient) connect(ctx context.Context, edge string) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	ws, _, err := websocket.Dial(ctx, "ws://"+edge+"/v1/ws", &websocket.DialOptions{ //nolint:bodyclose // the library closes it
+	ws, _, err := websocket.Dial(ctx, "ws://"+edge+"/v1/ws", &websocket.DialOptions{
 		Subprotocols: []string{"carillon.v1.json"}, HTTPHeader: http.Header{"Authorization": {"Bearer " + c.token}},
 	})
 	if err != nil {

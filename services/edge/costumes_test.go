@@ -78,7 +78,7 @@ func (w *world) purge(t testing.TB, name channel.Name) message.Receipt {
 }
 
 // publishTTL stores a message that is worth delivering for so long only.
-func (w *world) publishTTL(t testing.TB, name channel.Name, ttl time.Duration) message.Receipt {
+func (w *world) publishTTL(t testing.TB, name channel.Name, ttl time.Duration) message.Receipt { //nolint:unparam // as publish
 	t.Helper()
 	return w.publish(t, name, fmt.Sprintf("%q", "ttl "+ttl.String()))
 }

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -91,10 +92,8 @@ func (u *unresolved) settle(name channel.Name, id string, err error, now time.Ti
 // remember puts an id behind the others of its channel, unless it is among them or
 // there is no room.
 func (u *unresolved) remember(c *unresolvedChannel, id string) {
-	for _, known := range c.ids {
-		if known == id {
-			return
-		}
+	if slices.Contains(c.ids, id) {
+		return
 	}
 	if u.count < maxUnresolved || len(c.ids) == 0 {
 		c.ids = append(c.ids, id)

@@ -55,7 +55,7 @@ func parseBatch(body []byte, request *publishv1.PublishBatchRequest) error {
 			})
 		case "multicast":
 			request.Multicast = &publishv1.Multicast{}
-			return true, parseMulticast(name, value, request.Multicast)
+			return true, parseMulticast(name, value, request.GetMulticast())
 		default:
 			return false, nil
 		}
@@ -90,7 +90,8 @@ func parseMulticast(place string, object []byte, m *publishv1.Multicast) error {
 // parsePurge reads the body of POST /v1/purge.
 func parsePurge(body []byte, request *publishv1.PurgeChannelRequest) error {
 	return parseFields("", body, func(name string, value []byte) (bool, error) {
-		s, err := "", error(nil)
+		var s string
+		var err error
 		switch name {
 		case "channel":
 			s, err = text(name, value)

@@ -30,7 +30,7 @@ type publishing struct {
 	grpc.BidiStreamingClient[publishv1.PublishStreamRequest, publishv1.PublishStreamResponse]
 }
 
-func open(t *testing.T, a *api, ctx context.Context) *publishing { //nolint:revive // the test comes first
+func open(t *testing.T, a *api, ctx context.Context) *publishing {
 	t.Helper()
 	stream, err := a.client.PublishStream(ctx)
 	if err != nil {

@@ -33,7 +33,7 @@ func (s story) send(id string) *checker.Attempt {
 }
 
 // publish sends messages m1, m2, … of which each is acknowledged at its number.
-func (s story) publish(epoch string, from, to uint64) {
+func (s story) publish(epoch string, from, to uint64) { //nolint:unparam // what else tells a story names it too
 	for n := from; n <= to; n++ {
 		s.send(name(n)).Acked(epoch, n, false)
 	}

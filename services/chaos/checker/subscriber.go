@@ -6,14 +6,8 @@ import (
 )
 
 // Subscriber is somebody who follows a channel, over any number of connections. Its
-// methods may not be called concurrently. For the events of a carillon.Session:
-//
-//	Subscribed  Start, or Resumed if it is recovered
-//	Reset       Reset
-//	Message     Message
-//	Gap         Gap
-//	Moved       Moved
-//
+// methods may not be called concurrently. Of the events of a carillon.Session, Subscribed
+// is Start, or Resumed if it is recovered; Reset, Message, Gap and Moved are named alike.
 // A Subscriber that is not closed is expected to have everything in the end.
 type Subscriber struct {
 	name    string
@@ -127,9 +121,9 @@ func (s *Subscriber) mark() {
 	if now-s.marked < timeGrain {
 		return
 	}
-	step := (now - s.marked) / time.Millisecond
-	s.put(opTime, uint64(step))
-	s.marked += step * time.Millisecond
+	step := (now - s.marked).Truncate(time.Millisecond)
+	s.put(opTime, uint64(step.Milliseconds()))
+	s.marked += step
 }
 
 func (s *Subscriber) put(numbers ...uint64) {

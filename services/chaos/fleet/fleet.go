@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -180,7 +181,7 @@ func (f *Fleet) surprise(err error) {
 func (f *Fleet) Surprises() []error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.surprises[:len(f.surprises):len(f.surprises)]
+	return slices.Clip(f.surprises)
 }
 
 // Stop stops every process as an operator would: those that others need last. An

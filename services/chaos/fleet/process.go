@@ -76,7 +76,7 @@ func (f *Fleet) spawn(name string, lines []*line, program string, arguments ...s
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: name, log: l, ended: make(chan struct{}), cmd: exec.Command(program, arguments...)} //nolint:noctx // it ends as the plan says
+	p := &process{name: name, log: l, ended: make(chan struct{}), cmd: exec.Command(program, arguments...)} //nolint:gosec,noctx // the options name it; it ends as the plan says
 	p.cmd.Env = environment()
 	p.cmd.Stdout, p.cmd.Stderr = l, l
 	p.cmd.WaitDelay = 5 * time.Second

@@ -178,7 +178,9 @@ func (f *Fleet) newRole(role string, index int, file string, listeners ...string
 				if err != nil {
 					return nil, err
 				}
-				var entry struct{ Address string }
+				var entry struct {
+					Address string `json:"address"`
+				}
 				if err := json.Unmarshal([]byte(text), &entry); err != nil {
 					return nil, fmt.Errorf("%s: %q: %w", p.name, text, err)
 				}

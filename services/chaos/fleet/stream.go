@@ -76,8 +76,10 @@ func (m *Member) leaderOf(ctx context.Context, stream string) (string, error) {
 	var state struct {
 		AccountDetails []struct {
 			StreamDetail []struct {
-				Name    string
-				Cluster struct{ Leader string }
+				Name    string `json:"name"`
+				Cluster struct {
+					Leader string `json:"leader"`
+				} `json:"cluster"`
 			} `json:"stream_detail"`
 		} `json:"account_details"`
 	}
@@ -112,8 +114,10 @@ func (f *Fleet) request(ctx context.Context, subject string) error {
 			continue
 		}
 		var response struct {
-			Success bool
-			Error   struct{ Description string }
+			Success bool `json:"success"`
+			Error   struct {
+				Description string `json:"description"`
+			} `json:"error"`
 		}
 		if err := json.Unmarshal(answer, &response); err != nil {
 			return fmt.Errorf("%s: %w", subject, err)

@@ -118,9 +118,11 @@ func (l *Load) record(ctx context.Context, channel string) error {
 // checkLink wants that a message of a chain follows the one that its publisher
 // expected.
 func (l *Load) checkLink(channel string, last uint64, m *publishv1.StoredMessage) {
-	var content struct{ After uint64 }
+	var content struct {
+		After uint64 `json:"after"`
+	}
 	if err := json.Unmarshal([]byte(m.GetJson()), &content); err != nil || content.After != last {
-		l.problem(fmt.Errorf("in %s message %q at %d was to follow %d and follows %d: %v", channel, m.GetMessageId(), m.GetOffset(), content.After, last, err))
+		l.problem(fmt.Errorf("in %s message %q at %d was to follow %d and follows %d: %v", channel, m.GetMessageId(), m.GetOffset(), content.After, last, err)) //nolint:errorlint // often there is none
 	}
 }
 

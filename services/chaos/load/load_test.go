@@ -130,7 +130,7 @@ func (s *store) PublishStream(stream publishv1.PublishService_PublishStreamServe
 	for {
 		request, err := stream.Recv()
 		if err != nil {
-			return nil // the caller has closed its side, or is gone
+			return nil //nolint:nilerr // the caller has closed its side, or is gone
 		}
 		answer := &publishv1.PublishStreamResponse{Id: request.GetId()}
 		if published, refused := s.publish(request.GetMessage(), unknown); refused != nil {

@@ -202,7 +202,7 @@ func (c *cluster) whole(stream string) {
 }
 
 // stepDown has the leader of a stream give way.
-func (c *cluster) stepDown(stream string) {
+func (c *cluster) stepDown(stream string) { //nolint:unparam // as leaderOf
 	c.t.Helper()
 	if err := c.leaderOf(stream).server.JetStreamStepdownStream(server.DEFAULT_GLOBAL_ACCOUNT, stream); err != nil {
 		c.t.Fatal(err)
@@ -210,8 +210,6 @@ func (c *cluster) stepDown(stream string) {
 }
 
 // replicated is a namespace that the cluster keeps three times.
-func replicated(changes ...func(*namespace.Namespace)) namespace.Set {
-	return testNamespaces(append([]func(*namespace.Namespace){func(ns *namespace.Namespace) {
-		ns.Partitions, ns.Replicas = 1, clusterNodes
-	}}, changes...)...)
+func replicated() namespace.Set {
+	return testNamespaces(func(ns *namespace.Namespace) { ns.Partitions, ns.Replicas = 1, clusterNodes })
 }

@@ -3,6 +3,7 @@ package stream
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -32,5 +33,5 @@ func fileInode(f *os.File) (string, error) {
 	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
 		return "", fmt.Errorf("stat %s: %w", f.Name(), err)
 	}
-	return fmt.Sprint(stat.Ino), nil
+	return strconv.FormatUint(stat.Ino, 10), nil
 }

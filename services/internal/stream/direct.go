@@ -55,8 +55,8 @@ func (d *direct) lost() {
 	}
 }
 
-// ask asks a stream and calls each for every message of the answer, at most most of
-// them. It returns the header of the marker that ends them; nil where the answer is
+// ask asks a stream and calls each for every message of the answer, no more than
+// most of them. It returns the header of the marker that ends them; nil where the answer is
 // that nothing was found. Errors: also errIncomplete where a part of the answer was lost,
 // nats.ErrDisconnected, and a timeout after requestTimeout.
 func (d *direct) ask(ctx context.Context, stream string, request []byte, most int, each func(*nats.Msg) error) (end nats.Header, err error) {
@@ -105,7 +105,7 @@ func (d *direct) ask(ctx context.Context, stream string, request []byte, most in
 			}
 			return m.Header, nil
 		case "404":
-			return nil, nil
+			return nil, nil //nolint:nilnil // nothing found is an answer
 		case "503":
 			return nil, nats.ErrNoResponders
 		default:

@@ -41,9 +41,9 @@ func TestMissedIsToldAfterAnElection(t *testing.T) {
 		sleep(20 * time.Second)
 		close(stopped)
 		<-done
-		want := []time.Duration{0, 500, 1000, 1500, 10_000, 10_500}
+		want := []int{0, 500, 1000, 1500, 10_000, 10_500}
 		for i, at := range want {
-			if i >= len(told) || told[i] != at*time.Millisecond {
+			if i >= len(told) || told[i] != time.Duration(at)*time.Millisecond {
 				t.Fatalf("told at %v, want first those of %v ms", told, want)
 			}
 		}

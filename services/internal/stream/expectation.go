@@ -94,7 +94,7 @@ func (s *Store) endOf(ctx context.Context, t *tenure, part *partition, p message
 	case first(header, headerPurge) == purgeMark:
 		return last.Sequence, 0, nil
 	case err != nil || !(&message.Message{Time: last.Time, TTL: ttl}).Expired(time.Now()): // also what is not Carillon's
-		return last.Sequence, last.Sequence, nil
+		return last.Sequence, last.Sequence, nil //nolint:nilerr // a TTL that cannot be read is none
 	}
 	reached := max(p.Expected.Last, 1) - 1
 	for {

@@ -149,7 +149,7 @@ func (s *Store) recordOf(m *nats.Msg) (record, error) {
 	}
 	if err != nil {
 		s.damaged.Do(func() { s.logger.Warn("a stored message that is not Carillon's was left out", "error", err) })
-		return e, nil
+		return e, nil //nolint:nilerr // it is a place without a message
 	}
 	decoded.Previous = 0
 	e.message = decoded

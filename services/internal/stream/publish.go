@@ -94,7 +94,8 @@ func (s *Store) publishStored(ctx context.Context, part *partition, p message.Pu
 		if refusal := s.refusal(err, m); refusal != nil {
 			return message.Receipt{}, refusal
 		}
-		if isCode(err, codeRace) {
+		switch {
+		case isCode(err, codeRace):
 			races--
 			switch {
 			case races < 0 && open != nil:
@@ -102,9 +103,9 @@ func (s *Store) publishStored(ctx context.Context, part *partition, p message.Pu
 			case races < 0:
 				return message.Receipt{}, fault.New(fault.PublishRace, "expectedLastOffset", "another publish to the channel is under way")
 			}
-		} else if !transient(err) {
+		case !transient(err):
 			return message.Receipt{}, unconfirmed(err)
-		} else {
+		default:
 			open = err
 		}
 		failed = err

@@ -24,7 +24,7 @@ func forEachKind(t *testing.T, test func(t *testing.T, s *Store, r *recorder)) {
 	})
 }
 
-func purge(t *testing.T, s *Store, name channel.Name) message.Position {
+func purge(t *testing.T, s *Store, name channel.Name) message.Position { //nolint:unparam // a test says which channel
 	t.Helper()
 	position, err := s.Purge(t.Context(), name)
 	if err != nil {

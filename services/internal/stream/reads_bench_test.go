@@ -74,7 +74,7 @@ func BenchmarkRecovery(b *testing.B) {
 			b.ResetTimer()
 			before, stats := processorTime(), s.ReadStats()
 			for b.Loop() {
-				recover := func(name channel.Name) {
+				readMissed := func(name channel.Name) {
 					page, err := s.Read(b.Context(), name, after, MaxPage)
 					if err != nil || len(page.Messages) != each || page.Pending != 0 {
 						b.Error(len(page.Messages), page.Pending, err)
@@ -83,12 +83,12 @@ func BenchmarkRecovery(b *testing.B) {
 				var recovering sync.WaitGroup
 				for i, name := range names[:count] {
 					if spread < 0 {
-						recover(name)
+						readMissed(name)
 						continue
 					}
 					recovering.Go(func() {
 						<-time.After(time.Duration(i) * spread / time.Duration(count))
-						recover(name)
+						readMissed(name)
 					})
 				}
 				recovering.Wait()

@@ -222,7 +222,7 @@ func TestTTLTravels(t *testing.T) {
 		time.Second:                 time.Second,
 		time.Second + 1:             2 * time.Second,
 		365 * 24 * time.Hour:        365 * 24 * time.Hour,
-		maxTTL * time.Second:        maxTTL * time.Second,
+		maxTTL * time.Second:        maxTTL * time.Second, //nolint:durationcheck // it is a number of seconds
 		90*time.Second - 1:          90 * time.Second,
 		time.Minute + time.Second/2: 61 * time.Second,
 	} {

@@ -88,15 +88,15 @@ func (w *writers) end() {
 	w.wg.Wait()
 }
 
-// more waits until that many more messages are acknowledged, for as long as the cluster
+// more waits until 200 more messages are acknowledged, for as long as the cluster
 // takes to elect a leader: each round of that is 9 s, and a node that is behind can
 // spoil some.
-func (w *writers) more(count int64) {
+func (w *writers) more() {
 	w.t.Helper()
 	deadline := time.After(3 * patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for target := w.total.Load() + count; w.total.Load() < target; {
+	for target := w.total.Load() + 200; w.total.Load() < target; {
 		select {
 		case <-tick.C:
 		case <-deadline:
@@ -155,20 +155,20 @@ func TestInvariantPublishRetriesAcrossLeaderChanges(t *testing.T) {
 	s := readyStore(t, Options{URL: c.url(), Namespaces: replicated(), Receiver: r})
 	start := listen(t, s, "chat.lobby")
 	w := startWriters(t, s, 8)
-	w.more(200)
+	w.more()
 
 	c.stepDown(onlyStream)
-	w.more(200)
+	w.more()
 
 	missed := r.missedTimes()
 	leader := c.leaderOf(onlyStream)
 	leader.vanish()
 	c.leaderOf(onlyStream, leader)
-	w.more(200)
+	w.more()
 	leader.comeBack()
 	c.whole(onlyStream)
 	eventually(t, "Missed at 0, 1 and 10 s after the election", func() bool { return r.missedTimes() >= missed+3 })
-	w.more(200)
+	w.more()
 	w.end()
 	w.exactlyOnce(s, start.Epoch)
 	t.Logf("%d messages, %d publishes ended unknown, %d received live", len(w.receipts), w.retried, len(r.of("chat.lobby")))
