@@ -196,7 +196,7 @@ func (h *hub) open(ctx context.Context, s *session, t *topic, at message.Positio
 	o.follow = len(o.messages) + page.Pending
 	size := 0
 	for _, m := range o.messages {
-		size += sizeOf(m)
+		size += m.Size()
 	}
 	if size > ringBytes { // a replay reads them again, at the client's pace
 		o.messages, o.whole = nil, false

@@ -23,24 +23,15 @@ func (r *ring) reset(after message.Offset) { *r = ring{after: after} }
 // add appends the channel's next message.
 func (r *ring) add(m *message.Message) {
 	r.messages = append(r.messages, m)
-	r.bytes += sizeOf(m)
+	r.bytes += m.Size()
 	drop := 0
 	for len(r.messages)-drop > ringMessages || (r.bytes > ringBytes && drop < len(r.messages)) {
 		r.after = r.messages[drop].Offset
-		r.bytes -= sizeOf(r.messages[drop])
+		r.bytes -= r.messages[drop].Size()
 		r.messages[drop] = nil
 		drop++
 	}
 	r.messages = r.messages[drop:]
-}
-
-// sizeOf is how many bytes of a message others have decided.
-func sizeOf(m *message.Message) int {
-	size := len(m.Payload.Data) + len(m.Payload.ContentType) + len(m.ID) + len(m.Publisher)
-	for name, value := range m.Headers {
-		size += len(name) + len(value)
-	}
-	return size
 }
 
 // since returns the messages after an offset; ok is false if some of them may be gone.
