@@ -116,7 +116,7 @@ func verifyToken(t *testing.T, out string, kind auth.Kind, issuers []auth.Issuer
 	if !ok {
 		t.Errorf("printed %q", out)
 	}
-	identity, err := verifier.Verify(token)
+	identity, err := verifier.Verify(t.Context(), token)
 	if err != nil {
 		t.Fatal(err)
 	}

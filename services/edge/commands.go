@@ -54,12 +54,12 @@ func (s *session) handle(ctx context.Context, command frame.Command) (frame.Even
 }
 
 // authenticate settles who the client is from the tokens that it sent.
-func (s *session) authenticate(token string) error {
+func (s *session) authenticate(ctx context.Context, token string) error {
 	switch {
 	case token == "" && s.credential.token == "":
 		return fault.New(fault.TokenMissing, "token", "no token: send one in the handshake or in connect.token")
 	case s.credential.token == "":
-		identity, err := s.edge.options.Verifier.Verify(token)
+		identity, err := s.edge.options.Verifier.Verify(ctx, token)
 		if err != nil {
 			return fault.From(err).At("token")
 		}
@@ -87,7 +87,7 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	if most := max(maxEntries, s.edge.options.Limits.MaxSubscriptions+1); len(c.Subscriptions) > most {
 		return fault.New(fault.SubscriptionLimit, "subscriptions", "subscriptions has %d entries, more than %d", len(c.Subscriptions), most)
 	}
-	if err := s.authenticate(c.Token); err != nil {
+	if err := s.authenticate(ctx, c.Token); err != nil {
 		return err
 	}
 	s.authenticated.Store(true)

@@ -66,7 +66,7 @@ type Roster interface {
 
 // Verifier checks clients' tokens.
 type Verifier interface {
-	Verify(token string) (auth.Identity, error)
+	Verify(ctx context.Context, token string) (auth.Identity, error)
 }
 
 // Options are what an edge works with; all are required but Console.

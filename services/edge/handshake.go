@@ -116,7 +116,7 @@ func (e *Edge) handshakeCredential(r *http.Request, offered []string) (credentia
 	if token == "" {
 		return credential{}, nil
 	}
-	identity, err := e.options.Verifier.Verify(token)
+	identity, err := e.options.Verifier.Verify(r.Context(), token)
 	if err != nil {
 		return credential{}, fault.From(err)
 	}

@@ -40,7 +40,7 @@ func TestTokens(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(step.wait)
-			_, err = verifier.Verify(token)
+			_, err = verifier.Verify(t.Context(), token)
 			if got := reasonOf(err); got != step.reason {
 				t.Errorf("clock %d, after %v: %q %v, want %q", step.clock, step.wait, got, err, step.reason)
 			}

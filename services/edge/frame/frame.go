@@ -16,7 +16,7 @@ import (
 const MaxID = 1<<53 - 1
 
 // Command is what a client wants. Body is one of Connect, Subscribe, Unsubscribe,
-// Publish, Presence, History and Ping, or a *fault.Error if the frame has a usable ID but no
+// Publish, Presence, History, Refresh and Ping, or a *fault.Error if the frame has a usable ID but no
 // body that this server understands.
 type Command struct {
 	ID   uint64
@@ -64,6 +64,9 @@ type History struct {
 	NewestFirst   bool
 }
 
+// Refresh shows a newer token of the same issuer and user.
+type Refresh struct{ Token string }
+
 // Ping asks for a Pong.
 type Ping struct{}
 
@@ -74,7 +77,7 @@ type Event interface{ event() }
 type Connected struct {
 	ConnectionID  string
 	UserID        string
-	ExpiresAt     time.Time
+	ExpiresAt     time.Time // zero: never
 	ServerTime    time.Time
 	Heartbeat     time.Duration
 	MaxFrameBytes int
@@ -127,6 +130,9 @@ type Past struct {
 	More     bool
 }
 
+// Refreshed answers Refresh.
+type Refreshed struct{ ExpiresAt time.Time }
+
 // Pong answers Ping.
 type Pong struct{}
 
@@ -151,24 +157,29 @@ type Position struct {
 	Channels []string
 }
 
+// TokenExpiring asks for a Refresh.
+type TokenExpiring struct{ ExpiresAt time.Time }
+
 // Disconnect is the last frame before a close.
 type Disconnect struct {
 	Cause          *fault.Error
 	ReconnectAfter time.Duration
 }
 
-func (Connected) event()    {}
-func (Subscribed) event()   {}
-func (Unsubscribed) event() {}
-func (Published) event()    {}
-func (Members) event()      {}
-func (Past) event()         {}
-func (Pong) event()         {}
-func (Refused) event()      {}
-func (Message) event()      {}
-func (Gap) event()          {}
-func (Position) event()     {}
-func (Disconnect) event()   {}
+func (Connected) event()     {}
+func (Subscribed) event()    {}
+func (Unsubscribed) event()  {}
+func (Published) event()     {}
+func (Members) event()       {}
+func (Past) event()          {}
+func (Refreshed) event()     {}
+func (Pong) event()          {}
+func (Refused) event()       {}
+func (Message) event()       {}
+func (Gap) event()           {}
+func (Position) event()      {}
+func (TokenExpiring) event() {}
+func (Disconnect) event()    {}
 
 // Codec writes frames down. Codecs have no state and may be used concurrently.
 type Codec interface {

@@ -62,6 +62,7 @@ var commands = []struct {
 			Channel: "chat.a", After: &message.Position{Epoch: "e", Offset: 3}, Before: &message.Position{Epoch: "e", Offset: 9}, Limit: 5, NewestFirst: true,
 		}},
 	},
+	{"refresh", `{"id":7,"refresh":{"token":"t"}}`, `{"id":"7","refresh":{"token":"t"}}`, frame.Command{ID: 7, Body: frame.Refresh{Token: "t"}}},
 	{"ping", `{"id":9007199254740991,"ping":{}}`, `{"id":"9007199254740991","ping":{}}`, frame.Command{ID: frame.MaxID, Body: frame.Ping{}}},
 }
 
@@ -209,6 +210,8 @@ var events = []struct {
 		`{"id":6,"history":{"channel":"chat.a","epoch":"e","messages":[{"channel":"chat.a","offset":7,"time":1700000000123,"data":"<x>"}],"more":true}}`,
 		`{"id":"6","history":{"channel":"chat.a","epoch":"e","messages":[{"channel":"chat.a","offset":"7","time":"2023-11-14T22:13:20.123Z","json":"\"<x>\""}],"more":true}}`,
 	},
+	{"refreshed", 7, frame.Refreshed{ExpiresAt: at}, `{"id":7,"refreshed":{"expiresAt":1700000000123}}`, `{"id":"7","refreshed":{"expiresAt":"2023-11-14T22:13:20.123Z"}}`},
+	{"token expiring", 0, frame.TokenExpiring{ExpiresAt: at}, `{"tokenExpiring":{"expiresAt":1700000000123}}`, `{"tokenExpiring":{"expiresAt":"2023-11-14T22:13:20.123Z"}}`},
 	{"pong", 8, frame.Pong{}, `{"id":8,"pong":{}}`, `{"id":"8","pong":{}}`},
 	{
 		"error", 9,

@@ -63,6 +63,14 @@ type publishJSON struct {
 	MessageID   string          `json:"messageId"`
 }
 
+type refreshJSON struct {
+	Token string `json:"token"`
+}
+
+type expiryJSON struct {
+	ExpiresAt int64 `json:"expiresAt"`
+}
+
 type channelJSON struct {
 	Channel string `json:"channel"`
 }
@@ -122,6 +130,8 @@ func decodeCommand(name string, raw json.RawMessage) any {
 		return decodeAs(name, raw, func(h historyJSON) any {
 			return History{Channel: h.Channel, After: h.After.position(), Before: h.Before.position(), Limit: h.Limit, NewestFirst: h.NewestFirst}
 		})
+	case "refresh":
+		return decodeAs(name, raw, func(r refreshJSON) any { return Refresh(r) })
 	case "ping":
 		return decodeAs(name, raw, func(struct{}) any { return Ping{} })
 	default:
@@ -190,7 +200,7 @@ func describe(err error) string {
 type connectedJSON struct {
 	ConnectionID  string `json:"connectionId"`
 	UserID        string `json:"userId"`
-	ExpiresAt     int64  `json:"expiresAt"`
+	ExpiresAt     int64  `json:"expiresAt,omitempty"`
 	ServerTime    int64  `json:"serverTime"`
 	HeartbeatMs   int64  `json:"heartbeatMs"`
 	MaxFrameBytes int    `json:"maxFrameBytes"`
@@ -308,6 +318,8 @@ func eventShape(event Event) (string, any) {
 		return "presence", e.shape()
 	case Past:
 		return "history", e.shape()
+	case Refreshed:
+		return "refreshed", expiryJSON{e.ExpiresAt.UnixMilli()}
 	case Pong:
 		return "pong", struct{}{}
 	case Refused:
@@ -316,6 +328,8 @@ func eventShape(event Event) (string, any) {
 		return "gap", gapJSON(e)
 	case Position:
 		return "position", reachedJSON{Epoch: e.Epoch, Offset: e.Offset, Channels: e.Channels}
+	case TokenExpiring:
+		return "tokenExpiring", expiryJSON{e.ExpiresAt.UnixMilli()}
 	case Disconnect:
 		return "disconnect", disconnectJSON{
 			Code: e.Cause.CodeName(), Reason: e.Cause.Reason, Message: e.Cause.Message,
@@ -328,8 +342,11 @@ func eventShape(event Event) (string, any) {
 
 func (e Connected) shape() any {
 	shape := connectedJSON{
-		ConnectionID: e.ConnectionID, UserID: e.UserID, ExpiresAt: e.ExpiresAt.UnixMilli(), ServerTime: e.ServerTime.UnixMilli(),
+		ConnectionID: e.ConnectionID, UserID: e.UserID, ServerTime: e.ServerTime.UnixMilli(),
 		HeartbeatMs: milliseconds(e.Heartbeat), MaxFrameBytes: e.MaxFrameBytes, Subscriptions: make([]any, 0, len(e.Subscriptions)),
+	}
+	if !e.ExpiresAt.IsZero() {
+		shape.ExpiresAt = e.ExpiresAt.UnixMilli()
 	}
 	for _, s := range e.Subscriptions {
 		if s.Error == nil {

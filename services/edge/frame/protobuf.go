@@ -55,6 +55,8 @@ func (Protobuf) Decode(data []byte) (Command, error) {
 			Channel: c.History.GetChannel(), After: positionOf(c.History.GetAfter()), Before: positionOf(c.History.GetBefore()),
 			Limit: int64(c.History.GetLimit()), NewestFirst: c.History.GetNewestFirst(),
 		}
+	case *clientv1.ClientFrame_Refresh:
+		command.Body = Refresh{c.Refresh.GetToken()}
 	case *clientv1.ClientFrame_Ping:
 		command.Body = Ping{}
 	default:
@@ -112,6 +114,8 @@ func (Protobuf) Append(dst []byte, id uint64, event Event) []byte {
 		f.Event = &clientv1.ServerFrame_Presence{Presence: e.proto()}
 	case Past:
 		f.Event = &clientv1.ServerFrame_History{History: e.proto()}
+	case Refreshed:
+		f.Event = &clientv1.ServerFrame_Refreshed{Refreshed: &clientv1.RefreshedReply{ExpiresAt: timestamp(e.ExpiresAt)}}
 	case Pong:
 		f.Event = &clientv1.ServerFrame_Pong{Pong: &clientv1.PongReply{}}
 	case Refused:
@@ -126,6 +130,8 @@ func (Protobuf) Append(dst []byte, id uint64, event Event) []byte {
 		f.Event = &clientv1.ServerFrame_Position{Position: &clientv1.PositionPush{
 			Epoch: string(e.Epoch), Offset: uint64(e.Offset), Channels: e.Channels,
 		}}
+	case TokenExpiring:
+		f.Event = &clientv1.ServerFrame_TokenExpiring{TokenExpiring: &clientv1.TokenExpiringPush{ExpiresAt: timestamp(e.ExpiresAt)}}
 	case Disconnect:
 		f.Event = &clientv1.ServerFrame_Disconnect{Disconnect: &clientv1.DisconnectPush{
 			Code: e.Cause.CodeName(), Reason: reasonOf(e.Cause.Reason), Message: e.Cause.Message,

@@ -56,8 +56,12 @@ type Identity struct {
 	// Claims are all claims of the token as encoding/json decodes them: numbers are
 	// float64.
 	Claims map[string]any
-	// ExpiresAt is when the identity ends, to the second.
+	// ExpiresAt is when the identity ends, to the second; zero: never.
 	ExpiresAt time.Time
+	// IssuedAt is the token's iat, to the second; zero if it has none.
+	IssuedAt time.Time
+	// TokenID is the token's jti; empty if it has none.
+	TokenID string
 }
 
 // Issuer is the configuration of one issuer of tokens.
@@ -67,10 +71,27 @@ type Issuer struct {
 	Algorithms []string `yaml:"algorithms" help:"Algorithms allowed: HS256 HS384 HS512 with a secret; RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA with the public key that fits."`
 	Issuer     string   `yaml:"issuer" help:"Value of iss that chooses this issuer; empty: tokens without iss. One issuer for each value and kind."`
 	Audience   string   `yaml:"audience" help:"Value that aud must hold; empty: not checked."`
-	Secret     Secret   `yaml:"secret" help:"The HMAC secret, at least 32 bytes."`
-	PublicKey  Secret   `yaml:"public_key" help:"The public key in PEM: PKIX (PUBLIC KEY) or a certificate."`
-	UserPrefix string   `yaml:"user_prefix" help:"Put before the subject to make the user id; all issuers for clients but one need their own."`
+	Secret     Secret   `yaml:"secret" help:"The HMAC secret, at least 32 bytes. A file is read again when it changes."`
+	// PreviousSecret lets tokens through that were signed before a rotation.
+	PreviousSecret Secret `yaml:"previous_secret" help:"The HMAC secret before the present one, whose tokens are still good; nothing is signed with it."`
+	PublicKey      Secret `yaml:"public_key" help:"The public key in PEM: PKIX (PUBLIC KEY) or a certificate. A file is read again when it changes."`
+	// JWKSURL is the only place where keys are fetched from: never from a token.
+	JWKSURL     string        `yaml:"jwks_url" check:"https" help:"Address of the issuer's JSON Web Key Set (RFC 7517), https, or http on loopback; in place of a secret or public key."`
+	JWKSRefresh time.Duration `yaml:"jwks_refresh" default:"5m" min:"10s" max:"24h" help:"How often the key set is fetched; an unknown key id fetches it sooner, at most every 10s."`
+	Skew        time.Duration `yaml:"skew" default:"5s" min:"0s" max:"5m" help:"By how much the issuer's clock may be ahead: excuses nbf and iat, never exp."`
+	UserPrefix  string        `yaml:"user_prefix" help:"Put before the subject to make the user id; all issuers for clients but one need their own."`
+	// SubscriptionsClaim is empty where tokens subscribe to nothing.
+	SubscriptionsClaim string `yaml:"subscriptions_claim" help:"Claim with a list of channels that a client is subscribed to at connect, as far as the rules allow; empty: none."`
 }
+
+// Anonymous lets clients in that show no token.
+type Anonymous struct {
+	Enabled    bool   `yaml:"enabled" default:"false" help:"Whether a client without a token may connect, as a user of its own whose claims are {anonymous: true}."`
+	UserPrefix string `yaml:"user_prefix" default:"anonymous-" check:"required" help:"Put before a random text to make the user id; no issuer's users may begin so."`
+}
+
+// AnonymousIssuer is the Issuer of an Identity that no token names.
+const AnonymousIssuer = "anonymous"
 
 // Secret says where a secret is; the zero Secret says that there is none.
 type Secret struct {
@@ -86,9 +107,15 @@ type Load = func(Secret) ([]byte, error)
 
 // Caller is the configuration of one backend service.
 type Caller struct {
-	Name     string   `yaml:"name" help:"Subject of the caller's tokens."`
-	Publish  []string `yaml:"publish" help:"Patterns of the channels that it may publish to: user.{id}, invoices.{rest...}, {rest...} for every channel."`
-	Presence []string `yaml:"presence" help:"Patterns of the channels whose members it may list."`
-	History  []string `yaml:"history" help:"Patterns of the channels whose messages it may list."`
-	Purge    []string `yaml:"purge" help:"Patterns of the channels that it may purge."`
+	Name string `yaml:"name" help:"Name of the caller, and the subject of its tokens."`
+	// Issuer and Certificate say by what else a caller is known.
+	Issuer      string   `yaml:"issuer" help:"Name of the issuer of its tokens; required where several issuers are for callers."`
+	Certificate string   `yaml:"certificate" help:"In place of a token: the URI or DNS name (subject alternative name) of its client certificate, which publish.tls.client_ca_file must have signed."`
+	Publish     []string `yaml:"publish" help:"Patterns of the channels that it may publish to: user.{id}, invoices.{rest...}, {rest...} for every channel."`
+	Presence    []string `yaml:"presence" help:"Patterns of the channels whose members it may list."`
+	History     []string `yaml:"history" help:"Patterns of the channels whose messages it may list."`
+	Purge       []string `yaml:"purge" help:"Patterns of the channels that it may purge."`
+	// Control are methods, not patterns.
+	Control   []string `yaml:"control" help:"Methods of the ControlService that it may use: DisconnectUser, DisconnectConnection, SubscribeUser, UnsubscribeUser, RevokeTokens, ListConnections."`
+	Subscribe []string `yaml:"subscribe" help:"Patterns of the channels that SubscribeUser and UnsubscribeUser may name."`
 }

@@ -23,6 +23,12 @@ type grants struct {
 // maxCallerBytes bounds a caller's name, which names the publisher of its messages.
 const maxCallerBytes = 128
 
+// ControlMethods lists the methods of the ControlService, which a caller may be given
+// one by one.
+func ControlMethods() []string {
+	return []string{"DisconnectUser", "DisconnectConnection", "SubscribeUser", "UnsubscribeUser", "RevokeTokens", "ListConnections"}
+}
+
 // NewCallers compiles the callers' patterns. The error has a line a problem.
 func NewCallers(callers []Caller) (*Callers, error) {
 	compiled, problems := compileCallers(callers)

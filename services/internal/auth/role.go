@@ -43,7 +43,9 @@ func NewRoleKey(secret []byte) (*RoleKey, error) {
 }
 
 // Verify checks a role's token; its error is a *fault.Error of UNAUTHENTICATED.
-func (k *RoleKey) Verify(token string) (Identity, error) { return k.verifier.Verify(token) }
+func (k *RoleKey) Verify(ctx context.Context, token string) (Identity, error) {
+	return k.verifier.Verify(ctx, token)
+}
 
 // Credentials returns what a role shows with each call: a token that is kept until it
 // is about to expire. They do not ask for TLS.

@@ -44,17 +44,17 @@ func TestRoleKey(t *testing.T) {
 		t.Error("asks for TLS")
 	}
 	token := shown(t, creds)
-	identity, err := roleKey(t, secret).Verify(token)
+	identity, err := roleKey(t, secret).Verify(t.Context(), token)
 	if err != nil || identity.Kind != auth.ForRoles || identity.Issuer != "roles" || identity.Subject == "" {
 		t.Errorf("Verify = %+v, %v", identity, err)
 	}
-	_, err = roleKey(t, other).Verify(token)
+	_, err = roleKey(t, other).Verify(t.Context(), token)
 	wantReason(t, err, fault.TokenSignatureInvalid, "")
 	for _, aud := range []any{nil, auth.CallerAudience} { // signed with the roles' secret, yet no role's
-		_, err = key.Verify(hs256(t, jwt.MapClaims{"aud": aud}))
+		_, err = key.Verify(t.Context(), hs256(t, jwt.MapClaims{"aud": aud}))
 		wantReason(t, err, fault.TokenAudienceInvalid, "not a role's token")
 	}
-	_, err = newVerifier(t, auth.ForCallers, hmacIssuer(auth.ForCallers)).Verify(token)
+	_, err = newVerifier(t, auth.ForCallers, hmacIssuer(auth.ForCallers)).Verify(t.Context(), token)
 	wantReason(t, err, fault.TokenAudienceInvalid, "this is a role's token")
 
 	if _, err := auth.NewRoleKey(bytes.Repeat([]byte("x"), 31)); err == nil || !strings.Contains(err.Error(), "31 bytes") {
@@ -78,10 +78,10 @@ func TestRoleCredentialsRenew(t *testing.T) {
 			t.Error("not made anew with a minute left")
 		}
 		time.Sleep(time.Minute)
-		if _, err := key.Verify(first); fault.From(err).Reason != fault.TokenExpired {
+		if _, err := key.Verify(t.Context(), first); fault.From(err).Reason != fault.TokenExpired {
 			t.Errorf("the first token after 5 minutes: %v", err)
 		}
-		if _, err := key.Verify(second); err != nil {
+		if _, err := key.Verify(t.Context(), second); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -19,7 +20,7 @@ func TestSign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity, err := newVerifier(t, auth.ForClients, issuer).Verify(token)
+	identity, err := newVerifier(t, auth.ForClients, issuer).Verify(t.Context(), token)
 	if err != nil || identity.Subject != "sso-alice" || identity.Claims["level"] != 3.5 {
 		t.Fatalf("Verify = %+v, %v", identity, err)
 	}
@@ -31,7 +32,7 @@ func TestSign(t *testing.T) {
 	if token, err = auth.Sign(callers, texts, "billing", time.Second, nil); err != nil {
 		t.Fatal(err)
 	}
-	if identity, err = newVerifier(t, auth.ForCallers, callers).Verify(token); err != nil || identity.Subject != "billing" {
+	if identity, err = newVerifier(t, auth.ForCallers, callers).Verify(t.Context(), token); err != nil || identity.Subject != "billing" {
 		t.Fatalf("Verify = %+v, %v", identity, err)
 	}
 }
@@ -91,7 +92,7 @@ func ExampleSign() {
 		fmt.Println(err)
 		return
 	}
-	identity, err := verifier.Verify(token)
+	identity, err := verifier.Verify(context.Background(), token)
 	fmt.Println(identity.Subject, identity.Claims["rooms"], err)
 	// Output: alice [lobby] <nil>
 }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,7 +14,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
 
-// Verifier tells whom a token names. It is safe for concurrent use and never blocks.
+// Verifier tells whom a token names. It is safe for concurrent use.
 type Verifier struct {
 	kind   Kind
 	byISS  map[string]*issuer // "": tokens without iss
@@ -63,7 +64,7 @@ func (v *Verifier) add(i *issuer) {
 // Verify checks a token; its error is a *fault.Error of UNAUTHENTICATED that says
 // which check failed. What the token says is believed only after its signature, but a
 // token of the wrong kind is told so first, since its signature cannot fit either.
-func (v *Verifier) Verify(token string) (Identity, error) {
+func (v *Verifier) Verify(_ context.Context, token string) (Identity, error) {
 	claims := jwt.MapClaims{}
 	parsed, signed, err := v.parse(token, claims)
 	if err != nil {

@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -142,10 +143,10 @@ func TestVerifyAlgorithms(t *testing.T) {
 			token := signed(t, jwt.GetSigningMethod(algorithm), key, nil)
 			for _, issuer := range keys {
 				v := newVerifier(t, auth.ForClients, issuer)
-				if identity, err := v.Verify(token); err != nil || identity.Subject != "alice" {
+				if identity, err := v.Verify(t.Context(), token); err != nil || identity.Subject != "alice" {
 					t.Fatalf("Verify = %+v, %v", identity, err)
 				}
-				_, err := v.Verify(token[:len(token)-8] + "AAAAAAAA")
+				_, err := v.Verify(t.Context(), token[:len(token)-8]+"AAAAAAAA")
 				wantReason(t, err, fault.TokenSignatureInvalid, "signature")
 			}
 		})
@@ -158,7 +159,7 @@ func TestVerifyIdentity(t *testing.T) {
 	issuer.Name, issuer.Issuer, issuer.UserPrefix = "sso", "https://sso.example", "sso-"
 	expires := time.Now().Add(time.Hour).Unix()
 	token := hs256(t, jwt.MapClaims{"iss": "https://sso.example", "rooms": []string{"a"}, "level": 3, "exp": expires})
-	identity, err := newVerifier(t, auth.ForClients, issuer).Verify(token)
+	identity, err := newVerifier(t, auth.ForClients, issuer).Verify(t.Context(), token)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,13 +246,13 @@ func TestVerifyRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			v := newVerifier(t, auth.ForClients, hmacIssuer(auth.ForClients), sso)
-			_, err := v.Verify(c.token)
+			_, err := v.Verify(t.Context(), c.token)
 			wantReason(t, err, c.reason, c.says)
 		})
 	}
 	v := newVerifier(t, auth.ForClients, hmacIssuer(auth.ForClients), sso)
 	for _, token := range []string{good, fromSSO(nil)} { // or the refusals would prove nothing
-		if _, err := v.Verify(token); err != nil {
+		if _, err := v.Verify(t.Context(), token); err != nil {
 			t.Error(err)
 		}
 	}
@@ -266,28 +267,28 @@ func TestVerifyKeyConfusion(t *testing.T) {
 	}
 	public := publicPEM(t, key.Public())
 	v := newVerifier(t, auth.ForClients, auth.Issuer{Name: "main", For: auth.ForClients, Algorithms: []string{"RS256"}, PublicKey: public})
-	_, err = v.Verify(signed(t, jwt.SigningMethodHS256, []byte(public.Env), nil))
+	_, err = v.Verify(t.Context(), signed(t, jwt.SigningMethodHS256, []byte(public.Env), nil))
 	wantReason(t, err, fault.TokenAlgorithmNotAllowed, "RS256, not HS256")
 }
 
 func TestVerifyNoIssuers(t *testing.T) {
 	t.Parallel()
-	_, err := newVerifier(t, auth.ForClients, hmacIssuer(auth.ForCallers)).Verify(hs256(t, nil))
+	_, err := newVerifier(t, auth.ForClients, hmacIssuer(auth.ForCallers)).Verify(t.Context(), hs256(t, nil))
 	wantReason(t, err, fault.TokenIssuerUnknown, "no iss")
 }
 
 func TestVerifyCallers(t *testing.T) {
 	t.Parallel()
 	v := newVerifier(t, auth.ForCallers, hmacIssuer(auth.ForCallers))
-	identity, err := v.Verify(hs256(t, jwt.MapClaims{"sub": "billing", "aud": []string{auth.CallerAudience}}))
+	identity, err := v.Verify(t.Context(), hs256(t, jwt.MapClaims{"sub": "billing", "aud": []string{auth.CallerAudience}}))
 	if err != nil || identity.Subject != "billing" || identity.Kind != auth.ForCallers {
 		t.Fatalf("Verify = %+v, %v", identity, err)
 	}
 	for _, aud := range []any{nil, "carillon", []string{}} {
-		_, err = v.Verify(hs256(t, jwt.MapClaims{"aud": aud}))
+		_, err = v.Verify(t.Context(), hs256(t, jwt.MapClaims{"aud": aud}))
 		wantReason(t, err, fault.TokenAudienceInvalid, "this is a client's token")
 	}
-	_, err = v.Verify(hs256(t, jwt.MapClaims{"aud": auth.RoleAudience}))
+	_, err = v.Verify(t.Context(), hs256(t, jwt.MapClaims{"aud": auth.RoleAudience}))
 	wantReason(t, err, fault.TokenAudienceInvalid, "this is a role's token")
 }
 
@@ -309,7 +310,7 @@ func TestVerifyClock(t *testing.T) {
 			{time.Minute, fault.TokenExpired}, // and no leeway at the end
 		} {
 			time.Sleep(time.Until(start.Add(step.at))) // of the bubble's clock
-			_, err := v.Verify(token)
+			_, err := v.Verify(t.Context(), token)
 			if step.reason == "" && err != nil {
 				t.Errorf("after %v: %v", step.at, err)
 			}
@@ -330,7 +331,7 @@ func FuzzVerify(f *testing.F) {
 		f.Add(token)
 	}
 	f.Fuzz(func(t *testing.T, token string) {
-		identity, err := v.Verify(token)
+		identity, err := v.Verify(t.Context(), token)
 		if err == nil {
 			if identity.Subject == "" || !identity.ExpiresAt.After(time.Now()) {
 				t.Fatalf("%q names %+v", token, identity)
@@ -355,7 +356,7 @@ func FuzzClaims(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		identity, err := v.Verify(text + "." + base64.RawURLEncoding.EncodeToString(signature))
+		identity, err := v.Verify(t.Context(), text+"."+base64.RawURLEncoding.EncodeToString(signature))
 		switch {
 		case err == nil && (identity.Subject == "" || !identity.ExpiresAt.After(time.Now())):
 			t.Fatalf("%q names %+v", claims, identity)
@@ -386,7 +387,7 @@ func BenchmarkVerify(b *testing.B) {
 			token := signed(b, jwt.GetSigningMethod(c.issuer.Algorithms[0]), c.key, jwt.MapClaims{"rooms": []string{"a", "b"}})
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := v.Verify(token); err != nil {
+				if _, err := v.Verify(context.Background(), token); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
 )
 
 // check reports what no single field shows.
@@ -27,6 +28,7 @@ func (c *Config) check(r *report, command Command, load auth.Load) {
 		}
 	}
 	c.checkBounds(r)
+	c.checkTogether(r)
 	c.checkListeners(r, command)
 	c.checkRequired(r, command)
 }
@@ -41,6 +43,42 @@ func (c *Config) checkBounds(r *report) {
 	}
 	if c.Ops.PProf && !isLoopback(c.Ops.Listen) {
 		r.add("ops.pprof", "needs ops.listen on a loopback address such as 127.0.0.1:9464, not %q", c.Ops.Listen)
+	}
+}
+
+// checkTogether reports options of which one wants, or excludes, another.
+func (c *Config) checkTogether(r *report) {
+	require := func(ok bool, path, format string, args ...any) {
+		if !ok {
+			r.add(path, format, args...)
+		}
+	}
+	e := &c.Edge
+	require(e.TokenCookie == "" || len(e.AllowedOrigins) > 0, "edge.token_cookie", "needs edge.allowed_origins: a browser sends a cookie whatever page asks")
+	require(!e.ProxyProtocol || len(e.TrustedProxies) > 0, "edge.proxy_protocol", "needs edge.trusted_proxies: from nobody else is its header believed")
+	for _, rate := range []struct {
+		path  string
+		bytes namespace.Bytes
+	}{{"edge.rate.bytes", e.Rate.Bytes}, {"edge.user_rate.bytes", e.UserRate.Bytes}, {"edge.address_rate.bytes", e.AddressRate.Bytes}} {
+		require(rate.bytes == 0 || rate.bytes >= e.MaxFrameBytes, rate.path, "%s is less than edge.max_frame_bytes, %s", rate.bytes, e.MaxFrameBytes)
+	}
+	require(c.NATS.User == "" == c.NATS.Password.IsZero(), "nats.user", "is for nats.password, and the other way round")
+	require(c.NATS.User == "" || c.NATS.Credentials == "", "nats.credentials", "is given, and nats.user too")
+	for _, l := range []struct {
+		path string
+		tls  ServerTLS
+	}{{"edge.tls", e.TLS}, {"presence.tls", c.Presence.TLS}, {"publish.tls", c.Publish.TLS}} {
+		require((l.tls.CertFile == "") == (l.tls.KeyFile == ""), l.path, "needs both cert_file and key_file")
+		require(l.tls.ClientCAFile == "" || l.tls.CertFile != "", l.path, "client_ca_file needs cert_file and key_file")
+	}
+	for _, d := range []struct {
+		path string
+		tls  ClientTLS
+	}{{"nats.tls", c.NATS.TLS}, {"presence.dial_tls", c.Presence.DialTLS}, {"authorization.tls", c.Authorization.TLS}} {
+		require((d.tls.CertFile == "") == (d.tls.KeyFile == ""), d.path, "needs both cert_file and key_file")
+	}
+	for i, caller := range c.Callers {
+		require(caller.Certificate == "" || c.Publish.TLS.ClientCAFile != "", fmt.Sprintf("callers[%d].certificate", i), "needs publish.tls.client_ca_file")
 	}
 }
 
@@ -107,7 +145,7 @@ func (c *Config) checkRequired(r *report, command Command) {
 	if command == EdgeRole {
 		require(len(c.Presence.Addresses) > 0, "presence.addresses", "is required: a single edge has no presence role inside")
 	}
-	if command == EdgeRole || command == PresenceRole || (command == Serve && len(c.Presence.Addresses) > 0) {
+	if command == EdgeRole || command == PresenceRole || (command == Serve && len(c.Presence.Addresses)+len(c.Authorization.Addresses) > 0) {
 		require(!c.Auth.RolesSecret.IsZero(), "auth.roles_secret", "is required: edges and presence know each other by it")
 	}
 }

@@ -21,15 +21,17 @@ type Config struct {
 	DataDir         string        `yaml:"data_dir" default:"./data" check:"required" help:"Directory of the embedded NATS store and of the keys of dev."`
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout" default:"30s" min:"1s" max:"10m" help:"Time in which everything must have stopped after a signal."`
 
-	Log        Log                   `yaml:"log" help:"What is logged, on standard error."`
-	NATS       NATS                  `yaml:"nats" help:"Where messages are stored."`
-	Edge       Edge                  `yaml:"edge" help:"The WebSocket edge; the bounds are per edge."`
-	Presence   Presence              `yaml:"presence" help:"The presence and authorization service, and where edges find it."`
-	Publish    Publish               `yaml:"publish" help:"The Publish API."`
-	Ops        Ops                   `yaml:"ops" help:"What an operator looks at."`
-	Auth       Auth                  `yaml:"auth" help:"Whose tokens are good."`
-	Callers    []auth.Caller         `yaml:"callers" help:"Backend services and what their tokens give them; a caller that is not here may do nothing."`
-	Namespaces []namespace.Namespace `yaml:"namespaces" help:"Namespaces: the first token of a channel, which decides what is kept and who may do what."`
+	Log      Log      `yaml:"log" help:"What is logged, on standard error."`
+	NATS     NATS     `yaml:"nats" help:"Where messages are stored."`
+	Edge     Edge     `yaml:"edge" help:"The WebSocket edge; the bounds are per edge."`
+	Presence Presence `yaml:"presence" help:"The presence and authorization service, and where edges find it."`
+	Publish  Publish  `yaml:"publish" help:"The Publish API."`
+	Ops      Ops      `yaml:"ops" help:"What an operator looks at."`
+	Auth     Auth     `yaml:"auth" help:"Whose tokens are good."`
+	// Authorization is zero where the presence role decides.
+	Authorization Authorization         `yaml:"authorization" help:"An AuthorizationService of your own, which edges ask in place of the presence role."`
+	Callers       []auth.Caller         `yaml:"callers" help:"Backend services and what their tokens give them; a caller that is not here may do nothing."`
+	Namespaces    []namespace.Namespace `yaml:"namespaces" help:"Namespaces: the first token of a channel, which decides what is kept and who may do what."`
 }
 
 // Log says what is logged, on standard error.
@@ -41,41 +43,105 @@ type Log struct {
 // NATS says where messages are stored.
 type NATS struct {
 	URL          string        `yaml:"url" check:"nats" help:"NATS servers, joined by commas: nats://host:4222; empty: the one inside this process."`
+	Credentials  string        `yaml:"credentials" help:"Credentials file (.creds) for NATS, read again at each connection."`
+	User         string        `yaml:"user" help:"User name for NATS; with password."`
+	Password     auth.Secret   `yaml:"password" help:"Password for NATS."`
+	TLS          ClientTLS     `yaml:"tls" help:"TLS towards NATS; the scheme tls:// in nats.url is enough where the system's authorities suffice."`
 	SyncInterval time.Duration `yaml:"sync_interval" default:"1s" min:"1ms" max:"10m" help:"How often the embedded server syncs to disk: what a power cut may take."`
 }
 
 // Edge is the WebSocket edge. Its bounds are per edge.
 type Edge struct {
-	Listen           string          `yaml:"listen" default:":8080" check:"listen" help:"Address of HTTP: /v1/ws, and in dev the console at /."`
-	MaxFrameBytes    namespace.Bytes `yaml:"max_frame_bytes" default:"64KiB" min:"1KiB" max:"16MiB" help:"Largest frame of a client; a larger one closes 1009."`
-	MaxSubscriptions int             `yaml:"max_subscriptions" default:"128" min:"1" max:"100000" help:"Most subscriptions of one connection."`
-	MaxQueueBytes    namespace.Bytes `yaml:"max_queue_bytes" default:"1MiB" min:"4KiB" max:"1GiB" help:"Most bytes that wait for one slow reader, no less than max_frame_bytes; more closes 4450."`
-	MaxInflight      int             `yaml:"max_inflight" default:"64" min:"1" max:"100000" help:"Most commands of one connection that wait for their reply."`
-	MaxConnections   int             `yaml:"max_connections" default:"20000" min:"1" max:"10000000" help:"Most connections; more are refused."`
-	Rate             Rate            `yaml:"rate" help:"Token bucket of one connection's commands; ping is exempt."`
-	ConnectTimeout   time.Duration   `yaml:"connect_timeout" default:"5s" min:"10ms" max:"10m" help:"Time in which a client must send connect, or be closed 4408."`
-	PingInterval     time.Duration   `yaml:"ping_interval" default:"25s" min:"10ms" max:"1h" help:"Time between pings of the server."`
-	PongTimeout      time.Duration   `yaml:"pong_timeout" default:"10s" min:"10ms" max:"1h" help:"Time in which a client must answer a ping, or be closed 4408."`
-	DrainWindow      time.Duration   `yaml:"drain_window" default:"5s" min:"0s" max:"10m" help:"Time over which connections are closed 1012 when the edge stops, less than shutdown_timeout."`
+	Listen                      string          `yaml:"listen" default:":8080" check:"listen" help:"Address of HTTP: /v1/ws, and in dev the console at /."`
+	TLS                         ServerTLS       `yaml:"tls" help:"TLS of edge.listen; nothing given: none."`
+	AllowedOrigins              []string        `yaml:"allowed_origins" check:"origin" help:"Origins whose pages may use the cookie, exactly as browsers send them: https://app.example."`
+	TrustedProxies              []string        `yaml:"trusted_proxies" check:"cidr" help:"Addresses or networks (10.0.0.0/8) of proxies that are believed about the client's address, in X-Forwarded-For and the PROXY protocol."`
+	ProxyProtocol               bool            `yaml:"proxy_protocol" default:"false" help:"Whether connections of trusted_proxies begin with a PROXY protocol header, version 1 or 2."`
+	TokenCookie                 string          `yaml:"token_cookie" help:"Name of a cookie that may hold the token; needs allowed_origins. Empty: none."`
+	TokenInQuery                bool            `yaml:"token_in_query" default:"false" help:"Whether the query parameter access_token may hold the token; addresses end up in the logs of proxies."`
+	TokenNotice                 time.Duration   `yaml:"token_notice" default:"60s" min:"1s" max:"1h" help:"How long before its token expires a client is sent tokenExpiring."`
+	MaxFrameBytes               namespace.Bytes `yaml:"max_frame_bytes" default:"64KiB" min:"1KiB" max:"16MiB" help:"Largest frame of a client; a larger one closes 1009."`
+	MaxSubscriptions            int             `yaml:"max_subscriptions" default:"128" min:"1" max:"100000" help:"Most subscriptions of one connection."`
+	MaxQueueBytes               namespace.Bytes `yaml:"max_queue_bytes" default:"1MiB" min:"4KiB" max:"1GiB" help:"Most bytes that wait for one slow reader, no less than max_frame_bytes; more closes 4450."`
+	MaxInflight                 int             `yaml:"max_inflight" default:"64" min:"1" max:"100000" help:"Most commands of one connection that wait for their reply."`
+	MaxConnections              int             `yaml:"max_connections" default:"20000" min:"1" max:"10000000" help:"Most connections; more are refused."`
+	MaxConnectionsPerUser       int             `yaml:"max_connections_per_user" default:"16" min:"0" max:"10000000" help:"Most connections of one user; 0: no bound."`
+	MaxConnectionsPerAddress    int             `yaml:"max_connections_per_address" default:"1000" min:"0" max:"10000000" help:"Most connections of one address, or of one /64 of IPv6; 0: no bound, as in dev."`
+	MaxNewConnections           int             `yaml:"max_new_connections" default:"10000" min:"0" max:"10000000" help:"Most new connections a second, also at once; 0: no bound."`
+	MaxNewConnectionsPerAddress int             `yaml:"max_new_connections_per_address" default:"200" min:"0" max:"10000000" help:"The same of one address, or of one /64 of IPv6; 0: no bound, as in dev."`
+	MaxHandshakes               int             `yaml:"max_handshakes" default:"1024" min:"1" max:"1000000" help:"Most connections that have not said connect yet; at one more the oldest is closed."`
+	MaxHeaderBytes              namespace.Bytes `yaml:"max_header_bytes" default:"8KiB" min:"4KiB" max:"1MiB" help:"Most bytes of a handshake's request line and headers."`
+	MaxJSONDepth                int             `yaml:"max_json_depth" default:"64" min:"4" max:"64" help:"Deepest nesting of a JSON value that a client publishes."`
+	Rate                        Rate            `yaml:"rate" help:"Token bucket of one connection's commands; ping has its own."`
+	PingRate                    PingRate        `yaml:"ping_rate" help:"Token bucket of one connection's pings, of WebSocket and the protocol's; a connection that has more is read more slowly."`
+	UserRate                    SharedRate      `yaml:"user_rate" help:"Token bucket that all connections of a user share."`
+	AddressRate                 SharedRate      `yaml:"address_rate" help:"Token bucket that all connections of an address share, or of one /64 of IPv6."`
+	RateExceeded                string          `yaml:"rate_exceeded" default:"refuse" enum:"refuse,throttle,disconnect" help:"What a command meets that finds a bucket empty: refuse (RATE_LIMITED; 100 in 60s close 1008), throttle (the connection is not read until there is room) or disconnect (close 1008)."`
+	ConnectTimeout              time.Duration   `yaml:"connect_timeout" default:"5s" min:"10ms" max:"10m" help:"Time in which a client must send connect, or be closed 4408."`
+	PingInterval                time.Duration   `yaml:"ping_interval" default:"25s" min:"10ms" max:"1h" help:"Time between pings of the server."`
+	PongTimeout                 time.Duration   `yaml:"pong_timeout" default:"10s" min:"10ms" max:"1h" help:"Time in which a client must answer a ping, or be closed 4408."`
+	DrainWindow                 time.Duration   `yaml:"drain_window" default:"5s" min:"0s" max:"10m" help:"Time over which connections are closed 1012 when the edge stops, less than shutdown_timeout."`
 }
 
 // Rate is the token bucket of one connection's commands. It converts to
 // namespace.Rate.
 type Rate struct {
-	Messages int           `yaml:"messages" default:"50" min:"1" max:"1000000" help:"Commands refilled in the time of per; also the burst."`
-	Per      time.Duration `yaml:"per" default:"10s" min:"1ms" max:"1h" help:"Time in which they are refilled."`
+	Messages int             `yaml:"messages" default:"50" min:"1" max:"1000000" help:"Commands refilled in the time of per; also the burst."`
+	Per      time.Duration   `yaml:"per" default:"10s" min:"1ms" max:"1h" help:"Time in which they are refilled."`
+	Bytes    namespace.Bytes `yaml:"bytes" default:"0" min:"0" max:"1GiB" help:"Bytes of commands refilled in the time of per, and at once, no fewer than max_frame_bytes; 0: no bound."`
+}
+
+// PingRate is the token bucket of one connection's pings. It converts to
+// namespace.Rate.
+type PingRate struct {
+	Messages int             `yaml:"messages" default:"1000" min:"1" max:"1000000" help:"Pings refilled in the time of per; also the burst."`
+	Per      time.Duration   `yaml:"per" default:"10s" min:"1ms" max:"1h" help:"Time in which they are refilled."`
+	Bytes    namespace.Bytes `yaml:"bytes" default:"0" min:"0" max:"1GiB" help:"Bytes of pings refilled in the time of per; 0: no bound."`
+}
+
+// SharedRate is a token bucket that connections share. It converts to namespace.Rate.
+type SharedRate struct {
+	Messages int             `yaml:"messages" default:"0" min:"0" max:"10000000" help:"Commands refilled in the time of per; also the burst; 0: no bound."`
+	Per      time.Duration   `yaml:"per" default:"10s" min:"1ms" max:"1h" help:"Time in which they are refilled."`
+	Bytes    namespace.Bytes `yaml:"bytes" default:"0" min:"0" max:"1GiB" help:"Bytes of commands refilled in the time of per, and at once, no fewer than max_frame_bytes; 0: no bound."`
+}
+
+// ServerTLS is the certificate of a listener. Files are read again when they change.
+type ServerTLS struct {
+	CertFile     string `yaml:"cert_file" help:"Certificate chain in PEM; empty: no TLS."`
+	KeyFile      string `yaml:"key_file" help:"Its private key in PEM."`
+	ClientCAFile string `yaml:"client_ca_file" help:"Authorities in PEM that sign client certificates; a client may then show one. Empty: none is asked for."`
+}
+
+// ClientTLS is TLS towards a server. Files are read again when they change.
+type ClientTLS struct {
+	Enabled    bool   `yaml:"enabled" default:"false" help:"Whether TLS is used; any of the other options implies it."`
+	CAFile     string `yaml:"ca_file" help:"Authorities in PEM that sign the server's certificate; empty: the system's."`
+	CertFile   string `yaml:"cert_file" help:"Client certificate chain in PEM; empty: none."`
+	KeyFile    string `yaml:"key_file" help:"Its private key in PEM."`
+	ServerName string `yaml:"server_name" help:"Name that the server's certificate must have; empty: the one that is dialled."`
 }
 
 // Presence is the presence and authorization service, and where edges find it.
 type Presence struct {
-	Listen    string   `yaml:"listen" default:":9091" check:"listen" help:"Address of gRPC: authorization and presence."`
-	Addresses []string `yaml:"addresses" check:"address" help:"Addresses of all replicas, which edges dial; empty: the role in this process."`
+	Listen    string    `yaml:"listen" default:":9091" check:"listen" help:"Address of gRPC: authorization and presence."`
+	Addresses []string  `yaml:"addresses" check:"address" help:"Addresses of all replicas, which edges dial; empty: the role in this process."`
+	TLS       ServerTLS `yaml:"tls" help:"TLS of presence.listen; nothing given: none."`
+	DialTLS   ClientTLS `yaml:"dial_tls" help:"TLS with which edges dial presence.addresses."`
+}
+
+// Authorization is an AuthorizationService that is not Carillon's. Edges show it the
+// credential of a role, a token signed with auth.roles_secret.
+type Authorization struct {
+	Addresses []string  `yaml:"addresses" check:"address" help:"Addresses of its replicas; empty: the presence role decides by the rules of the namespaces."`
+	TLS       ClientTLS `yaml:"tls" help:"TLS with which edges dial it."`
 }
 
 // Publish is the Publish API.
 type Publish struct {
-	Listen     string `yaml:"listen" default:":9090" check:"listen" help:"Address of gRPC: the Publish API."`
-	HTTPListen string `yaml:"http_listen" default:":8081" check:"listen" help:"Address of the same as JSON over HTTP."`
+	Listen     string    `yaml:"listen" default:":9090" check:"listen" help:"Address of gRPC: the Publish API."`
+	HTTPListen string    `yaml:"http_listen" default:":8081" check:"listen" help:"Address of the same as JSON over HTTP."`
+	TLS        ServerTLS `yaml:"tls" help:"TLS of both; nothing given: none."`
 }
 
 // Ops is what an operator looks at.
@@ -88,7 +154,8 @@ type Ops struct {
 type Auth struct {
 	Issuers []auth.Issuer `yaml:"issuers" help:"Issuers of tokens. An issuer is for clients or for callers, and has a secret or a public key."`
 	// RolesSecret is zero if roles need not talk across processes.
-	RolesSecret auth.Secret `yaml:"roles_secret" help:"The secret that edges and presence share, at least 32 bytes."`
+	RolesSecret auth.Secret    `yaml:"roles_secret" help:"The secret that edges and presence share, at least 32 bytes."`
+	Anonymous   auth.Anonymous `yaml:"anonymous" help:"Clients without a token."`
 }
 
 // Command is what a configuration is for; each requires other options.

@@ -29,11 +29,19 @@ func DevIssuers(dataDir string) []auth.Issuer {
 	var issuers []auth.Issuer
 	for _, kind := range []auth.Kind{auth.ForClients, auth.ForCallers} {
 		issuers = append(issuers, auth.Issuer{
-			Name: DevIssuerName(kind), For: kind, Algorithms: []string{"HS256"}, Issuer: DevISS,
+			Name: DevIssuerName(kind), For: kind, Algorithms: []string{"HS256"}, Issuer: DevISS, SubscriptionsClaim: devSubscriptionsClaim(kind),
 			Secret: auth.Secret{File: keyFile(dataDir, kind)},
 		})
 	}
 	return issuers
+}
+
+// devSubscriptionsClaim is the claim of dev that lists channels to be subscribed to.
+func devSubscriptionsClaim(kind auth.Kind) string {
+	if kind == auth.ForClients {
+		return "channels"
+	}
+	return ""
 }
 
 // DevIssuerName is the name of the issuer of dev for a kind.
@@ -83,6 +91,12 @@ func generateKey(name string) (err error) {
 	return os.Rename(file.Name(), name)
 }
 
+// applyDevDefaults puts in the defaults that are others in dev: everybody has the same
+// address there.
+func (c *Config) applyDevDefaults() {
+	c.Edge.MaxConnectionsPerAddress, c.Edge.MaxNewConnectionsPerAddress = 0, 0
+}
+
 // applyDev puts in what dev brings, but its keys: loopback, its caller, and its
 // namespaces if the configuration has none.
 func (c *Config) applyDev(r *report) {
@@ -100,7 +114,7 @@ func (c *Config) applyDev(r *report) {
 	}
 	if !slices.ContainsFunc(c.Callers, func(caller auth.Caller) bool { return caller.Name == DevCaller }) {
 		everywhere := []string{"{rest...}"}
-		c.Callers = append(c.Callers, auth.Caller{Name: DevCaller, Publish: everywhere, Presence: everywhere, History: everywhere, Purge: everywhere})
+		c.Callers = append(c.Callers, auth.Caller{Name: DevCaller, Publish: everywhere, Presence: everywhere, History: everywhere, Purge: everywhere, Control: auth.ControlMethods(), Subscribe: everywhere})
 	}
 	if len(c.Namespaces) == 0 {
 		c.Namespaces = devNamespaces()

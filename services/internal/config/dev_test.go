@@ -59,7 +59,7 @@ func TestDev(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if identity, err := verifier.Verify(token); err != nil || identity.Subject != "alice" {
+		if identity, err := verifier.Verify(t.Context(), token); err != nil || identity.Subject != "alice" {
 			t.Errorf("Verify = %+v, %v", identity, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"slices"
@@ -139,6 +140,20 @@ func check(name, text string) error {
 	case "address": // host:port to dial
 		if host, port, err := net.SplitHostPort(text); err != nil || host == "" || !isPort(port, 1) {
 			return fmt.Errorf("%.100q is not host:port, port being 1 to 65535", text)
+		}
+	case "https": // http only on this machine
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Hostname() == "" || u.User != nil ||
+			u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(net.JoinHostPort(u.Hostname(), "0")))) {
+			return errors.New("is not an address https://host/path, or http://localhost:port/path")
+		}
+	case "origin": // as RFC 6454, 6.2 serialises it
+		if u, err := url.Parse(text); err != nil || u.Hostname() == "" || u.Scheme+"://"+u.Host != text || text != strings.ToLower(text) {
+			return fmt.Errorf("%.100q is not an origin such as https://app.example or http://localhost:3000, in lower case and without a path", text)
+		}
+	case "cidr":
+		_, errPrefix := netip.ParsePrefix(text)
+		if _, err := netip.ParseAddr(text); err != nil && errPrefix != nil {
+			return fmt.Errorf("%.100q is not an address such as 10.1.2.3 or a network such as 10.0.0.0/8", text)
 		}
 	case "nats":
 		for _, server := range splitList(text) {

@@ -59,6 +59,9 @@ func readFile(name string) (text []byte, problem string) {
 func load(r *report, name string, text []byte, flags map[string]string, command Command, getenv func(string) string, checks []func(*Config) []string) (*Config, error) {
 	c := &Config{}
 	applyDefaults(reflect.ValueOf(c).Elem())
+	if command == Dev {
+		c.applyDevDefaults()
+	}
 	(&decoder{report: r, file: name}).decode(text, c)
 	for _, o := range Options() {
 		if o.Flag == "" {

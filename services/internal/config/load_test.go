@@ -85,12 +85,19 @@ func TestDefaults(t *testing.T) {
 		NATS: config.NATS{SyncInterval: time.Second},
 		Edge: config.Edge{
 			Listen: ":8080", MaxFrameBytes: 64 << 10, MaxSubscriptions: 128, MaxQueueBytes: 1 << 20, MaxInflight: 64,
-			MaxConnections: 20000, Rate: config.Rate{Messages: 50, Per: 10 * time.Second}, ConnectTimeout: 5 * time.Second,
-			PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second, DrainWindow: 5 * time.Second,
+			MaxConnections: 20000, MaxConnectionsPerUser: 16, MaxConnectionsPerAddress: 1000,
+			MaxNewConnections: 10000, MaxNewConnectionsPerAddress: 200,
+			MaxHandshakes: 1024, MaxHeaderBytes: 8 << 10, MaxJSONDepth: 64, TokenNotice: time.Minute,
+			Rate:     config.Rate{Messages: 50, Per: 10 * time.Second},
+			PingRate: config.PingRate{Messages: 1000, Per: 10 * time.Second}, RateExceeded: "refuse",
+			UserRate: config.SharedRate{Per: 10 * time.Second}, AddressRate: config.SharedRate{Per: 10 * time.Second},
+			ConnectTimeout: 5 * time.Second,
+			PingInterval:   25 * time.Second, PongTimeout: 10 * time.Second, DrainWindow: 5 * time.Second,
 		},
 		Presence: config.Presence{Listen: ":9091"},
 		Publish:  config.Publish{Listen: ":9090", HTTPListen: ":8081"},
 		Ops:      config.Ops{Listen: ":9464"},
+		Auth:     config.Auth{Anonymous: auth.Anonymous{UserPrefix: "anonymous-"}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults\n%+v\nwant\n%+v", got, want)
@@ -101,9 +108,14 @@ func TestDefaults(t *testing.T) {
 // each n.
 func another(t *testing.T, o config.Option, leaf reflect.Value, n int) string {
 	t.Helper()
-	special := map[string]string{"log.level": "debug,warn,error", "log.format": "json,text,json"}
+	special := map[string]string{
+		"log.level": "debug;warn;error", "log.format": "json;text;json",
+		"edge.rate_exceeded": "throttle;disconnect;refuse", "edge.max_json_depth": "10;11;12",
+		"edge.allowed_origins": "https://a.example;http://b:1,https://c;https://d",
+		"edge.trusted_proxies": "10.0.0.0/8;192.0.2.1,2001:db8::/32;::1",
+	}
 	if texts, ok := special[o.Path]; ok {
-		return strings.Split(texts, ",")[n]
+		return strings.Split(texts, ";")[n]
 	}
 	switch leaf.Interface().(type) {
 	case bool:
@@ -193,6 +205,10 @@ func TestEveryOption(t *testing.T) {
 			}
 			// what others require of one
 			common := process{env: map[string]string{"TEXT0": secret, "TEXT1": secret, "TEXT2": secret}}
+			if of, _, ok := strings.Cut(o.Env, "_TLS_"); ok { // a certificate and its key
+				common.env[of+"_TLS_CERT_FILE"], common.env[of+"_TLS_KEY_FILE"] = "TEXT0", "TEXT0"
+				delete(common.env, o.Env)
+			}
 			switch o.Path {
 			case "ops.pprof":
 				common.env["CARILLON_OPS_LISTEN"] = "localhost:1"
@@ -200,6 +216,16 @@ func TestEveryOption(t *testing.T) {
 				common.env["CARILLON_EDGE_MAX_FRAME_BYTES"] = "1KiB"
 			case "shutdown_timeout":
 				common.env["CARILLON_EDGE_DRAIN_WINDOW"] = "0s"
+			case "edge.rate.bytes", "edge.user_rate.bytes", "edge.address_rate.bytes":
+				common.env["CARILLON_EDGE_MAX_FRAME_BYTES"] = "1KiB"
+			case "edge.token_cookie":
+				common.env["CARILLON_EDGE_ALLOWED_ORIGINS"] = "https://a.example"
+			case "edge.proxy_protocol":
+				common.env["CARILLON_EDGE_TRUSTED_PROXIES"] = "::1"
+			case "nats.password.env", "nats.password.file":
+				common.env["CARILLON_NATS_USER"] = "carillon"
+			case "nats.user":
+				common.env["CARILLON_NATS_PASSWORD_ENV"] = "TEXT0"
 			case "auth.roles_secret.file":
 				for i := range texts {
 					texts[i] = filepath.Join(t.TempDir(), "key")

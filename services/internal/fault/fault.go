@@ -27,10 +27,14 @@ const (
 	TokenAudienceInvalid     Reason = "TOKEN_AUDIENCE_INVALID"
 	TokenClaimInvalid        Reason = "TOKEN_CLAIM_INVALID"
 	TokensDisagree           Reason = "TOKENS_DISAGREE"
+	TokenRevoked             Reason = "TOKEN_REVOKED"
+	TokenSubjectChanged      Reason = "TOKEN_SUBJECT_CHANGED"
 
-	PolicyDenied  Reason = "POLICY_DENIED"
-	CallerUnknown Reason = "CALLER_UNKNOWN"
-	CallerDenied  Reason = "CALLER_DENIED"
+	PolicyDenied    Reason = "POLICY_DENIED"
+	CallerUnknown   Reason = "CALLER_UNKNOWN"
+	CallerDenied    Reason = "CALLER_DENIED"
+	OriginForbidden Reason = "ORIGIN_FORBIDDEN"
+	EndedByService  Reason = "ENDED_BY_SERVICE"
 
 	FrameMalformed  Reason = "FRAME_MALFORMED"
 	FrameTooLarge   Reason = "FRAME_TOO_LARGE"
@@ -67,6 +71,8 @@ const (
 	PresenceUnavailable      Reason = "PRESENCE_UNAVAILABLE"
 	Draining                 Reason = "DRAINING"
 	EarlierPublishUnknown    Reason = "EARLIER_PUBLISH_UNKNOWN"
+	IssuerKeysUnavailable    Reason = "ISSUER_KEYS_UNAVAILABLE"
+	ControlUnavailable       Reason = "CONTROL_UNAVAILABLE"
 
 	Timeout  Reason = "TIMEOUT"
 	Internal Reason = "INTERNAL"
@@ -83,9 +89,10 @@ const (
 func (r Reason) Code() codes.Code {
 	switch r {
 	case TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenSignatureInvalid,
-		TokenAlgorithmNotAllowed, TokenIssuerUnknown, TokenAudienceInvalid, TokenClaimInvalid, TokensDisagree:
+		TokenAlgorithmNotAllowed, TokenIssuerUnknown, TokenAudienceInvalid, TokenClaimInvalid, TokensDisagree,
+		TokenRevoked, TokenSubjectChanged:
 		return codes.Unauthenticated
-	case PolicyDenied, CallerUnknown, CallerDenied:
+	case PolicyDenied, CallerUnknown, CallerDenied, OriginForbidden, EndedByService:
 		return codes.PermissionDenied
 	case FrameMalformed, FrameTooLarge, FieldRequired, FieldInvalid, ChannelInvalid,
 		PayloadInvalid, PayloadTooDeep, PayloadTooLarge, HeaderInvalid:
@@ -100,7 +107,8 @@ func (r Reason) Code() codes.Code {
 		return codes.ResourceExhausted
 	case CommandUnknown, NotSupported:
 		return codes.Unimplemented
-	case StoreUnavailable, AuthorizationUnavailable, PresenceUnavailable, Draining, EarlierPublishUnknown:
+	case StoreUnavailable, AuthorizationUnavailable, PresenceUnavailable, Draining, EarlierPublishUnknown,
+		IssuerKeysUnavailable, ControlUnavailable:
 		return codes.Unavailable
 	case Timeout:
 		return codes.DeadlineExceeded

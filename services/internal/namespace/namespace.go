@@ -24,6 +24,7 @@ type Namespace struct {
 	Presence     bool   `yaml:"presence" help:"Whether the members of the channels are known."`
 	SlowConsumer string `yaml:"slow_consumer" default:"disconnect" help:"What a client gets that reads too slowly: disconnect (close 4450; it resumes), latest (of each channel the latest message, after a gap) or drop (what there is room for, and gaps)."`
 	Rate         *Rate  `yaml:"rate" help:"Publishes of one connection into the namespace, in place of edge.rate."`
+	TotalRate    *Rate  `yaml:"total_rate" help:"Publishes of all connections of an edge into the namespace together."`
 	Rules        []Rule `yaml:"rules" help:"Who may do what; the first rule whose pattern matches decides; what no rule allows is denied."`
 }
 
@@ -45,15 +46,18 @@ type History struct {
 type Rate struct {
 	Messages int           `yaml:"messages" help:"Messages refilled in the time of per; also the burst."`
 	Per      time.Duration `yaml:"per" default:"1s" help:"Time in which they are refilled."`
+	Bytes    Bytes         `yaml:"bytes" default:"0" help:"Bytes refilled in the time of per, and at once; 0: no bound."`
 }
 
 // Rule says who may do what in the channels that match. The expressions are CEL
-// over user (string), claims (map) and the pattern's variables (strings).
+// over user (string), claims (map), the pattern's variables (strings), and in Publish
+// message_type (string), the member "type" of a payload that is a JSON object.
 type Rule struct {
 	Channel   string `yaml:"channel" help:"Pattern: chat.{room} one token, invoices.{rest...} the remaining ones."`
 	Subscribe string `yaml:"subscribe" help:"CEL: may the user receive messages? Empty: no."`
 	Publish   string `yaml:"publish" help:"CEL: may the user send messages? Empty: no."`
 	Presence  string `yaml:"presence" help:"CEL: may the user see the members? Empty: as subscribe."`
+	History   string `yaml:"history" help:"CEL: may the user read messages of the past: since, rewind, history? Empty: as subscribe."`
 }
 
 var nameSyntax = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
@@ -80,9 +84,8 @@ func (n Namespace) Problems() []string {
 	if n.SlowConsumer != SlowDisconnect && n.SlowConsumer != SlowLatest && n.SlowConsumer != SlowDrop {
 		add("slow_consumer: %q is not disconnect, latest or drop", n.SlowConsumer)
 	}
-	if r := n.Rate; r != nil && (r.Messages < 1 || r.Messages > 1_000_000 || r.Per < time.Millisecond || r.Per > time.Hour) {
-		add("rate: messages must be within 1 and 1000000, per within 1ms and 1h")
-	}
+	problems = append(problems, n.Rate.problems("rate")...)
+	problems = append(problems, n.TotalRate.problems("total_rate")...)
 	if h := n.History; h != nil {
 		if h.MaxMessages < 1 || h.MaxMessages > 100_000 {
 			add("history.max_messages: %d is not within 1 and 100000", h.MaxMessages)
@@ -95,6 +98,13 @@ func (n Namespace) Problems() []string {
 		}
 	}
 	return append(problems, n.ruleProblems()...)
+}
+
+func (r *Rate) problems(key string) []string {
+	if r == nil || r.Messages >= 1 && r.Messages <= 1_000_000 && r.Per >= time.Millisecond && r.Per <= time.Hour && r.Bytes >= 0 && r.Bytes <= 1<<30 {
+		return nil
+	}
+	return []string{key + ": messages must be within 1 and 1000000, per within 1ms and 1h, bytes within 0 and 1GiB"}
 }
 
 func (n Namespace) ruleProblems() []string {

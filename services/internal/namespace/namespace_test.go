@@ -30,7 +30,7 @@ func TestProblems(t *testing.T) {
 		{"name", func(n *namespace.Namespace) { n.Name, n.Rules = "Chat.x", nil }, []string{`name: "Chat.x" is not a namespace: lower-case letters, digits, - and _, at most 32`}},
 		{"numbers", func(n *namespace.Namespace) { n.Partitions, n.Replicas = 65, 2 }, []string{"partitions: 65 is not within 1 and 64", "replicas: 2 is not 1, 3 or 5"}},
 		{"slow consumer", func(n *namespace.Namespace) { n.SlowConsumer = "wait" }, []string{`slow_consumer: "wait" is not disconnect, latest or drop`}},
-		{"rate", func(n *namespace.Namespace) { n.Rate = &namespace.Rate{Per: time.Second} }, []string{"rate: messages must be within 1 and 1000000, per within 1ms and 1h"}},
+		{"rate", func(n *namespace.Namespace) { n.Rate = &namespace.Rate{Per: time.Second} }, []string{"rate: messages must be within 1 and 1000000, per within 1ms and 1h, bytes within 0 and 1GiB"}},
 		{"history", func(n *namespace.Namespace) { *n.History = namespace.History{} }, []string{
 			"history.max_messages: 0 is not within 1 and 100000", "history.max_age: 0s is less than 1s", "history.max_bytes: 0 is less than 1MiB",
 		}},

@@ -15,13 +15,13 @@ import (
 
 // Verifier checks a token; auth.Verifier and auth.RoleKey do.
 type Verifier interface {
-	Verify(token string) (auth.Identity, error)
+	Verify(ctx context.Context, token string) (auth.Identity, error)
 }
 
 // Bearer authenticates with a verifier and leaves the identity in the context.
 func Bearer(v Verifier) Authenticator {
 	return func(ctx context.Context, token string) (context.Context, error) {
-		identity, err := v.Verify(token)
+		identity, err := v.Verify(ctx, token)
 		if err != nil {
 			return nil, err
 		}
@@ -36,9 +36,9 @@ func FirstOf(verifiers ...Verifier) Verifier { return firstOf(verifiers) }
 type firstOf []Verifier
 
 // Verify implements Verifier.
-func (f firstOf) Verify(token string) (identity auth.Identity, err error) {
+func (f firstOf) Verify(ctx context.Context, token string) (identity auth.Identity, err error) {
 	for _, v := range f {
-		if identity, err = v.Verify(token); err == nil {
+		if identity, err = v.Verify(ctx, token); err == nil {
 			return identity, nil
 		}
 	}

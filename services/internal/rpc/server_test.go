@@ -60,7 +60,7 @@ func (s *service) register(server *rpc.Server) {
 // tokens is a verifier of the one token "good".
 type tokens struct{}
 
-func (tokens) Verify(token string) (auth.Identity, error) {
+func (tokens) Verify(_ context.Context, token string) (auth.Identity, error) {
 	if token != "good" {
 		return auth.Identity{}, fault.New(fault.TokenSignatureInvalid, "", "the token is not good")
 	}

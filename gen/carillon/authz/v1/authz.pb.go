@@ -38,6 +38,8 @@ const (
 	Action_ACTION_PUBLISH Action = 2
 	// See who is in the channel.
 	Action_ACTION_PRESENCE Action = 3
+	// Read messages of the past: since, rewind and the history command.
+	Action_ACTION_HISTORY Action = 4
 )
 
 // Enum value maps for Action.
@@ -47,12 +49,14 @@ var (
 		1: "ACTION_SUBSCRIBE",
 		2: "ACTION_PUBLISH",
 		3: "ACTION_PRESENCE",
+		4: "ACTION_HISTORY",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED": 0,
 		"ACTION_SUBSCRIBE":   1,
 		"ACTION_PUBLISH":     2,
 		"ACTION_PRESENCE":    3,
+		"ACTION_HISTORY":     4,
 	}
 )
 
@@ -153,7 +157,10 @@ type PermissionCheck struct {
 	// What the user wants to do.
 	Action Action `protobuf:"varint,1,opt,name=action,proto3,enum=carillon.authz.v1.Action" json:"action,omitempty"`
 	// Where: a valid channel name.
-	Channel       string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	Channel string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Of a publish whose payload is a JSON object: its member "type", if that is a string
+	// of at most 128 bytes; else empty.
+	MessageType   string `protobuf:"bytes,3,opt,name=message_type,json=messageType,proto3" json:"message_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,6 +205,13 @@ func (x *PermissionCheck) GetAction() Action {
 func (x *PermissionCheck) GetChannel() string {
 	if x != nil {
 		return x.Channel
+	}
+	return ""
+}
+
+func (x *PermissionCheck) GetMessageType() string {
+	if x != nil {
+		return x.MessageType
 	}
 	return ""
 }
@@ -259,9 +273,12 @@ type Decision struct {
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// How long the answer may be reused for the same user, claims, action and
 	// channel; 0 or absent: not at all.
-	CacheFor      *durationpb.Duration `protobuf:"bytes,4,opt,name=cache_for,json=cacheFor,proto3" json:"cache_for,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	CacheFor *durationpb.Duration `protobuf:"bytes,4,opt,name=cache_for,json=cacheFor,proto3" json:"cache_for,omitempty"`
+	// Whether another message_type could have had another answer; if not, the answer is
+	// reused for all of them.
+	MessageTypeMatters bool `protobuf:"varint,5,opt,name=message_type_matters,json=messageTypeMatters,proto3" json:"message_type_matters,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Decision) Reset() {
@@ -322,6 +339,96 @@ func (x *Decision) GetCacheFor() *durationpb.Duration {
 	return nil
 }
 
+func (x *Decision) GetMessageTypeMatters() bool {
+	if x != nil {
+		return x.MessageTypeMatters
+	}
+	return false
+}
+
+// WatchPolicyRequest asks for the version of the rules.
+type WatchPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPolicyRequest) Reset() {
+	*x = WatchPolicyRequest{}
+	mi := &file_carillon_authz_v1_authz_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPolicyRequest) ProtoMessage() {}
+
+func (x *WatchPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_authz_v1_authz_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPolicyRequest.ProtoReflect.Descriptor instead.
+func (*WatchPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_carillon_authz_v1_authz_proto_rawDescGZIP(), []int{4}
+}
+
+// WatchPolicyResponse names the rules that now decide.
+type WatchPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Equal for equal rules; of 1 to 64 bytes.
+	Version       string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPolicyResponse) Reset() {
+	*x = WatchPolicyResponse{}
+	mi := &file_carillon_authz_v1_authz_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPolicyResponse) ProtoMessage() {}
+
+func (x *WatchPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_authz_v1_authz_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPolicyResponse.ProtoReflect.Descriptor instead.
+func (*WatchPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_carillon_authz_v1_authz_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WatchPolicyResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 var File_carillon_authz_v1_authz_proto protoreflect.FileDescriptor
 
 const file_carillon_authz_v1_authz_proto_rawDesc = "" +
@@ -331,26 +438,33 @@ const file_carillon_authz_v1_authz_proto_rawDesc = "" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\x80\x01R\x06userId\x12/\n" +
 	"\x06claims\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x06claims\x12G\n" +
-	"\x06checks\x18\x03 \x03(\v2\".carillon.authz.v1.PermissionCheckB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\x06checks\"v\n" +
+	"\x06checks\x18\x03 \x03(\v2\".carillon.authz.v1.PermissionCheckB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\x06checks\"\xa3\x01\n" +
 	"\x0fPermissionCheck\x12=\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x19.carillon.authz.v1.ActionB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06action\x12$\n" +
 	"\achannel\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\"U\n" +
+	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\x12+\n" +
+	"\fmessage_type\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x01R\vmessageType\"U\n" +
 	"\x18CheckPermissionsResponse\x129\n" +
-	"\tdecisions\x18\x01 \x03(\v2\x1b.carillon.authz.v1.DecisionR\tdecisions\"\x8a\x01\n" +
+	"\tdecisions\x18\x01 \x03(\v2\x1b.carillon.authz.v1.DecisionR\tdecisions\"\xbc\x01\n" +
 	"\bDecision\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x126\n" +
-	"\tcache_for\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bcacheFor*_\n" +
+	"\tcache_for\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bcacheFor\x120\n" +
+	"\x14message_type_matters\x18\x05 \x01(\bR\x12messageTypeMatters\"\x14\n" +
+	"\x12WatchPolicyRequest\"/\n" +
+	"\x13WatchPolicyResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion*s\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10ACTION_SUBSCRIBE\x10\x01\x12\x12\n" +
 	"\x0eACTION_PUBLISH\x10\x02\x12\x13\n" +
-	"\x0fACTION_PRESENCE\x10\x032\x83\x01\n" +
+	"\x0fACTION_PRESENCE\x10\x03\x12\x12\n" +
+	"\x0eACTION_HISTORY\x10\x042\xe3\x01\n" +
 	"\x14AuthorizationService\x12k\n" +
-	"\x10CheckPermissions\x12*.carillon.authz.v1.CheckPermissionsRequest\x1a+.carillon.authz.v1.CheckPermissionsResponseB?Z=github.com/carillon-rt/carillon/gen/carillon/authz/v1;authzv1b\x06proto3"
+	"\x10CheckPermissions\x12*.carillon.authz.v1.CheckPermissionsRequest\x1a+.carillon.authz.v1.CheckPermissionsResponse\x12^\n" +
+	"\vWatchPolicy\x12%.carillon.authz.v1.WatchPolicyRequest\x1a&.carillon.authz.v1.WatchPolicyResponse0\x01B?Z=github.com/carillon-rt/carillon/gen/carillon/authz/v1;authzv1b\x06proto3"
 
 var (
 	file_carillon_authz_v1_authz_proto_rawDescOnce sync.Once
@@ -365,26 +479,30 @@ func file_carillon_authz_v1_authz_proto_rawDescGZIP() []byte {
 }
 
 var file_carillon_authz_v1_authz_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_carillon_authz_v1_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_carillon_authz_v1_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_carillon_authz_v1_authz_proto_goTypes = []any{
 	(Action)(0),                      // 0: carillon.authz.v1.Action
 	(*CheckPermissionsRequest)(nil),  // 1: carillon.authz.v1.CheckPermissionsRequest
 	(*PermissionCheck)(nil),          // 2: carillon.authz.v1.PermissionCheck
 	(*CheckPermissionsResponse)(nil), // 3: carillon.authz.v1.CheckPermissionsResponse
 	(*Decision)(nil),                 // 4: carillon.authz.v1.Decision
-	(*structpb.Struct)(nil),          // 5: google.protobuf.Struct
-	(*durationpb.Duration)(nil),      // 6: google.protobuf.Duration
+	(*WatchPolicyRequest)(nil),       // 5: carillon.authz.v1.WatchPolicyRequest
+	(*WatchPolicyResponse)(nil),      // 6: carillon.authz.v1.WatchPolicyResponse
+	(*structpb.Struct)(nil),          // 7: google.protobuf.Struct
+	(*durationpb.Duration)(nil),      // 8: google.protobuf.Duration
 }
 var file_carillon_authz_v1_authz_proto_depIdxs = []int32{
-	5, // 0: carillon.authz.v1.CheckPermissionsRequest.claims:type_name -> google.protobuf.Struct
+	7, // 0: carillon.authz.v1.CheckPermissionsRequest.claims:type_name -> google.protobuf.Struct
 	2, // 1: carillon.authz.v1.CheckPermissionsRequest.checks:type_name -> carillon.authz.v1.PermissionCheck
 	0, // 2: carillon.authz.v1.PermissionCheck.action:type_name -> carillon.authz.v1.Action
 	4, // 3: carillon.authz.v1.CheckPermissionsResponse.decisions:type_name -> carillon.authz.v1.Decision
-	6, // 4: carillon.authz.v1.Decision.cache_for:type_name -> google.protobuf.Duration
+	8, // 4: carillon.authz.v1.Decision.cache_for:type_name -> google.protobuf.Duration
 	1, // 5: carillon.authz.v1.AuthorizationService.CheckPermissions:input_type -> carillon.authz.v1.CheckPermissionsRequest
-	3, // 6: carillon.authz.v1.AuthorizationService.CheckPermissions:output_type -> carillon.authz.v1.CheckPermissionsResponse
-	6, // [6:7] is the sub-list for method output_type
-	5, // [5:6] is the sub-list for method input_type
+	5, // 6: carillon.authz.v1.AuthorizationService.WatchPolicy:input_type -> carillon.authz.v1.WatchPolicyRequest
+	3, // 7: carillon.authz.v1.AuthorizationService.CheckPermissions:output_type -> carillon.authz.v1.CheckPermissionsResponse
+	6, // 8: carillon.authz.v1.AuthorizationService.WatchPolicy:output_type -> carillon.authz.v1.WatchPolicyResponse
+	7, // [7:9] is the sub-list for method output_type
+	5, // [5:7] is the sub-list for method input_type
 	5, // [5:5] is the sub-list for extension type_name
 	5, // [5:5] is the sub-list for extension extendee
 	0, // [0:5] is the sub-list for field type_name
@@ -401,7 +519,7 @@ func file_carillon_authz_v1_authz_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_carillon_authz_v1_authz_proto_rawDesc), len(file_carillon_authz_v1_authz_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

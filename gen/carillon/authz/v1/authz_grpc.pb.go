@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AuthorizationService_CheckPermissions_FullMethodName = "/carillon.authz.v1.AuthorizationService/CheckPermissions"
+	AuthorizationService_WatchPolicy_FullMethodName      = "/carillon.authz.v1.AuthorizationService/WatchPolicy"
 )
 
 // AuthorizationServiceClient is the client API for AuthorizationService service.
@@ -33,6 +34,10 @@ const (
 type AuthorizationServiceClient interface {
 	// CheckPermissions answers every check of one command at once, in their order.
 	CheckPermissions(ctx context.Context, in *CheckPermissionsRequest, opts ...grpc.CallOption) (*CheckPermissionsResponse, error)
+	// WatchPolicy tells the version of the rules, at once and whenever it changes. An edge
+	// then forgets what it was told and asks again about live subscriptions. A service
+	// that does not implement it is asked again when cache_for has passed.
+	WatchPolicy(ctx context.Context, in *WatchPolicyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPolicyResponse], error)
 }
 
 type authorizationServiceClient struct {
@@ -53,6 +58,25 @@ func (c *authorizationServiceClient) CheckPermissions(ctx context.Context, in *C
 	return out, nil
 }
 
+func (c *authorizationServiceClient) WatchPolicy(ctx context.Context, in *WatchPolicyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPolicyResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AuthorizationService_ServiceDesc.Streams[0], AuthorizationService_WatchPolicy_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchPolicyRequest, WatchPolicyResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AuthorizationService_WatchPolicyClient = grpc.ServerStreamingClient[WatchPolicyResponse]
+
 // AuthorizationServiceServer is the server API for AuthorizationService service.
 // All implementations must embed UnimplementedAuthorizationServiceServer
 // for forward compatibility.
@@ -62,6 +86,10 @@ func (c *authorizationServiceClient) CheckPermissions(ctx context.Context, in *C
 type AuthorizationServiceServer interface {
 	// CheckPermissions answers every check of one command at once, in their order.
 	CheckPermissions(context.Context, *CheckPermissionsRequest) (*CheckPermissionsResponse, error)
+	// WatchPolicy tells the version of the rules, at once and whenever it changes. An edge
+	// then forgets what it was told and asks again about live subscriptions. A service
+	// that does not implement it is asked again when cache_for has passed.
+	WatchPolicy(*WatchPolicyRequest, grpc.ServerStreamingServer[WatchPolicyResponse]) error
 	mustEmbedUnimplementedAuthorizationServiceServer()
 }
 
@@ -74,6 +102,9 @@ type UnimplementedAuthorizationServiceServer struct{}
 
 func (UnimplementedAuthorizationServiceServer) CheckPermissions(context.Context, *CheckPermissionsRequest) (*CheckPermissionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckPermissions not implemented")
+}
+func (UnimplementedAuthorizationServiceServer) WatchPolicy(*WatchPolicyRequest, grpc.ServerStreamingServer[WatchPolicyResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchPolicy not implemented")
 }
 func (UnimplementedAuthorizationServiceServer) mustEmbedUnimplementedAuthorizationServiceServer() {}
 func (UnimplementedAuthorizationServiceServer) testEmbeddedByValue()                              {}
@@ -114,6 +145,17 @@ func _AuthorizationService_CheckPermissions_Handler(srv interface{}, ctx context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuthorizationService_WatchPolicy_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchPolicyRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AuthorizationServiceServer).WatchPolicy(m, &grpc.GenericServerStream[WatchPolicyRequest, WatchPolicyResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AuthorizationService_WatchPolicyServer = grpc.ServerStreamingServer[WatchPolicyResponse]
+
 // AuthorizationService_ServiceDesc is the grpc.ServiceDesc for AuthorizationService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -126,6 +168,12 @@ var AuthorizationService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AuthorizationService_CheckPermissions_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchPolicy",
+			Handler:       _AuthorizationService_WatchPolicy_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "carillon/authz/v1/authz.proto",
 }

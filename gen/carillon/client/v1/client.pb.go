@@ -44,6 +44,7 @@ type ClientFrame struct {
 	//	*ClientFrame_Publish
 	//	*ClientFrame_Presence
 	//	*ClientFrame_History
+	//	*ClientFrame_Refresh
 	//	*ClientFrame_Ping
 	Command       isClientFrame_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
@@ -148,6 +149,15 @@ func (x *ClientFrame) GetHistory() *HistoryCommand {
 	return nil
 }
 
+func (x *ClientFrame) GetRefresh() *RefreshCommand {
+	if x != nil {
+		if x, ok := x.Command.(*ClientFrame_Refresh); ok {
+			return x.Refresh
+		}
+	}
+	return nil
+}
+
 func (x *ClientFrame) GetPing() *PingCommand {
 	if x != nil {
 		if x, ok := x.Command.(*ClientFrame_Ping); ok {
@@ -191,8 +201,13 @@ type ClientFrame_History struct {
 	History *HistoryCommand `protobuf:"bytes,7,opt,name=history,proto3,oneof"`
 }
 
+type ClientFrame_Refresh struct {
+	// Shows a newer token, so that the connection outlives the present one.
+	Refresh *RefreshCommand `protobuf:"bytes,8,opt,name=refresh,proto3,oneof"`
+}
+
 type ClientFrame_Ping struct {
-	// Asks whether the server is alive; never rate-limited.
+	// Asks whether the server is alive; has a generous rate of its own.
 	Ping *PingCommand `protobuf:"bytes,9,opt,name=ping,proto3,oneof"`
 }
 
@@ -207,6 +222,8 @@ func (*ClientFrame_Publish) isClientFrame_Command() {}
 func (*ClientFrame_Presence) isClientFrame_Command() {}
 
 func (*ClientFrame_History) isClientFrame_Command() {}
+
+func (*ClientFrame_Refresh) isClientFrame_Command() {}
 
 func (*ClientFrame_Ping) isClientFrame_Command() {}
 
@@ -704,7 +721,7 @@ func (x *PresenceCommand) GetChannel() string {
 }
 
 // HistoryCommand asks for a page of a channel's messages, those between after and
-// before. It wants the permission to subscribe.
+// before. It wants the permission to read the history.
 type HistoryCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The channel's name.
@@ -786,6 +803,53 @@ func (x *HistoryCommand) GetNewestFirst() bool {
 	return false
 }
 
+// RefreshCommand shows a newer token of the same issuer for the same user. Its claims
+// replace those of the present one: subscriptions that they do not allow end.
+type RefreshCommand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A JWT.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshCommand) Reset() {
+	*x = RefreshCommand{}
+	mi := &file_carillon_client_v1_client_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshCommand) ProtoMessage() {}
+
+func (x *RefreshCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_client_v1_client_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshCommand.ProtoReflect.Descriptor instead.
+func (*RefreshCommand) Descriptor() ([]byte, []int) {
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RefreshCommand) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 // PingCommand asks for a pong.
 type PingCommand struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -795,7 +859,7 @@ type PingCommand struct {
 
 func (x *PingCommand) Reset() {
 	*x = PingCommand{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[10]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +871,7 @@ func (x *PingCommand) String() string {
 func (*PingCommand) ProtoMessage() {}
 
 func (x *PingCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[10]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +884,7 @@ func (x *PingCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingCommand.ProtoReflect.Descriptor instead.
 func (*PingCommand) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{10}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{11}
 }
 
 // ServerFrame is a reply (with the command's id) or a push (without id).
@@ -838,12 +902,14 @@ type ServerFrame struct {
 	//	*ServerFrame_Published
 	//	*ServerFrame_Presence
 	//	*ServerFrame_History
+	//	*ServerFrame_Refreshed
 	//	*ServerFrame_Pong
 	//	*ServerFrame_Error
 	//	*ServerFrame_Message
 	//	*ServerFrame_Gap
 	//	*ServerFrame_Disconnect
 	//	*ServerFrame_Position
+	//	*ServerFrame_TokenExpiring
 	Event         isServerFrame_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -851,7 +917,7 @@ type ServerFrame struct {
 
 func (x *ServerFrame) Reset() {
 	*x = ServerFrame{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[11]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +929,7 @@ func (x *ServerFrame) String() string {
 func (*ServerFrame) ProtoMessage() {}
 
 func (x *ServerFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[11]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +942,7 @@ func (x *ServerFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerFrame.ProtoReflect.Descriptor instead.
 func (*ServerFrame) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{11}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ServerFrame) GetId() uint64 {
@@ -947,6 +1013,15 @@ func (x *ServerFrame) GetHistory() *HistoryReply {
 	return nil
 }
 
+func (x *ServerFrame) GetRefreshed() *RefreshedReply {
+	if x != nil {
+		if x, ok := x.Event.(*ServerFrame_Refreshed); ok {
+			return x.Refreshed
+		}
+	}
+	return nil
+}
+
 func (x *ServerFrame) GetPong() *PongReply {
 	if x != nil {
 		if x, ok := x.Event.(*ServerFrame_Pong); ok {
@@ -1001,6 +1076,15 @@ func (x *ServerFrame) GetPosition() *PositionPush {
 	return nil
 }
 
+func (x *ServerFrame) GetTokenExpiring() *TokenExpiringPush {
+	if x != nil {
+		if x, ok := x.Event.(*ServerFrame_TokenExpiring); ok {
+			return x.TokenExpiring
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Event interface {
 	isServerFrame_Event()
 }
@@ -1035,6 +1119,11 @@ type ServerFrame_History struct {
 	History *HistoryReply `protobuf:"bytes,7,opt,name=history,proto3,oneof"`
 }
 
+type ServerFrame_Refreshed struct {
+	// Reply to refresh.
+	Refreshed *RefreshedReply `protobuf:"bytes,8,opt,name=refreshed,proto3,oneof"`
+}
+
 type ServerFrame_Pong struct {
 	// Reply to ping.
 	Pong *PongReply `protobuf:"bytes,9,opt,name=pong,proto3,oneof"`
@@ -1065,6 +1154,11 @@ type ServerFrame_Position struct {
 	Position *PositionPush `protobuf:"bytes,14,opt,name=position,proto3,oneof"`
 }
 
+type ServerFrame_TokenExpiring struct {
+	// The token expires soon: send refresh.
+	TokenExpiring *TokenExpiringPush `protobuf:"bytes,15,opt,name=token_expiring,json=tokenExpiring,proto3,oneof"`
+}
+
 func (*ServerFrame_Connected) isServerFrame_Event() {}
 
 func (*ServerFrame_Subscribed) isServerFrame_Event() {}
@@ -1076,6 +1170,8 @@ func (*ServerFrame_Published) isServerFrame_Event() {}
 func (*ServerFrame_Presence) isServerFrame_Event() {}
 
 func (*ServerFrame_History) isServerFrame_Event() {}
+
+func (*ServerFrame_Refreshed) isServerFrame_Event() {}
 
 func (*ServerFrame_Pong) isServerFrame_Event() {}
 
@@ -1089,6 +1185,8 @@ func (*ServerFrame_Disconnect) isServerFrame_Event() {}
 
 func (*ServerFrame_Position) isServerFrame_Event() {}
 
+func (*ServerFrame_TokenExpiring) isServerFrame_Event() {}
+
 // ConnectedReply says that the connection is authenticated.
 type ConnectedReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1096,7 +1194,8 @@ type ConnectedReply struct {
 	ConnectionId string `protobuf:"bytes,1,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
 	// The user that the token names.
 	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// When the token expires, and with it the connection.
+	// When the token expires, and with it the connection, unless it is refreshed; absent
+	// for an anonymous user.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// The server's clock.
 	ServerTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
@@ -1112,7 +1211,7 @@ type ConnectedReply struct {
 
 func (x *ConnectedReply) Reset() {
 	*x = ConnectedReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[12]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1223,7 @@ func (x *ConnectedReply) String() string {
 func (*ConnectedReply) ProtoMessage() {}
 
 func (x *ConnectedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[12]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1236,7 @@ func (x *ConnectedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectedReply.ProtoReflect.Descriptor instead.
 func (*ConnectedReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{12}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConnectedReply) GetConnectionId() string {
@@ -1205,7 +1304,7 @@ type SubscriptionResult struct {
 
 func (x *SubscriptionResult) Reset() {
 	*x = SubscriptionResult{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[13]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1316,7 @@ func (x *SubscriptionResult) String() string {
 func (*SubscriptionResult) ProtoMessage() {}
 
 func (x *SubscriptionResult) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[13]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1329,7 @@ func (x *SubscriptionResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionResult.ProtoReflect.Descriptor instead.
 func (*SubscriptionResult) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{13}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SubscriptionResult) GetResult() isSubscriptionResult_Result {
@@ -1289,7 +1388,7 @@ type SubscriptionError struct {
 
 func (x *SubscriptionError) Reset() {
 	*x = SubscriptionError{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[14]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1400,7 @@ func (x *SubscriptionError) String() string {
 func (*SubscriptionError) ProtoMessage() {}
 
 func (x *SubscriptionError) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[14]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1413,7 @@ func (x *SubscriptionError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionError.ProtoReflect.Descriptor instead.
 func (*SubscriptionError) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{14}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SubscriptionError) GetChannel() string {
@@ -1348,7 +1447,7 @@ type SubscribedEvent struct {
 
 func (x *SubscribedEvent) Reset() {
 	*x = SubscribedEvent{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[15]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1459,7 @@ func (x *SubscribedEvent) String() string {
 func (*SubscribedEvent) ProtoMessage() {}
 
 func (x *SubscribedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[15]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1472,7 @@ func (x *SubscribedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedEvent.ProtoReflect.Descriptor instead.
 func (*SubscribedEvent) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{15}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SubscribedEvent) GetChannel() string {
@@ -1422,7 +1521,7 @@ type UnsubscribedEvent struct {
 
 func (x *UnsubscribedEvent) Reset() {
 	*x = UnsubscribedEvent{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[16]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1533,7 @@ func (x *UnsubscribedEvent) String() string {
 func (*UnsubscribedEvent) ProtoMessage() {}
 
 func (x *UnsubscribedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[16]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1546,7 @@ func (x *UnsubscribedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsubscribedEvent.ProtoReflect.Descriptor instead.
 func (*UnsubscribedEvent) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{16}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UnsubscribedEvent) GetChannel() string {
@@ -1493,7 +1592,7 @@ type PublishedReply struct {
 
 func (x *PublishedReply) Reset() {
 	*x = PublishedReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[17]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1604,7 @@ func (x *PublishedReply) String() string {
 func (*PublishedReply) ProtoMessage() {}
 
 func (x *PublishedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[17]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1617,7 @@ func (x *PublishedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedReply.ProtoReflect.Descriptor instead.
 func (*PublishedReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{17}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PublishedReply) GetEpoch() string {
@@ -1559,7 +1658,7 @@ type PresenceReply struct {
 
 func (x *PresenceReply) Reset() {
 	*x = PresenceReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[18]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1670,7 @@ func (x *PresenceReply) String() string {
 func (*PresenceReply) ProtoMessage() {}
 
 func (x *PresenceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[18]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1683,7 @@ func (x *PresenceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresenceReply.ProtoReflect.Descriptor instead.
 func (*PresenceReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{18}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PresenceReply) GetChannel() string {
@@ -1630,7 +1729,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[19]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1741,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[19]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1754,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{19}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Member) GetUserId() string {
@@ -1696,7 +1795,7 @@ type HistoryReply struct {
 
 func (x *HistoryReply) Reset() {
 	*x = HistoryReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[20]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1807,7 @@ func (x *HistoryReply) String() string {
 func (*HistoryReply) ProtoMessage() {}
 
 func (x *HistoryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[20]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1820,7 @@ func (x *HistoryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryReply.ProtoReflect.Descriptor instead.
 func (*HistoryReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{20}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HistoryReply) GetChannel() string {
@@ -1752,6 +1851,52 @@ func (x *HistoryReply) GetMore() bool {
 	return false
 }
 
+// RefreshedReply says that the newer token has taken the place of the old one.
+type RefreshedReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it expires.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshedReply) Reset() {
+	*x = RefreshedReply{}
+	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshedReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshedReply) ProtoMessage() {}
+
+func (x *RefreshedReply) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshedReply.ProtoReflect.Descriptor instead.
+func (*RefreshedReply) Descriptor() ([]byte, []int) {
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RefreshedReply) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
 // PongReply answers a ping.
 type PongReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1761,7 +1906,7 @@ type PongReply struct {
 
 func (x *PongReply) Reset() {
 	*x = PongReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1918,7 @@ func (x *PongReply) String() string {
 func (*PongReply) ProtoMessage() {}
 
 func (x *PongReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1931,7 @@ func (x *PongReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PongReply.ProtoReflect.Descriptor instead.
 func (*PongReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{21}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{23}
 }
 
 // ErrorReply refuses a command.
@@ -1808,7 +1953,7 @@ type ErrorReply struct {
 
 func (x *ErrorReply) Reset() {
 	*x = ErrorReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +1965,7 @@ func (x *ErrorReply) String() string {
 func (*ErrorReply) ProtoMessage() {}
 
 func (x *ErrorReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +1978,7 @@ func (x *ErrorReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorReply.ProtoReflect.Descriptor instead.
 func (*ErrorReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{22}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ErrorReply) GetCode() string {
@@ -1901,7 +2046,7 @@ type MessagePush struct {
 
 func (x *MessagePush) Reset() {
 	*x = MessagePush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2058,7 @@ func (x *MessagePush) String() string {
 func (*MessagePush) ProtoMessage() {}
 
 func (x *MessagePush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2071,7 @@ func (x *MessagePush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagePush.ProtoReflect.Descriptor instead.
 func (*MessagePush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{23}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MessagePush) GetChannel() string {
@@ -2041,7 +2186,7 @@ type GapPush struct {
 
 func (x *GapPush) Reset() {
 	*x = GapPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2198,7 @@ func (x *GapPush) String() string {
 func (*GapPush) ProtoMessage() {}
 
 func (x *GapPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2211,7 @@ func (x *GapPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GapPush.ProtoReflect.Descriptor instead.
 func (*GapPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{24}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GapPush) GetChannel() string {
@@ -2121,7 +2266,7 @@ type PositionPush struct {
 
 func (x *PositionPush) Reset() {
 	*x = PositionPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2278,7 @@ func (x *PositionPush) String() string {
 func (*PositionPush) ProtoMessage() {}
 
 func (x *PositionPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2291,7 @@ func (x *PositionPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PositionPush.ProtoReflect.Descriptor instead.
 func (*PositionPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{25}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PositionPush) GetEpoch() string {
@@ -2170,6 +2315,53 @@ func (x *PositionPush) GetChannels() []string {
 	return nil
 }
 
+// TokenExpiringPush asks for refresh: the connection is closed 4419 when its token
+// expires.
+type TokenExpiringPush struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When that is.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenExpiringPush) Reset() {
+	*x = TokenExpiringPush{}
+	mi := &file_carillon_client_v1_client_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenExpiringPush) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenExpiringPush) ProtoMessage() {}
+
+func (x *TokenExpiringPush) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_client_v1_client_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenExpiringPush.ProtoReflect.Descriptor instead.
+func (*TokenExpiringPush) Descriptor() ([]byte, []int) {
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *TokenExpiringPush) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
 // DisconnectPush is sent, where possible, before the server closes the connection.
 type DisconnectPush struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2187,7 +2379,7 @@ type DisconnectPush struct {
 
 func (x *DisconnectPush) Reset() {
 	*x = DisconnectPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2391,7 @@ func (x *DisconnectPush) String() string {
 func (*DisconnectPush) ProtoMessage() {}
 
 func (x *DisconnectPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2404,7 @@ func (x *DisconnectPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectPush.ProtoReflect.Descriptor instead.
 func (*DisconnectPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{26}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DisconnectPush) GetCode() string {
@@ -2247,7 +2439,7 @@ var File_carillon_client_v1_client_proto protoreflect.FileDescriptor
 
 const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\n" +
-	"\x1fcarillon/client/v1/client.proto\x12\x12carillon.client.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x04\n" +
+	"\x1fcarillon/client/v1/client.proto\x12\x12carillon.client.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x04\n" +
 	"\vClientFrame\x12 \n" +
 	"\x02id\x18\x01 \x01(\x04B\x10\xbaH\r2\v\x18\xff\xff\xff\xff\xff\xff\xff\x0f(\x01R\x02id\x12>\n" +
 	"\aconnect\x18\x02 \x01(\v2\".carillon.client.v1.ConnectCommandH\x00R\aconnect\x12D\n" +
@@ -2255,7 +2447,8 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\vunsubscribe\x18\x04 \x01(\v2&.carillon.client.v1.UnsubscribeCommandH\x00R\vunsubscribe\x12>\n" +
 	"\apublish\x18\x05 \x01(\v2\".carillon.client.v1.PublishCommandH\x00R\apublish\x12A\n" +
 	"\bpresence\x18\x06 \x01(\v2#.carillon.client.v1.PresenceCommandH\x00R\bpresence\x12>\n" +
-	"\ahistory\x18\a \x01(\v2\".carillon.client.v1.HistoryCommandH\x00R\ahistory\x125\n" +
+	"\ahistory\x18\a \x01(\v2\".carillon.client.v1.HistoryCommandH\x00R\ahistory\x12>\n" +
+	"\arefresh\x18\b \x01(\v2\".carillon.client.v1.RefreshCommandH\x00R\arefresh\x125\n" +
 	"\x04ping\x18\t \x01(\v2\x1f.carillon.client.v1.PingCommandH\x00R\x04pingB\t\n" +
 	"\acommand\"\xb4\x01\n" +
 	"\x0eConnectCommand\x12\x1e\n" +
@@ -2297,8 +2490,11 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\v2\x1c.carillon.client.v1.PositionR\x05after\x124\n" +
 	"\x06before\x18\x03 \x01(\v2\x1c.carillon.client.v1.PositionR\x06before\x12\x1e\n" +
 	"\x05limit\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\xc8\x01R\x05limit\x12!\n" +
-	"\fnewest_first\x18\x05 \x01(\bR\vnewestFirst\"\r\n" +
-	"\vPingCommand\"\xa2\x06\n" +
+	"\fnewest_first\x18\x05 \x01(\bR\vnewestFirst\"2\n" +
+	"\x0eRefreshCommand\x12 \n" +
+	"\x05token\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80@R\x05token\"\r\n" +
+	"\vPingCommand\"\xb6\a\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12B\n" +
 	"\tconnected\x18\x02 \x01(\v2\".carillon.client.v1.ConnectedReplyH\x00R\tconnected\x12E\n" +
@@ -2308,7 +2504,8 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\funsubscribed\x18\x04 \x01(\v2%.carillon.client.v1.UnsubscribedEventH\x00R\funsubscribed\x12B\n" +
 	"\tpublished\x18\x05 \x01(\v2\".carillon.client.v1.PublishedReplyH\x00R\tpublished\x12?\n" +
 	"\bpresence\x18\x06 \x01(\v2!.carillon.client.v1.PresenceReplyH\x00R\bpresence\x12<\n" +
-	"\ahistory\x18\a \x01(\v2 .carillon.client.v1.HistoryReplyH\x00R\ahistory\x123\n" +
+	"\ahistory\x18\a \x01(\v2 .carillon.client.v1.HistoryReplyH\x00R\ahistory\x12B\n" +
+	"\trefreshed\x18\b \x01(\v2\".carillon.client.v1.RefreshedReplyH\x00R\trefreshed\x123\n" +
 	"\x04pong\x18\t \x01(\v2\x1d.carillon.client.v1.PongReplyH\x00R\x04pong\x126\n" +
 	"\x05error\x18\n" +
 	" \x01(\v2\x1e.carillon.client.v1.ErrorReplyH\x00R\x05error\x12;\n" +
@@ -2317,7 +2514,8 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\n" +
 	"disconnect\x18\r \x01(\v2\".carillon.client.v1.DisconnectPushH\x00R\n" +
 	"disconnect\x12>\n" +
-	"\bposition\x18\x0e \x01(\v2 .carillon.client.v1.PositionPushH\x00R\bpositionB\a\n" +
+	"\bposition\x18\x0e \x01(\v2 .carillon.client.v1.PositionPushH\x00R\bposition\x12N\n" +
+	"\x0etoken_expiring\x18\x0f \x01(\v2%.carillon.client.v1.TokenExpiringPushH\x00R\rtokenExpiringB\a\n" +
 	"\x05event\"\xdf\x02\n" +
 	"\x0eConnectedReply\x12#\n" +
 	"\rconnection_id\x18\x01 \x01(\tR\fconnectionId\x12\x17\n" +
@@ -2365,7 +2563,10 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12;\n" +
 	"\bmessages\x18\x03 \x03(\v2\x1f.carillon.client.v1.MessagePushR\bmessages\x12\x12\n" +
-	"\x04more\x18\x04 \x01(\bR\x04more\"\v\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"K\n" +
+	"\x0eRefreshedReply\x129\n" +
+	"\n" +
+	"expires_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\v\n" +
 	"\tPongReply\"\xaf\x01\n" +
 	"\n" +
 	"ErrorReply\x12\x12\n" +
@@ -2398,7 +2599,10 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\fPositionPush\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x1a\n" +
-	"\bchannels\x18\x03 \x03(\tR\bchannels\"\xa5\x01\n" +
+	"\bchannels\x18\x03 \x03(\tR\bchannels\"N\n" +
+	"\x11TokenExpiringPush\x129\n" +
+	"\n" +
+	"expires_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xa5\x01\n" +
 	"\x0eDisconnectPush\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x127\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1f.carillon.client.v1.ErrorReasonR\x06reason\x12\x18\n" +
@@ -2417,7 +2621,7 @@ func file_carillon_client_v1_client_proto_rawDescGZIP() []byte {
 	return file_carillon_client_v1_client_proto_rawDescData
 }
 
-var file_carillon_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_carillon_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_carillon_client_v1_client_proto_goTypes = []any{
 	(*ClientFrame)(nil),           // 0: carillon.client.v1.ClientFrame
 	(*ConnectCommand)(nil),        // 1: carillon.client.v1.ConnectCommand
@@ -2429,26 +2633,29 @@ var file_carillon_client_v1_client_proto_goTypes = []any{
 	(*PublishCommand)(nil),        // 7: carillon.client.v1.PublishCommand
 	(*PresenceCommand)(nil),       // 8: carillon.client.v1.PresenceCommand
 	(*HistoryCommand)(nil),        // 9: carillon.client.v1.HistoryCommand
-	(*PingCommand)(nil),           // 10: carillon.client.v1.PingCommand
-	(*ServerFrame)(nil),           // 11: carillon.client.v1.ServerFrame
-	(*ConnectedReply)(nil),        // 12: carillon.client.v1.ConnectedReply
-	(*SubscriptionResult)(nil),    // 13: carillon.client.v1.SubscriptionResult
-	(*SubscriptionError)(nil),     // 14: carillon.client.v1.SubscriptionError
-	(*SubscribedEvent)(nil),       // 15: carillon.client.v1.SubscribedEvent
-	(*UnsubscribedEvent)(nil),     // 16: carillon.client.v1.UnsubscribedEvent
-	(*PublishedReply)(nil),        // 17: carillon.client.v1.PublishedReply
-	(*PresenceReply)(nil),         // 18: carillon.client.v1.PresenceReply
-	(*Member)(nil),                // 19: carillon.client.v1.Member
-	(*HistoryReply)(nil),          // 20: carillon.client.v1.HistoryReply
-	(*PongReply)(nil),             // 21: carillon.client.v1.PongReply
-	(*ErrorReply)(nil),            // 22: carillon.client.v1.ErrorReply
-	(*MessagePush)(nil),           // 23: carillon.client.v1.MessagePush
-	(*GapPush)(nil),               // 24: carillon.client.v1.GapPush
-	(*PositionPush)(nil),          // 25: carillon.client.v1.PositionPush
-	(*DisconnectPush)(nil),        // 26: carillon.client.v1.DisconnectPush
-	nil,                           // 27: carillon.client.v1.MessagePush.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(ErrorReason)(0),              // 29: carillon.client.v1.ErrorReason
+	(*RefreshCommand)(nil),        // 10: carillon.client.v1.RefreshCommand
+	(*PingCommand)(nil),           // 11: carillon.client.v1.PingCommand
+	(*ServerFrame)(nil),           // 12: carillon.client.v1.ServerFrame
+	(*ConnectedReply)(nil),        // 13: carillon.client.v1.ConnectedReply
+	(*SubscriptionResult)(nil),    // 14: carillon.client.v1.SubscriptionResult
+	(*SubscriptionError)(nil),     // 15: carillon.client.v1.SubscriptionError
+	(*SubscribedEvent)(nil),       // 16: carillon.client.v1.SubscribedEvent
+	(*UnsubscribedEvent)(nil),     // 17: carillon.client.v1.UnsubscribedEvent
+	(*PublishedReply)(nil),        // 18: carillon.client.v1.PublishedReply
+	(*PresenceReply)(nil),         // 19: carillon.client.v1.PresenceReply
+	(*Member)(nil),                // 20: carillon.client.v1.Member
+	(*HistoryReply)(nil),          // 21: carillon.client.v1.HistoryReply
+	(*RefreshedReply)(nil),        // 22: carillon.client.v1.RefreshedReply
+	(*PongReply)(nil),             // 23: carillon.client.v1.PongReply
+	(*ErrorReply)(nil),            // 24: carillon.client.v1.ErrorReply
+	(*MessagePush)(nil),           // 25: carillon.client.v1.MessagePush
+	(*GapPush)(nil),               // 26: carillon.client.v1.GapPush
+	(*PositionPush)(nil),          // 27: carillon.client.v1.PositionPush
+	(*TokenExpiringPush)(nil),     // 28: carillon.client.v1.TokenExpiringPush
+	(*DisconnectPush)(nil),        // 29: carillon.client.v1.DisconnectPush
+	nil,                           // 30: carillon.client.v1.MessagePush.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(ErrorReason)(0),              // 32: carillon.client.v1.ErrorReason
 }
 var file_carillon_client_v1_client_proto_depIdxs = []int32{
 	1,  // 0: carillon.client.v1.ClientFrame.connect:type_name -> carillon.client.v1.ConnectCommand
@@ -2457,45 +2664,50 @@ var file_carillon_client_v1_client_proto_depIdxs = []int32{
 	7,  // 3: carillon.client.v1.ClientFrame.publish:type_name -> carillon.client.v1.PublishCommand
 	8,  // 4: carillon.client.v1.ClientFrame.presence:type_name -> carillon.client.v1.PresenceCommand
 	9,  // 5: carillon.client.v1.ClientFrame.history:type_name -> carillon.client.v1.HistoryCommand
-	10, // 6: carillon.client.v1.ClientFrame.ping:type_name -> carillon.client.v1.PingCommand
-	2,  // 7: carillon.client.v1.ConnectCommand.client:type_name -> carillon.client.v1.ClientInfo
-	4,  // 8: carillon.client.v1.ConnectCommand.subscriptions:type_name -> carillon.client.v1.SubscribeCommand
-	3,  // 9: carillon.client.v1.SubscribeCommand.since:type_name -> carillon.client.v1.Position
-	5,  // 10: carillon.client.v1.SubscribeCommand.rewind:type_name -> carillon.client.v1.Rewind
-	3,  // 11: carillon.client.v1.HistoryCommand.after:type_name -> carillon.client.v1.Position
-	3,  // 12: carillon.client.v1.HistoryCommand.before:type_name -> carillon.client.v1.Position
-	12, // 13: carillon.client.v1.ServerFrame.connected:type_name -> carillon.client.v1.ConnectedReply
-	15, // 14: carillon.client.v1.ServerFrame.subscribed:type_name -> carillon.client.v1.SubscribedEvent
-	16, // 15: carillon.client.v1.ServerFrame.unsubscribed:type_name -> carillon.client.v1.UnsubscribedEvent
-	17, // 16: carillon.client.v1.ServerFrame.published:type_name -> carillon.client.v1.PublishedReply
-	18, // 17: carillon.client.v1.ServerFrame.presence:type_name -> carillon.client.v1.PresenceReply
-	20, // 18: carillon.client.v1.ServerFrame.history:type_name -> carillon.client.v1.HistoryReply
-	21, // 19: carillon.client.v1.ServerFrame.pong:type_name -> carillon.client.v1.PongReply
-	22, // 20: carillon.client.v1.ServerFrame.error:type_name -> carillon.client.v1.ErrorReply
-	23, // 21: carillon.client.v1.ServerFrame.message:type_name -> carillon.client.v1.MessagePush
-	24, // 22: carillon.client.v1.ServerFrame.gap:type_name -> carillon.client.v1.GapPush
-	26, // 23: carillon.client.v1.ServerFrame.disconnect:type_name -> carillon.client.v1.DisconnectPush
-	25, // 24: carillon.client.v1.ServerFrame.position:type_name -> carillon.client.v1.PositionPush
-	28, // 25: carillon.client.v1.ConnectedReply.expires_at:type_name -> google.protobuf.Timestamp
-	28, // 26: carillon.client.v1.ConnectedReply.server_time:type_name -> google.protobuf.Timestamp
-	13, // 27: carillon.client.v1.ConnectedReply.subscriptions:type_name -> carillon.client.v1.SubscriptionResult
-	15, // 28: carillon.client.v1.SubscriptionResult.subscribed:type_name -> carillon.client.v1.SubscribedEvent
-	14, // 29: carillon.client.v1.SubscriptionResult.error:type_name -> carillon.client.v1.SubscriptionError
-	22, // 30: carillon.client.v1.SubscriptionError.error:type_name -> carillon.client.v1.ErrorReply
-	29, // 31: carillon.client.v1.UnsubscribedEvent.reason:type_name -> carillon.client.v1.ErrorReason
-	19, // 32: carillon.client.v1.PresenceReply.members:type_name -> carillon.client.v1.Member
-	28, // 33: carillon.client.v1.Member.since:type_name -> google.protobuf.Timestamp
-	23, // 34: carillon.client.v1.HistoryReply.messages:type_name -> carillon.client.v1.MessagePush
-	29, // 35: carillon.client.v1.ErrorReply.reason:type_name -> carillon.client.v1.ErrorReason
-	28, // 36: carillon.client.v1.MessagePush.time:type_name -> google.protobuf.Timestamp
-	27, // 37: carillon.client.v1.MessagePush.headers:type_name -> carillon.client.v1.MessagePush.HeadersEntry
-	29, // 38: carillon.client.v1.GapPush.reason:type_name -> carillon.client.v1.ErrorReason
-	29, // 39: carillon.client.v1.DisconnectPush.reason:type_name -> carillon.client.v1.ErrorReason
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	10, // 6: carillon.client.v1.ClientFrame.refresh:type_name -> carillon.client.v1.RefreshCommand
+	11, // 7: carillon.client.v1.ClientFrame.ping:type_name -> carillon.client.v1.PingCommand
+	2,  // 8: carillon.client.v1.ConnectCommand.client:type_name -> carillon.client.v1.ClientInfo
+	4,  // 9: carillon.client.v1.ConnectCommand.subscriptions:type_name -> carillon.client.v1.SubscribeCommand
+	3,  // 10: carillon.client.v1.SubscribeCommand.since:type_name -> carillon.client.v1.Position
+	5,  // 11: carillon.client.v1.SubscribeCommand.rewind:type_name -> carillon.client.v1.Rewind
+	3,  // 12: carillon.client.v1.HistoryCommand.after:type_name -> carillon.client.v1.Position
+	3,  // 13: carillon.client.v1.HistoryCommand.before:type_name -> carillon.client.v1.Position
+	13, // 14: carillon.client.v1.ServerFrame.connected:type_name -> carillon.client.v1.ConnectedReply
+	16, // 15: carillon.client.v1.ServerFrame.subscribed:type_name -> carillon.client.v1.SubscribedEvent
+	17, // 16: carillon.client.v1.ServerFrame.unsubscribed:type_name -> carillon.client.v1.UnsubscribedEvent
+	18, // 17: carillon.client.v1.ServerFrame.published:type_name -> carillon.client.v1.PublishedReply
+	19, // 18: carillon.client.v1.ServerFrame.presence:type_name -> carillon.client.v1.PresenceReply
+	21, // 19: carillon.client.v1.ServerFrame.history:type_name -> carillon.client.v1.HistoryReply
+	22, // 20: carillon.client.v1.ServerFrame.refreshed:type_name -> carillon.client.v1.RefreshedReply
+	23, // 21: carillon.client.v1.ServerFrame.pong:type_name -> carillon.client.v1.PongReply
+	24, // 22: carillon.client.v1.ServerFrame.error:type_name -> carillon.client.v1.ErrorReply
+	25, // 23: carillon.client.v1.ServerFrame.message:type_name -> carillon.client.v1.MessagePush
+	26, // 24: carillon.client.v1.ServerFrame.gap:type_name -> carillon.client.v1.GapPush
+	29, // 25: carillon.client.v1.ServerFrame.disconnect:type_name -> carillon.client.v1.DisconnectPush
+	27, // 26: carillon.client.v1.ServerFrame.position:type_name -> carillon.client.v1.PositionPush
+	28, // 27: carillon.client.v1.ServerFrame.token_expiring:type_name -> carillon.client.v1.TokenExpiringPush
+	31, // 28: carillon.client.v1.ConnectedReply.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 29: carillon.client.v1.ConnectedReply.server_time:type_name -> google.protobuf.Timestamp
+	14, // 30: carillon.client.v1.ConnectedReply.subscriptions:type_name -> carillon.client.v1.SubscriptionResult
+	16, // 31: carillon.client.v1.SubscriptionResult.subscribed:type_name -> carillon.client.v1.SubscribedEvent
+	15, // 32: carillon.client.v1.SubscriptionResult.error:type_name -> carillon.client.v1.SubscriptionError
+	24, // 33: carillon.client.v1.SubscriptionError.error:type_name -> carillon.client.v1.ErrorReply
+	32, // 34: carillon.client.v1.UnsubscribedEvent.reason:type_name -> carillon.client.v1.ErrorReason
+	20, // 35: carillon.client.v1.PresenceReply.members:type_name -> carillon.client.v1.Member
+	31, // 36: carillon.client.v1.Member.since:type_name -> google.protobuf.Timestamp
+	25, // 37: carillon.client.v1.HistoryReply.messages:type_name -> carillon.client.v1.MessagePush
+	31, // 38: carillon.client.v1.RefreshedReply.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 39: carillon.client.v1.ErrorReply.reason:type_name -> carillon.client.v1.ErrorReason
+	31, // 40: carillon.client.v1.MessagePush.time:type_name -> google.protobuf.Timestamp
+	30, // 41: carillon.client.v1.MessagePush.headers:type_name -> carillon.client.v1.MessagePush.HeadersEntry
+	32, // 42: carillon.client.v1.GapPush.reason:type_name -> carillon.client.v1.ErrorReason
+	31, // 43: carillon.client.v1.TokenExpiringPush.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 44: carillon.client.v1.DisconnectPush.reason:type_name -> carillon.client.v1.ErrorReason
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_carillon_client_v1_client_proto_init() }
@@ -2511,31 +2723,34 @@ func file_carillon_client_v1_client_proto_init() {
 		(*ClientFrame_Publish)(nil),
 		(*ClientFrame_Presence)(nil),
 		(*ClientFrame_History)(nil),
+		(*ClientFrame_Refresh)(nil),
 		(*ClientFrame_Ping)(nil),
 	}
 	file_carillon_client_v1_client_proto_msgTypes[7].OneofWrappers = []any{
 		(*PublishCommand_Json)(nil),
 		(*PublishCommand_Data)(nil),
 	}
-	file_carillon_client_v1_client_proto_msgTypes[11].OneofWrappers = []any{
+	file_carillon_client_v1_client_proto_msgTypes[12].OneofWrappers = []any{
 		(*ServerFrame_Connected)(nil),
 		(*ServerFrame_Subscribed)(nil),
 		(*ServerFrame_Unsubscribed)(nil),
 		(*ServerFrame_Published)(nil),
 		(*ServerFrame_Presence)(nil),
 		(*ServerFrame_History)(nil),
+		(*ServerFrame_Refreshed)(nil),
 		(*ServerFrame_Pong)(nil),
 		(*ServerFrame_Error)(nil),
 		(*ServerFrame_Message)(nil),
 		(*ServerFrame_Gap)(nil),
 		(*ServerFrame_Disconnect)(nil),
 		(*ServerFrame_Position)(nil),
+		(*ServerFrame_TokenExpiring)(nil),
 	}
-	file_carillon_client_v1_client_proto_msgTypes[13].OneofWrappers = []any{
+	file_carillon_client_v1_client_proto_msgTypes[14].OneofWrappers = []any{
 		(*SubscriptionResult_Subscribed)(nil),
 		(*SubscriptionResult_Error)(nil),
 	}
-	file_carillon_client_v1_client_proto_msgTypes[23].OneofWrappers = []any{
+	file_carillon_client_v1_client_proto_msgTypes[25].OneofWrappers = []any{
 		(*MessagePush_Json)(nil),
 		(*MessagePush_Data)(nil),
 	}
@@ -2545,7 +2760,7 @@ func file_carillon_client_v1_client_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_carillon_client_v1_client_proto_rawDesc), len(file_carillon_client_v1_client_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -54,6 +54,10 @@ const (
 	ErrorReason_ERROR_REASON_TOKEN_CLAIM_INVALID ErrorReason = 9
 	// UNAUTHENTICATED: two tokens came with one connection and differ.
 	ErrorReason_ERROR_REASON_TOKENS_DISAGREE ErrorReason = 10
+	// UNAUTHENTICATED: a service has revoked the token.
+	ErrorReason_ERROR_REASON_TOKEN_REVOKED ErrorReason = 11
+	// UNAUTHENTICATED: the token of a refresh is of another issuer, or for another user.
+	ErrorReason_ERROR_REASON_TOKEN_SUBJECT_CHANGED ErrorReason = 12
 	// PERMISSION_DENIED: no rule of the namespace allows it.
 	ErrorReason_ERROR_REASON_POLICY_DENIED ErrorReason = 20
 	// PERMISSION_DENIED: the token is good but its subject is not a configured caller.
@@ -61,6 +65,10 @@ const (
 	// PERMISSION_DENIED: the caller is known but the channel or method is not among
 	// those it was given.
 	ErrorReason_ERROR_REASON_CALLER_DENIED ErrorReason = 22
+	// PERMISSION_DENIED: a cookie authenticates only with an Origin that is allowed.
+	ErrorReason_ERROR_REASON_ORIGIN_FORBIDDEN ErrorReason = 23
+	// PERMISSION_DENIED: a service has ended the connection, or the subscription.
+	ErrorReason_ERROR_REASON_ENDED_BY_SERVICE ErrorReason = 24
 	// INVALID_ARGUMENT: the WebSocket message is not a frame of the protocol.
 	ErrorReason_ERROR_REASON_FRAME_MALFORMED ErrorReason = 30
 	// INVALID_ARGUMENT: a WebSocket message is larger than maxFrameBytes.
@@ -105,7 +113,8 @@ const (
 	ErrorReason_ERROR_REASON_SUBSCRIPTION_LIMIT ErrorReason = 81
 	// RESOURCE_EXHAUSTED: the client reads more slowly than it is sent to.
 	ErrorReason_ERROR_REASON_SLOW_CONSUMER ErrorReason = 82
-	// RESOURCE_EXHAUSTED: the edge has as many connections as it may.
+	// RESOURCE_EXHAUSTED: the edge, the user or the address has as many connections as it
+	// may, or makes new ones too fast.
 	ErrorReason_ERROR_REASON_CONNECTION_LIMIT ErrorReason = 83
 	// UNIMPLEMENTED: the frame names no command that this server knows.
 	ErrorReason_ERROR_REASON_COMMAND_UNKNOWN ErrorReason = 90
@@ -123,6 +132,11 @@ const (
 	// UNAVAILABLE: not stored, since it is not known whether the publish before it to the
 	// same channel was: retry that first, so that the order is kept.
 	ErrorReason_ERROR_REASON_EARLIER_PUBLISH_UNKNOWN ErrorReason = 104
+	// UNAVAILABLE: the keys of the token's issuer could not be fetched yet.
+	ErrorReason_ERROR_REASON_ISSUER_KEYS_UNAVAILABLE ErrorReason = 105
+	// UNAVAILABLE: the edges cannot be told now. For a control command the outcome is
+	// unknown; it may be sent again.
+	ErrorReason_ERROR_REASON_CONTROL_UNAVAILABLE ErrorReason = 106
 	// DEADLINE_EXCEEDED: the client did not say connect, or did not answer a ping, in time.
 	ErrorReason_ERROR_REASON_TIMEOUT ErrorReason = 110
 	// INTERNAL: a fault of the server, logged there.
@@ -153,9 +167,13 @@ var (
 		8:   "ERROR_REASON_TOKEN_AUDIENCE_INVALID",
 		9:   "ERROR_REASON_TOKEN_CLAIM_INVALID",
 		10:  "ERROR_REASON_TOKENS_DISAGREE",
+		11:  "ERROR_REASON_TOKEN_REVOKED",
+		12:  "ERROR_REASON_TOKEN_SUBJECT_CHANGED",
 		20:  "ERROR_REASON_POLICY_DENIED",
 		21:  "ERROR_REASON_CALLER_UNKNOWN",
 		22:  "ERROR_REASON_CALLER_DENIED",
+		23:  "ERROR_REASON_ORIGIN_FORBIDDEN",
+		24:  "ERROR_REASON_ENDED_BY_SERVICE",
 		30:  "ERROR_REASON_FRAME_MALFORMED",
 		31:  "ERROR_REASON_FRAME_TOO_LARGE",
 		32:  "ERROR_REASON_FIELD_REQUIRED",
@@ -185,6 +203,8 @@ var (
 		102: "ERROR_REASON_PRESENCE_UNAVAILABLE",
 		103: "ERROR_REASON_DRAINING",
 		104: "ERROR_REASON_EARLIER_PUBLISH_UNKNOWN",
+		105: "ERROR_REASON_ISSUER_KEYS_UNAVAILABLE",
+		106: "ERROR_REASON_CONTROL_UNAVAILABLE",
 		110: "ERROR_REASON_TIMEOUT",
 		120: "ERROR_REASON_INTERNAL",
 		130: "ERROR_REASON_MESSAGES_MISSED",
@@ -204,9 +224,13 @@ var (
 		"ERROR_REASON_TOKEN_AUDIENCE_INVALID":      8,
 		"ERROR_REASON_TOKEN_CLAIM_INVALID":         9,
 		"ERROR_REASON_TOKENS_DISAGREE":             10,
+		"ERROR_REASON_TOKEN_REVOKED":               11,
+		"ERROR_REASON_TOKEN_SUBJECT_CHANGED":       12,
 		"ERROR_REASON_POLICY_DENIED":               20,
 		"ERROR_REASON_CALLER_UNKNOWN":              21,
 		"ERROR_REASON_CALLER_DENIED":               22,
+		"ERROR_REASON_ORIGIN_FORBIDDEN":            23,
+		"ERROR_REASON_ENDED_BY_SERVICE":            24,
 		"ERROR_REASON_FRAME_MALFORMED":             30,
 		"ERROR_REASON_FRAME_TOO_LARGE":             31,
 		"ERROR_REASON_FIELD_REQUIRED":              32,
@@ -236,6 +260,8 @@ var (
 		"ERROR_REASON_PRESENCE_UNAVAILABLE":        102,
 		"ERROR_REASON_DRAINING":                    103,
 		"ERROR_REASON_EARLIER_PUBLISH_UNKNOWN":     104,
+		"ERROR_REASON_ISSUER_KEYS_UNAVAILABLE":     105,
+		"ERROR_REASON_CONTROL_UNAVAILABLE":         106,
 		"ERROR_REASON_TIMEOUT":                     110,
 		"ERROR_REASON_INTERNAL":                    120,
 		"ERROR_REASON_MESSAGES_MISSED":             130,
@@ -276,7 +302,7 @@ var File_carillon_client_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_carillon_client_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"%carillon/client/v1/error_reason.proto\x12\x12carillon.client.v1*\xb1\r\n" +
+	"%carillon/client/v1/error_reason.proto\x12\x12carillon.client.v1*\x8f\x0f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_MISSING\x10\x01\x12 \n" +
@@ -290,9 +316,13 @@ const file_carillon_client_v1_error_reason_proto_rawDesc = "" +
 	" ERROR_REASON_TOKEN_CLAIM_INVALID\x10\t\x12 \n" +
 	"\x1cERROR_REASON_TOKENS_DISAGREE\x10\n" +
 	"\x12\x1e\n" +
+	"\x1aERROR_REASON_TOKEN_REVOKED\x10\v\x12&\n" +
+	"\"ERROR_REASON_TOKEN_SUBJECT_CHANGED\x10\f\x12\x1e\n" +
 	"\x1aERROR_REASON_POLICY_DENIED\x10\x14\x12\x1f\n" +
 	"\x1bERROR_REASON_CALLER_UNKNOWN\x10\x15\x12\x1e\n" +
-	"\x1aERROR_REASON_CALLER_DENIED\x10\x16\x12 \n" +
+	"\x1aERROR_REASON_CALLER_DENIED\x10\x16\x12!\n" +
+	"\x1dERROR_REASON_ORIGIN_FORBIDDEN\x10\x17\x12!\n" +
+	"\x1dERROR_REASON_ENDED_BY_SERVICE\x10\x18\x12 \n" +
 	"\x1cERROR_REASON_FRAME_MALFORMED\x10\x1e\x12 \n" +
 	"\x1cERROR_REASON_FRAME_TOO_LARGE\x10\x1f\x12\x1f\n" +
 	"\x1bERROR_REASON_FIELD_REQUIRED\x10 \x12\x1e\n" +
@@ -321,7 +351,9 @@ const file_carillon_client_v1_error_reason_proto_rawDesc = "" +
 	"&ERROR_REASON_AUTHORIZATION_UNAVAILABLE\x10e\x12%\n" +
 	"!ERROR_REASON_PRESENCE_UNAVAILABLE\x10f\x12\x19\n" +
 	"\x15ERROR_REASON_DRAINING\x10g\x12(\n" +
-	"$ERROR_REASON_EARLIER_PUBLISH_UNKNOWN\x10h\x12\x18\n" +
+	"$ERROR_REASON_EARLIER_PUBLISH_UNKNOWN\x10h\x12(\n" +
+	"$ERROR_REASON_ISSUER_KEYS_UNAVAILABLE\x10i\x12$\n" +
+	" ERROR_REASON_CONTROL_UNAVAILABLE\x10j\x12\x18\n" +
 	"\x14ERROR_REASON_TIMEOUT\x10n\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10x\x12!\n" +
 	"\x1cERROR_REASON_MESSAGES_MISSED\x10\x82\x01\x12 \n" +
