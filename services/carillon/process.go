@@ -46,6 +46,10 @@ type process struct {
 	presence   *rpc.Memory // reaches the presence role of this process; nil without one
 	edge       *edge.Edge
 	stopping   atomic.Bool
+
+	// clientTokens and callerTokens check tokens; auth.Replace takes both at once.
+	clientTokens *auth.Verifier
+	callerTokens *auth.Verifier
 }
 
 // listeners are bound before anything else, so that a port taken is said at once.
@@ -153,26 +157,6 @@ func (p *process) listen(ctx context.Context) error {
 	return nil
 }
 
-// loadKeys reads what tokens are checked with, beside issuers.
-func (p *process) loadKeys() error {
-	var err error
-	if p.callers, err = auth.NewCallers(p.config.Callers); err != nil {
-		return err
-	}
-	secret := make([]byte, auth.MinSecretBytes)
-	if p.config.Auth.RolesSecret.IsZero() {
-		_, _ = rand.Read(secret) // nobody else needs to know it; never fails
-	} else if secret, err = config.Secrets(p.env.getenv)(p.config.Auth.RolesSecret); err != nil {
-		return fmt.Errorf("auth.roles_secret: %w", err)
-	}
-	p.roleKey, err = auth.NewRoleKey(secret)
-	return err
-}
-
-func (p *process) verifier(kind auth.Kind) (*auth.Verifier, error) {
-	return auth.NewVerifier(kind, p.config.Auth.Issuers, config.Secrets(p.env.getenv))
-}
-
 // startEmbedded starts the NATS inside, unless there is one outside.
 func (p *process) startEmbedded(context.Context) error {
 	if p.config.NATS.URL != "" {
@@ -211,14 +195,10 @@ func (p *process) startPresence(context.Context) error {
 	if err != nil {
 		return err
 	}
-	verifier, err := p.verifier(auth.ForCallers)
-	if err != nil {
-		return err
-	}
 	server := rpc.NewServer(rpc.Options{Logger: p.logger, Authenticate: map[string]rpc.Authenticator{
 		presence.AuthorizationService: rpc.Bearer(p.roleKey),
 		presence.ReportService:        rpc.Bearer(p.roleKey),
-		presence.MembersService:       rpc.Bearer(rpc.FirstOf(p.roleKey, verifier)),
+		presence.MembersService:       rpc.Callers(rpc.FirstOf(p.roleKey, p.callerTokens), p.callers),
 	}})
 	service.Register(server)
 	for _, name := range []string{presence.AuthorizationService, presence.ReportService, presence.MembersService} {
@@ -244,10 +224,6 @@ func (p *process) dialPresence(addresses ...string) (*grpc.ClientConn, error) {
 
 // openEdge makes the edge, and with it the store, which publishing shares.
 func (p *process) openEdge(ctx context.Context) error {
-	verifier, err := p.verifier(auth.ForClients)
-	if err != nil {
-		return err
-	}
 	replicas := p.config.Presence.Addresses
 	authorizing, err := p.dialPresence(replicas...)
 	if err != nil {
@@ -269,7 +245,7 @@ func (p *process) openEdge(ctx context.Context) error {
 		return nil
 	})
 	options := edge.Options{
-		Verifier: verifier, Authorizer: authorization.New(authorizing), Roster: members, Namespaces: p.namespaces,
+		Verifier: p.clientTokens, Authorizer: authorization.New(authorizing), Roster: members, Namespaces: p.namespaces,
 		Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
 		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
 			if err := p.openStore(ctx, receiver); err != nil {
@@ -307,14 +283,10 @@ func (p *process) startPublish(context.Context) error {
 	if err != nil {
 		return err
 	}
-	verifier, err := p.verifier(auth.ForCallers)
-	if err != nil {
-		return err
-	}
 	server := rpc.NewServer(rpc.Options{
 		Logger: p.logger, EndStreams: service.Close, Authenticate: map[string]rpc.Authenticator{
-			publish.PublishService: rpc.Bearer(verifier),
-			publish.HistoryService: rpc.Bearer(verifier),
+			publish.PublishService: rpc.Callers(p.callerTokens, p.callers),
+			publish.HistoryService: rpc.Callers(p.callerTokens, p.callers),
 		},
 	})
 	service.Register(server)

@@ -1,11 +1,13 @@
 // Package auth owns tokens: who issues them, whether one is good, and whom it names.
-// It signs and verifies JWTs (RFC 7519), knows which caller may use which channels,
-// and makes the tokens that roles show each other. What a user may do is the
-// authorization service's business; where a token stands in a request is the edge's
-// and the gRPC server's.
+// It signs and verifies JWTs (RFC 7519), fetches the keys of those who publish theirs,
+// knows which caller may use which channels, and makes the tokens that roles show each
+// other. What a user may do is the authorization service's business; where a token
+// stands in a request is the edge's and the gRPC server's.
 package auth
 
 import (
+	"crypto/rand"
+	"strings"
 	"time"
 )
 
@@ -35,9 +37,6 @@ const (
 	// MaxClaimDepth bounds the nesting of claims, which travel in a
 	// google.protobuf.Struct whose decoder refuses deep ones.
 	MaxClaimDepth = 32
-	// maxSkew is by how much an issuer's clock may be ahead: it excuses nbf and iat,
-	// never exp.
-	maxSkew = 5 * time.Second
 )
 
 // ServicePrefix begins the publisher of what a caller sends, so no user id may.
@@ -48,7 +47,8 @@ const ServicePrefix = "service:"
 type Identity struct {
 	// Kind is whom the token names.
 	Kind Kind
-	// Issuer is the configured name of the issuer, not its iss; of a role "roles".
+	// Issuer is the configured name of the issuer, not its iss; of a role "roles"; else
+	// AnonymousIssuer or CertificateIssuer.
 	Issuer string
 	// Subject is a user id (user_prefix included, checked by channel.ParseUser), or
 	// the name of a caller or role.
@@ -56,7 +56,8 @@ type Identity struct {
 	// Claims are all claims of the token as encoding/json decodes them: numbers are
 	// float64.
 	Claims map[string]any
-	// ExpiresAt is when the identity ends, to the second; zero: never.
+	// ExpiresAt is when the identity ends, to the second; zero: never, as of a client
+	// without a token.
 	ExpiresAt time.Time
 	// IssuedAt is the token's iat, to the second; zero if it has none.
 	IssuedAt time.Time
@@ -90,8 +91,21 @@ type Anonymous struct {
 	UserPrefix string `yaml:"user_prefix" default:"anonymous-" check:"required" help:"Put before a random text to make the user id; no issuer's users may begin so."`
 }
 
-// AnonymousIssuer is the Issuer of an Identity that no token names.
-const AnonymousIssuer = "anonymous"
+// Issuers of identities that no token names, which no configured issuer may be called.
+const (
+	AnonymousIssuer   = "anonymous"
+	CertificateIssuer = "certificate" // of a caller known by its client certificate
+)
+
+// NewAnonymous returns the identity of a client without a token: a user of its own,
+// whose id begins with the prefix and goes on with 26 random characters, for as long as
+// it is connected.
+func NewAnonymous(prefix string) Identity {
+	return Identity{
+		Kind: ForClients, Issuer: AnonymousIssuer, Subject: prefix + strings.ToLower(rand.Text()),
+		Claims: map[string]any{"anonymous": true},
+	}
+}
 
 // Secret says where a secret is; the zero Secret says that there is none.
 type Secret struct {

@@ -30,15 +30,12 @@ func NewRoleKey(secret []byte) (*RoleKey, error) {
 		return nil, fmt.Errorf("the roles' secret has %d bytes; it needs at least %d", len(secret), MinSecretBytes)
 	}
 	const algorithm = "HS256"
-	k := &RoleKey{
-		issuer: &issuer{
-			Issuer:  Issuer{Name: string(ForRoles), For: ForRoles, Algorithms: []string{algorithm}},
-			methods: map[string]jwt.SigningMethod{algorithm: jwt.SigningMethodHS256},
-			key:     secret,
-		},
-		verifier: newVerifier(ForRoles),
-	}
-	k.verifier.add(k.issuer)
+	k := &RoleKey{issuer: &issuer{
+		Issuer:  Issuer{Name: string(ForRoles), For: ForRoles, Algorithms: []string{algorithm}},
+		methods: map[string]jwt.SigningMethod{algorithm: jwt.SigningMethodHS256},
+		keys:    holding([]any{secret}),
+	}}
+	k.verifier = verifierOf(ForRoles, table{"": k.issuer})
 	return k, nil
 }
 

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -64,7 +65,7 @@ func audienceAndSubject(from Issuer, subject string) (jwt.MapClaims, error) {
 			return nil, fmt.Errorf("the caller's name %w", err)
 		}
 		audience = append(audience, CallerAudience)
-	} else if _, err := userID(from, subject, nil); err != nil {
+	} else if _, err := userID(from, subject, func(string) string { return "" }); err != nil {
 		return nil, err
 	}
 	if from.Audience != "" && !slices.Contains(audience, from.Audience) {
@@ -76,9 +77,14 @@ func audienceAndSubject(from Issuer, subject string) (jwt.MapClaims, error) {
 	return claims, nil
 }
 
-// sign signs with the first of the issuer's algorithms.
+// sign signs with the first of the issuer's algorithms and keys, which are secrets.
 func (i *issuer) sign(claims jwt.MapClaims) (string, error) {
-	token, err := jwt.NewWithClaims(i.methods[i.Algorithms[0]], claims).SignedString(i.key)
+	method := i.methods[i.Algorithms[0]]
+	keys, err := i.keys.find(context.Background(), method, "")
+	if err != nil {
+		return "", fmt.Errorf("signing: %w", err)
+	}
+	token, err := jwt.NewWithClaims(method, claims).SignedString(keys[0])
 	if err != nil {
 		return "", fmt.Errorf("signing: %w", err)
 	}

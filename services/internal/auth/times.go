@@ -11,29 +11,32 @@ import (
 // maxNumericDate is the last second of the year 9999, in Unix seconds.
 const maxNumericDate = 253402300799
 
-// checkTimes checks exp, nbf and iat and returns exp. A token is good until just
-// before its exp (RFC 7519 section 4.1.4).
-func checkTimes(claims jwt.MapClaims, now time.Time) (expires time.Time, err error) {
+// checkTimes checks exp, nbf and iat and returns exp, and iat or zero. A token is good
+// until just before its exp (RFC 7519 section 4.1.4); skew is by how much the issuer's
+// clock may be ahead.
+func checkTimes(claims jwt.MapClaims, now time.Time, skew time.Duration) (expires, issued time.Time, err error) {
+	refuse := func(err error) (_, _ time.Time, _ error) { return time.Time{}, time.Time{}, err }
 	expires, ok, err := dateOf(claims, "exp")
 	if err != nil {
-		return time.Time{}, err
+		return refuse(err)
 	}
 	if !ok {
-		return time.Time{}, fault.New(fault.TokenClaimInvalid, "", "the token's exp is required")
+		return refuse(fault.New(fault.TokenClaimInvalid, "", "the token's exp is required"))
 	}
 	for _, name := range []string{"nbf", "iat"} {
 		from, ok, err := dateOf(claims, name)
 		if err != nil {
-			return time.Time{}, err
+			return refuse(err)
 		}
-		if ok && from.After(now.Add(maxSkew)) {
-			return time.Time{}, fault.New(fault.TokenNotYetValid, "", "the token is valid only from %s on (%s)", from.UTC().Format(time.RFC3339), name)
+		if ok && from.After(now.Add(skew)) {
+			return refuse(fault.New(fault.TokenNotYetValid, "", "the token is valid only from %s on (%s)", from.UTC().Format(time.RFC3339), name))
 		}
+		issued = from // the last is iat
 	}
 	if !now.Before(expires) {
-		return time.Time{}, fault.New(fault.TokenExpired, "", "the token expired at %s", expires.UTC().Format(time.RFC3339))
+		return refuse(fault.New(fault.TokenExpired, "", "the token expired at %s", expires.UTC().Format(time.RFC3339)))
 	}
-	return expires, nil
+	return expires, issued, nil
 }
 
 // dateOf reads a NumericDate (RFC 7519 section 2), cut to the second.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -17,17 +19,45 @@ import (
 // Verifier tells whom a token names. It is safe for concurrent use.
 type Verifier struct {
 	kind   Kind
-	byISS  map[string]*issuer // "": tokens without iss
+	load   Load
 	parser *jwt.Parser
-	// prefixes are the user prefixes of all issuers, without the empty one.
-	prefixes []string
+	// reserved are prefixes of user ids that no token may name.
+	reserved []string
+	// table holds the issuers that count now; Replace puts in another.
+	table    atomic.Pointer[table]
+	replaced chan struct{}     // holds one: tells Run
+	keys     http.RoundTripper // to where keys are fetched from
 }
 
+// table is the issuers of one kind by their iss; "" is that of tokens without one.
+type table map[string]*issuer
+
 // NewVerifier makes a verifier of the issuers that are for kind, each of whose keys it
-// loads once. Without any it refuses every token. The error has a line a problem and
-// shows no secret.
-func NewVerifier(kind Kind, issuers []Issuer, load func(Secret) ([]byte, error)) (*Verifier, error) {
-	v := newVerifier(kind)
+// loads once; Run follows their changes, and fetches those of a jwks_url, whose tokens
+// are refused before. Without any issuer it refuses every token. No user id of a token
+// may begin with one of the reserved prefixes. The error has a line a problem and shows
+// no secret.
+func NewVerifier(kind Kind, issuers []Issuer, load Load, reserved ...string) (*Verifier, error) {
+	compiled, err := compileTable(kind, issuers, load)
+	if err != nil {
+		return nil, err
+	}
+	v := verifierOf(kind, compiled)
+	v.load, v.reserved = load, reserved
+	return v, nil
+}
+
+func verifierOf(kind Kind, compiled table) *Verifier {
+	v := &Verifier{
+		kind: kind, parser: jwt.NewParser(jwt.WithStrictDecoding()),
+		replaced: make(chan struct{}, 1), keys: keyTransport(),
+	}
+	v.table.Store(&compiled)
+	return v
+}
+
+func compileTable(kind Kind, issuers []Issuer, load Load) (table, error) {
+	all := table{}
 	var problems []error
 	for _, configured := range issuers {
 		if configured.For != kind {
@@ -37,34 +67,23 @@ func NewVerifier(kind Kind, issuers []Issuer, load func(Secret) ([]byte, error))
 		for _, line := range lines {
 			problems = append(problems, fmt.Errorf("issuer %q: %s", configured.Name, line))
 		}
-		if v.byISS[configured.Issuer] != nil {
+		if _, twice := all[configured.Issuer]; twice {
 			problems = append(problems, fmt.Errorf("issuer %q: issuer: another one for %s has the same", configured.Name, kind))
 		}
-		if len(problems) == 0 {
-			v.add(compiled)
-		}
+		all[configured.Issuer] = compiled
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
-	return v, nil
+	return all, nil
 }
 
-func newVerifier(kind Kind) *Verifier {
-	return &Verifier{kind: kind, byISS: map[string]*issuer{}, parser: jwt.NewParser(jwt.WithStrictDecoding())}
-}
-
-func (v *Verifier) add(i *issuer) {
-	v.byISS[i.Issuer.Issuer] = i
-	if i.UserPrefix != "" {
-		v.prefixes = append(v.prefixes, i.UserPrefix)
-	}
-}
-
-// Verify checks a token; its error is a *fault.Error of UNAUTHENTICATED that says
-// which check failed. What the token says is believed only after its signature, but a
-// token of the wrong kind is told so first, since its signature cannot fit either.
-func (v *Verifier) Verify(_ context.Context, token string) (Identity, error) {
+// Verify checks a token; its error is a *fault.Error that says which check failed:
+// UNAUTHENTICATED, or ISSUER_KEYS_UNAVAILABLE if the key may be one that could not be
+// fetched, for which it waits up to 2 s. What the token says is believed only after its
+// signature, but a token of the wrong kind is told so first, since its signature cannot
+// fit either.
+func (v *Verifier) Verify(ctx context.Context, token string) (Identity, error) {
 	claims := jwt.MapClaims{}
 	parsed, signed, err := v.parse(token, claims)
 	if err != nil {
@@ -77,34 +96,58 @@ func (v *Verifier) Verify(_ context.Context, token string) (Identity, error) {
 	if err := v.checkKind(audience); err != nil {
 		return Identity{}, err
 	}
-	from, err := v.issuerOf(claims)
+	issuers := *v.table.Load()
+	from, err := v.issuerOf(issuers, claims)
 	if err != nil {
 		return Identity{}, err
 	}
-	if from.methods[parsed.Method.Alg()] == nil {
-		return Identity{}, fault.New(fault.TokenAlgorithmNotAllowed, "", "the issuer's tokens are signed with %s, not %s",
-			strings.Join(from.Algorithms, " or "), parsed.Method.Alg())
+	if err := from.checkSignature(ctx, parsed, signed); err != nil {
+		return Identity{}, err
 	}
-	if err := parsed.Method.Verify(signed, parsed.Signature, from.key); err != nil {
-		return Identity{}, &fault.Error{
-			Reason: fault.TokenSignatureInvalid, Message: "the token's signature does not match the issuer's key", Cause: err,
-		}
-	}
-	expires, err := checkTimes(claims, time.Now())
+	expires, issued, err := checkTimes(claims, time.Now(), from.Skew)
 	if err != nil {
 		return Identity{}, err
 	}
 	if from.Audience != "" && !slices.Contains(audience, from.Audience) {
 		return Identity{}, fault.New(fault.TokenAudienceInvalid, "", "the token's aud does not hold %q", from.Audience)
 	}
-	subject, err := v.subjectOf(claims, from)
+	subject, err := v.subjectOf(issuers, claims, from)
 	if err != nil {
 		return Identity{}, err
+	}
+	id, isText := claims["jti"].(string)
+	if _, there := claims["jti"]; there && !isText { // or it could never be revoked by it
+		return Identity{}, fault.New(fault.TokenClaimInvalid, "", "the token's jti is not a string")
 	}
 	if deeper(map[string]any(claims), MaxClaimDepth) {
 		return Identity{}, fault.New(fault.TokenClaimInvalid, "", "the token's claims are nested deeper than %d", MaxClaimDepth)
 	}
-	return Identity{Kind: v.kind, Issuer: from.Name, Subject: subject, Claims: claims, ExpiresAt: expires}, nil
+	return Identity{
+		Kind: v.kind, Issuer: from.Name, Subject: subject, Claims: claims,
+		ExpiresAt: expires, IssuedAt: issued, TokenID: id,
+	}, nil
+}
+
+// checkSignature finds the key that must have signed a token, and checks that it did.
+func (i *issuer) checkSignature(ctx context.Context, parsed *jwt.Token, signed string) error {
+	if i.methods[parsed.Method.Alg()] == nil {
+		return fault.New(fault.TokenAlgorithmNotAllowed, "", "the issuer's tokens are signed with %s, not %s",
+			strings.Join(i.Algorithms, " or "), parsed.Method.Alg())
+	}
+	id, isText := parsed.Header["kid"].(string)
+	if _, there := parsed.Header["kid"]; there && !isText {
+		return fault.New(fault.TokenMalformed, "", "the token's kid is not a string")
+	}
+	keys, err := i.keys.find(ctx, parsed.Method, id)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if err = parsed.Method.Verify(signed, parsed.Signature, key); err == nil {
+			return nil
+		}
+	}
+	return &fault.Error{Reason: fault.TokenSignatureInvalid, Message: "the token's signature does not match the issuer's key", Cause: err}
 }
 
 // parse decodes a token into claims, without believing any, and returns the text that
@@ -160,12 +203,12 @@ func (k Kind) possessive() string { return strings.TrimSuffix(string(k), "s") + 
 
 // issuerOf chooses the issuer by the unverified iss: only its key can then make the
 // token good.
-func (v *Verifier) issuerOf(claims jwt.MapClaims) (*issuer, error) {
+func (v *Verifier) issuerOf(issuers table, claims jwt.MapClaims) (*issuer, error) {
 	iss, err := claims.GetIssuer()
 	if err != nil {
 		return nil, fault.New(fault.TokenClaimInvalid, "", "the token's iss is not a string")
 	}
-	if found := v.byISS[iss]; found != nil {
+	if found := issuers[iss]; found != nil {
 		return found, nil
 	}
 	if iss == "" {
@@ -175,7 +218,7 @@ func (v *Verifier) issuerOf(claims jwt.MapClaims) (*issuer, error) {
 }
 
 // subjectOf returns the user id of a client, or the sub of others.
-func (v *Verifier) subjectOf(claims jwt.MapClaims, from *issuer) (string, error) {
+func (v *Verifier) subjectOf(issuers table, claims jwt.MapClaims, from *issuer) (string, error) {
 	sub, ok := claims["sub"].(string)
 	if !ok || sub == "" {
 		return "", fault.New(fault.TokenClaimInvalid, "", "the token's sub is required, and a string")
@@ -183,20 +226,30 @@ func (v *Verifier) subjectOf(claims jwt.MapClaims, from *issuer) (string, error)
 	if v.kind != ForClients {
 		return sub, nil
 	}
-	return userID(from.Issuer, sub, v.prefixes)
+	return userID(from.Issuer, sub, func(id string) string {
+		for _, other := range issuers {
+			if prefix := other.UserPrefix; other != from && prefix != "" && strings.HasPrefix(id, prefix) {
+				return prefix
+			}
+		}
+		for _, prefix := range v.reserved {
+			if strings.HasPrefix(id, prefix) {
+				return prefix
+			}
+		}
+		return ""
+	})
 }
 
 // userID makes the user id of a subject and checks it. No subject of one issuer may
-// become a user of another.
-func userID(from Issuer, sub string, prefixes []string) (string, error) {
+// become a user of another; taken returns the prefix by which an id is another's.
+func userID(from Issuer, sub string, taken func(id string) string) (string, error) {
 	id := from.UserPrefix + sub
 	if strings.HasPrefix(sub, ServicePrefix) || strings.HasPrefix(id, ServicePrefix) {
 		return "", fault.New(fault.TokenClaimInvalid, "", "the token's sub begins with %q, which is kept for callers", ServicePrefix)
 	}
-	for _, prefix := range prefixes {
-		if prefix != from.UserPrefix && strings.HasPrefix(id, prefix) {
-			return "", fault.New(fault.TokenClaimInvalid, "", "the token's sub begins with %q, which is kept for another issuer", prefix)
-		}
+	if prefix := taken(id); prefix != "" {
+		return "", fault.New(fault.TokenClaimInvalid, "", "the token's sub begins with %q, which is kept for another issuer", prefix)
 	}
 	if _, err := channel.ParseUser(id); err != nil {
 		return "", fault.New(fault.TokenClaimInvalid, "", "the token's sub makes no user id: %s", fault.From(err).Message)

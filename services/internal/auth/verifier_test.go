@@ -40,7 +40,7 @@ func texts(s auth.Secret) ([]byte, error) {
 }
 
 func hmacIssuer(kind auth.Kind) auth.Issuer {
-	return auth.Issuer{Name: "main", For: kind, Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: secret}}
+	return auth.Issuer{Name: "main", For: kind, Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: secret}, Skew: 5 * time.Second}
 }
 
 func newVerifier(t testing.TB, kind auth.Kind, issuers ...auth.Issuer) *auth.Verifier {

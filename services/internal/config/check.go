@@ -12,7 +12,8 @@ import (
 // check reports what no single field shows.
 func (c *Config) check(r *report, command Command, load auth.Load) {
 	r.addAll("auth.issuers", auth.Problems(c.Auth.Issuers, load))
-	r.addAll("callers", auth.CallerProblems(c.Callers))
+	r.addAll("auth.anonymous", auth.AnonymousProblems(c.Auth.Anonymous, c.Auth.Issuers))
+	r.addAll("callers", auth.CallerProblems(c.Callers, c.Auth.Issuers...))
 	for i, n := range c.Namespaces {
 		path := fmt.Sprintf("namespaces[%d]", i)
 		r.addAll(path, n.Problems())
@@ -137,7 +138,8 @@ func (c *Config) checkRequired(r *report, command Command) {
 		require(c.hasIssuer(auth.ForClients), "auth.issuers", "at least one for clients is required: without it nobody could connect")
 	}
 	if command.has(PublishRole) || command.has(PresenceRole) {
-		require(c.hasIssuer(auth.ForCallers), "auth.issuers", "at least one for callers is required: without it no service could call")
+		byCertificate := slices.ContainsFunc(c.Callers, func(caller auth.Caller) bool { return caller.Certificate != "" })
+		require(byCertificate || c.hasIssuer(auth.ForCallers), "auth.issuers", "at least one for callers is required: without it no service could call")
 	}
 	if command == EdgeRole || command == PublishRole {
 		require(c.NATS.URL != "", "nats.url", "is required: a single role has no embedded NATS")

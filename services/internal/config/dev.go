@@ -30,7 +30,7 @@ func DevIssuers(dataDir string) []auth.Issuer {
 	for _, kind := range []auth.Kind{auth.ForClients, auth.ForCallers} {
 		issuers = append(issuers, auth.Issuer{
 			Name: DevIssuerName(kind), For: kind, Algorithms: []string{"HS256"}, Issuer: DevISS, SubscriptionsClaim: devSubscriptionsClaim(kind),
-			Secret: auth.Secret{File: keyFile(dataDir, kind)},
+			Secret: auth.Secret{File: keyFile(dataDir, kind)}, Skew: 5 * time.Second,
 		})
 	}
 	return issuers
@@ -97,7 +97,7 @@ func (c *Config) applyDevDefaults() {
 	c.Edge.MaxConnectionsPerAddress, c.Edge.MaxNewConnectionsPerAddress = 0, 0
 }
 
-// applyDev puts in what dev brings, but its keys: loopback, its caller, and its
+// applyDev puts in what dev brings, but its keys and its caller: loopback, and its
 // namespaces if the configuration has none.
 func (c *Config) applyDev(r *report) {
 	for _, l := range c.listeners() {
@@ -112,17 +112,38 @@ func (c *Config) applyDev(r *report) {
 			r.add(fmt.Sprintf("auth.issuers[%d]", i), "dev has an issuer of this name or iss of its own")
 		}
 	}
-	if !slices.ContainsFunc(c.Callers, func(caller auth.Caller) bool { return caller.Name == DevCaller }) {
-		everywhere := []string{"{rest...}"}
-		c.Callers = append(c.Callers, auth.Caller{Name: DevCaller, Publish: everywhere, Presence: everywhere, History: everywhere, Purge: everywhere, Control: auth.ControlMethods(), Subscribe: everywhere})
-	}
 	if len(c.Namespaces) == 0 {
 		c.Namespaces = devNamespaces()
 	}
 }
 
-// useDevKeys adds the issuers of dev, and its roles' secret unless there is one.
+// useDevKeys adds the issuers of dev, its caller, and its roles' secret unless there is
+// one. Callers that were bound to the only issuer of the file stay so.
 func (c *Config) useDevKeys() {
+	own := DevIssuerName(auth.ForCallers)
+	issuer := own
+	for _, i := range c.Auth.Issuers {
+		if i.For == auth.ForCallers {
+			issuer = i.Name
+		}
+	}
+	c.Callers = slices.Clone(c.Callers)
+	for i := range c.Callers {
+		switch caller := &c.Callers[i]; {
+		case caller.Issuer != "" || caller.Certificate != "":
+		case caller.Name == DevCaller:
+			caller.Issuer = own
+		default:
+			caller.Issuer = issuer
+		}
+	}
+	if !slices.ContainsFunc(c.Callers, func(caller auth.Caller) bool { return caller.Name == DevCaller }) {
+		everywhere := []string{"{rest...}"}
+		c.Callers = append(c.Callers, auth.Caller{
+			Name: DevCaller, Issuer: own, Publish: everywhere, Presence: everywhere, History: everywhere, Purge: everywhere,
+			Control: auth.ControlMethods(), Subscribe: everywhere,
+		})
+	}
 	c.Auth.Issuers = append(c.Auth.Issuers, DevIssuers(c.DataDir)...)
 	if c.Auth.RolesSecret.IsZero() {
 		c.Auth.RolesSecret = auth.Secret{File: keyFile(c.DataDir, auth.ForRoles)}

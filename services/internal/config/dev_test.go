@@ -33,7 +33,7 @@ func TestDev(t *testing.T) {
 	if got := strings.Join(names, " "); got != "chat user news cursor" {
 		t.Errorf("namespaces %s", got)
 	}
-	callers, err := auth.NewCallers(c.Callers)
+	callers, err := auth.NewCallers(c.Callers, c.Auth.Issuers...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,14 @@ package rpc
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
 	"strings"
 
+	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 
@@ -18,15 +22,60 @@ type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.Identity, error)
 }
 
-// Bearer authenticates with a verifier and leaves the identity in the context.
+// Bearer authenticates by token with a verifier, and leaves the identity in the context.
 func Bearer(v Verifier) Authenticator {
 	return func(ctx context.Context, token string) (context.Context, error) {
+		if token == "" {
+			return nil, errNoToken()
+		}
 		identity, err := v.Verify(ctx, token)
 		if err != nil {
 			return nil, err
 		}
 		return WithIdentity(ctx, identity), nil
 	}
+}
+
+// Callers authenticates backend services by token with a verifier, or without one by
+// client certificate, and lets in only those that are configured. Whom the verifier finds
+// to be no caller, such as a role, it lets in as it is.
+func Callers(v Verifier, callers *auth.Callers) Authenticator {
+	return func(ctx context.Context, token string) (context.Context, error) {
+		identity, err := callerOf(ctx, v, callers, token)
+		if err != nil {
+			return nil, err
+		}
+		return WithIdentity(ctx, identity), nil
+	}
+}
+
+func callerOf(ctx context.Context, v Verifier, callers *auth.Callers, token string) (auth.Identity, error) {
+	if token == "" {
+		certificate := peerCertificate(ctx)
+		if certificate == nil {
+			return auth.Identity{}, errNoToken()
+		}
+		return callers.OfCertificate(certificate)
+	}
+	identity, err := v.Verify(ctx, token)
+	if err != nil || identity.Kind != auth.ForCallers {
+		return identity, err
+	}
+	return identity, callers.Known(identity)
+}
+
+// peerCertificate is the client certificate that the other end has shown, if the TLS
+// server has verified it; nil without one.
+func peerCertificate(ctx context.Context) *x509.Certificate {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 || len(info.State.VerifiedChains[0]) == 0 {
+		return nil
+	}
+	return info.State.VerifiedChains[0][0]
 }
 
 // FirstOf returns a verifier that takes a token that any of the verifiers takes, which
@@ -58,20 +107,23 @@ func IdentityFrom(ctx context.Context) (auth.Identity, bool) {
 	return identity, ok
 }
 
+const sendToken = "send the header authorization: Bearer <JWT>"
+
+func errNoToken() error { return fault.New(fault.TokenMissing, "", "no token: %s", sendToken) }
+
 // BearerToken reads the values of an "authorization" header: one, "Bearer" in any
 // case, then the token. Its error is TOKEN_MISSING or TOKEN_MALFORMED.
 func BearerToken(values []string) (string, error) {
-	const want = "send the header authorization: Bearer <JWT>"
 	switch {
 	case len(values) == 0 || len(values) == 1 && strings.TrimSpace(values[0]) == "":
-		return "", fault.New(fault.TokenMissing, "", "no token: %s", want)
+		return "", errNoToken()
 	case len(values) > 1:
-		return "", fault.New(fault.TokenMalformed, "", "more than one authorization header: %s", want)
+		return "", fault.New(fault.TokenMalformed, "", "more than one authorization header: %s", sendToken)
 	}
 	scheme, token, _ := strings.Cut(strings.TrimSpace(values[0]), " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsFunc(token, notVisible) {
-		return "", fault.New(fault.TokenMalformed, "", "the authorization header is not a bearer token: %s", want)
+		return "", fault.New(fault.TokenMalformed, "", "the authorization header is not a bearer token: %s", sendToken)
 	}
 	if len(token) > auth.MaxTokenBytes {
 		return "", fault.New(fault.TokenMalformed, "", "the token has %d bytes, more than %d", len(token), auth.MaxTokenBytes)
@@ -82,8 +134,13 @@ func BearerToken(values []string) (string, error) {
 // notVisible tells whether a character is other than visible ASCII, of which tokens are.
 func notVisible(r rune) bool { return r <= ' ' || r > '~' }
 
+// tokenOf is the token of a call; "" if there is none.
 func tokenOf(ctx context.Context) (string, error) {
-	return BearerToken(metadata.ValueFromIncomingContext(ctx, "authorization"))
+	token, err := BearerToken(metadata.ValueFromIncomingContext(ctx, "authorization"))
+	if refused, ok := errors.AsType[*fault.Error](err); ok && refused.Reason == fault.TokenMissing {
+		return "", nil
+	}
+	return token, err
 }
 
 // open tells whether anybody may call a service: those that tell nothing of users.

@@ -42,8 +42,8 @@ const (
 	streamStopTimeout = time.Second
 )
 
-// Authenticator turns a bearer token into a context that tells who calls (see
-// WithIdentity). Its error is a *fault.Error, UNAUTHENTICATED as a rule.
+// Authenticator turns a bearer token, "" if none came, into a context that tells who
+// calls (see WithIdentity). Its error is a *fault.Error, UNAUTHENTICATED as a rule.
 type Authenticator = func(ctx context.Context, token string) (context.Context, error)
 
 // Options configure a server.

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/config"
+)
+
+// loadKeys reads all keys and follows those that change.
+func (p *process) loadKeys() error {
+	c, load := p.config, config.Secrets(p.env.getenv)
+	var err error
+	if p.callers, err = auth.NewCallers(c.Callers, c.Auth.Issuers...); err != nil {
+		return err
+	}
+	if p.callerTokens, err = auth.NewVerifier(auth.ForCallers, c.Auth.Issuers, load); err != nil {
+		return err
+	}
+	var reserved []string
+	if c.Auth.Anonymous.Enabled {
+		reserved = append(reserved, c.Auth.Anonymous.UserPrefix)
+	}
+	if p.clientTokens, err = auth.NewVerifier(auth.ForClients, c.Auth.Issuers, load, reserved...); err != nil {
+		return err
+	}
+	if p.roleKey, err = roleKey(c.Auth.RolesSecret, load); err != nil {
+		return err
+	}
+	follow := func(name string, v *auth.Verifier) {
+		p.parts.Start(name, func(ctx context.Context) error {
+			v.Run(ctx, p.logger)
+			return nil
+		})
+	}
+	if p.has(config.EdgeRole) {
+		follow("keys of clients", p.clientTokens)
+	}
+	if p.has(config.PublishRole) || p.has(config.PresenceRole) {
+		follow("keys of callers", p.callerTokens)
+	}
+	return nil
+}
+
+func roleKey(from auth.Secret, load auth.Load) (*auth.RoleKey, error) {
+	secret := make([]byte, auth.MinSecretBytes)
+	if from.IsZero() {
+		_, _ = rand.Read(secret) // nobody else needs to know it; never fails
+		return auth.NewRoleKey(secret)
+	}
+	secret, err := load(from)
+	if err != nil {
+		return nil, fmt.Errorf("auth.roles_secret: %w", err)
+	}
+	return auth.NewRoleKey(secret)
+}
