@@ -31,7 +31,7 @@ type call struct {
 func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	s.running.Add(1)
 	defer s.running.Add(-1)
-	c := call{server: s, ctx: ctx, method: info.FullMethod, start: time.Now()}
+	c := call{server: s, ctx: withVouched(ctx), method: info.FullMethod, start: time.Now()}
 	defer func() { err = c.finish(recover(), err) }()
 	if err := c.authenticate(); err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 }
 
 func (s *Server) interceptStream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
-	c := call{server: s, ctx: stream.Context(), method: info.FullMethod, start: time.Now()}
+	c := call{server: s, ctx: withVouched(stream.Context()), method: info.FullMethod, start: time.Now()}
 	if s.endStreams != nil && !open(c.service()) {
 		s.running.Add(1)
 		defer s.running.Add(-1)

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -24,12 +25,23 @@ const roundRobin = `{"loadBalancingConfig":[{"round_robin":{}}]}`
 // used, again within 2 s after a failure, and notices a dead server within 15 s.
 // creds may be nil. Transport is not encrypted.
 func Dial(addresses []string, creds credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
+	return dialAll(addresses, insecure.NewCredentials(), creds)
+}
+
+// DialTLS is Dial over TLS, for each connection with what config then returns. A
+// server's certificate must have the name of the configuration; if that is empty, the
+// host of its address.
+func DialTLS(addresses []string, creds credentials.PerRPCCredentials, config func() *tls.Config) (*grpc.ClientConn, error) {
+	return dialAll(addresses, dialling{config}, creds)
+}
+
+func dialAll(addresses []string, transport credentials.TransportCredentials, creds credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
 	for _, address := range addresses {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			return nil, fmt.Errorf("dialling %q: %w", address, err)
 		}
 	}
-	opts := dialOptions(creds)
+	opts := dialOptions(transport, creds)
 	switch len(addresses) {
 	case 0:
 		return nil, errors.New("dialling: there is no address")
@@ -39,16 +51,16 @@ func Dial(addresses []string, creds credentials.PerRPCCredentials) (*grpc.Client
 	list := manual.NewBuilderWithScheme("addresses")
 	state := resolver.State{}
 	for _, address := range addresses {
-		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: address}}})
+		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: address, ServerName: address}}})
 	}
 	list.InitialState(state)
 	// The first stands for all as :authority, which proxies refuse if it is empty (RFC 9113, 8.3.1).
 	return grpc.NewClient(list.Scheme()+":///"+addresses[0], append(opts, grpc.WithResolvers(list))...)
 }
 
-func dialOptions(creds credentials.PerRPCCredentials) []grpc.DialOption {
+func dialOptions(transport credentials.TransportCredentials, creds credentials.PerRPCCredentials) []grpc.DialOption {
 	opts := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultServiceConfig(roundRobin),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
@@ -73,15 +85,27 @@ const memoryNetwork = "bufconn"
 // Memory is a listener that only this process can reach, for calls between roles
 // that share it. Those calls pass the same interceptors as any other; their other
 // end is trusted to name the client with x-forwarded-for.
-type Memory struct{ *bufconn.Listener }
+type Memory struct {
+	*bufconn.Listener
+	vouchers vouchers
+}
 
 // NewMemory returns a listener to be given to Serve.
-func NewMemory() *Memory { return &Memory{bufconn.Listen(memoryBytes)} }
+func NewMemory() *Memory { return &Memory{Listener: bufconn.Listen(memoryBytes)} }
+
+// Accept implements net.Listener.
+func (m *Memory) Accept() (net.Conn, error) {
+	conn, err := m.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return memoryConn{conn, m}, nil
+}
 
 // Dial returns a connection to whoever serves the listener, now or later. creds may
 // be nil.
 func (m *Memory) Dial(creds credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
-	opts := append(dialOptions(creds), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+	opts := append(dialOptions(insecure.NewCredentials(), creds), grpc.WithUnaryInterceptor(m.vouchers.vouch), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		return m.DialContext(ctx)
 	}))
 	return grpc.NewClient("passthrough:///memory", opts...)

@@ -6,6 +6,7 @@ package rpc
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,8 @@ type Options struct {
 	// Authenticate has an entry for each service that is registered, by its full
 	// name. A service without one is refused; health and reflection are open.
 	Authenticate map[string]Authenticator
+	// TLS is what connections begin with, those of a Memory aside; nil: none.
+	TLS *tls.Config
 	// StopTimeout is how long calls may go on after Serve's context ended; 10 s if 0.
 	StopTimeout time.Duration
 	// EndStreams makes the services' streams end; it is called once Serve's context has
@@ -93,6 +96,7 @@ func NewServer(opts Options) *Server {
 		s.stopTimeout = defaultStopTimeout
 	}
 	s.grpc = grpc.NewServer(
+		grpc.Creds(serverTransport(opts.TLS)),
 		grpc.UnaryInterceptor(s.interceptUnary),
 		grpc.StreamInterceptor(s.interceptStream),
 		grpc.UnknownServiceHandler(unknownMethod),
@@ -196,12 +200,14 @@ func (s *Server) stop() {
 	defer deadline.Stop()
 	streams := time.NewTicker(streamStopTimeout)
 	defer streams.Stop()
-	for {
+	for idle := s.running.Load() == 0; ; {
 		select {
 		case <-stopped:
 			return
 		case <-streams.C:
-			if s.running.Load() > 0 {
+			// The answer of a call that has just ended is still to be written.
+			before := idle
+			if idle = s.running.Load() == 0; !idle || !before {
 				continue
 			}
 		case <-deadline.C:
