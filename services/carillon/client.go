@@ -19,12 +19,12 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
 	"github.com/carillon-rt/carillon/services/internal/fault"
-	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
 // clientFlags are those of the commands that talk to a server as somebody.
 type clientFlags struct {
 	Token string `env:"CARILLON_TOKEN" help:"Token to show; default: one signed with the keys that dev keeps in the data directory."`
+	CA    string `name:"ca" help:"Authorities in PEM that sign the server's certificate; default: the system's." placeholder:"FILE"`
 
 	config.Flags
 }
@@ -56,7 +56,7 @@ func (f *clientFlags) callAs(env environment, server string) (*grpc.ClientConn, 
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := rpc.Dial([]string{server}, nil)
+	conn, err := f.dial(server)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--server: %w", err)
 	}
@@ -79,7 +79,7 @@ type sendCommand struct {
 	Channel   string `arg:"" help:"Channel, for example chat.lobby."`
 	JSON      string `arg:"" name:"json" help:"Message, a JSON text."`
 	MessageID string `help:"Makes a retry safe."`
-	Server    string `default:"127.0.0.1:9090" help:"Address of the Publish API (${default})."`
+	Server    string `default:"127.0.0.1:9090" help:"Address of the Publish API (${default}); https://HOST:PORT over TLS."`
 
 	clientFlags
 }
@@ -107,7 +107,7 @@ func (s *sendCommand) Run(env environment) error {
 
 type whoCommand struct {
 	Channel string `arg:"" help:"Channel, for example chat.lobby."`
-	Server  string `default:"127.0.0.1:9091" help:"Address of the presence service (${default})."`
+	Server  string `default:"127.0.0.1:9091" help:"Address of the presence service (${default}); https://HOST:PORT over TLS."`
 
 	clientFlags
 }
@@ -150,7 +150,7 @@ func since(t *timestamppb.Timestamp) string { return t.AsTime().Format(time.RFC3
 type tailCommand struct {
 	Channel string `arg:"" help:"Channel, for example chat.lobby."`
 	User    string `default:"tail" help:"User to follow as, where no token is given (${default})."`
-	Server  string `default:"ws://127.0.0.1:8080/v1/ws" help:"URL of the edge (${default})."`
+	Server  string `default:"ws://127.0.0.1:8080/v1/ws" help:"URL of the edge (${default}); wss:// over TLS."`
 
 	clientFlags
 }
@@ -163,11 +163,15 @@ func (t *tailCommand) Run(env environment) error {
 	if _, err := t.tokenFor(env, auth.ForClients, t.User); err != nil {
 		return err
 	}
+	client, err := t.httpClient()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(env.ctx)
 	defer cancel(nil)
 	f := follower{tail: t, env: env, end: cancel}
-	err := carillon.Follow(ctx, carillon.SessionOptions{
-		URLs: []string{t.Server}, Name: "carillon tail", Channels: []string{t.Channel},
+	err = carillon.Follow(ctx, carillon.SessionOptions{
+		URLs: []string{t.Server}, Name: "carillon tail", Channels: []string{t.Channel}, HTTPClient: client,
 		Token: func(context.Context) (string, error) { return t.tokenFor(env, auth.ForClients, t.User) },
 	}, f.handle)
 	switch cause := context.Cause(ctx); {

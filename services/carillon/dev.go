@@ -8,6 +8,7 @@ import (
 	"github.com/carillon-rt/carillon/services/edge/console"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/internal/secure"
 )
 
 // devTokenTTL is how long the tokens are good that dev prints and its console mints.
@@ -54,17 +55,25 @@ func (p *process) greet() error {
 	_, err = fmt.Fprintf(p.env.stdout, `
 Carillon is running. Open the console as two users:
 
-  http://%[1]s/?user=alice
-  http://%[1]s/?user=bob
+  http%[5]s://%[1]s/?user=alice
+  http%[5]s://%[1]s/?user=bob
 
-A token for the user alice, for ws://%[1]s/v1/ws:
+A token for the user alice, for ws%[5]s://%[1]s/v1/ws:
 
   %[2]s
 
 Publish to everybody in chat.lobby:
 
-  curl -s http://%[3]s/v1/publish -H 'Authorization: Bearer %[4]s' -d '{"channel":"chat.lobby","data":{"text":"hello"}}'
+  curl -s http%[6]s://%[3]s/v1/publish -H 'Authorization: Bearer %[4]s' -d '{"channel":"chat.lobby","data":{"text":"hello"}}'
 
-`, p.listeners.edge.Addr(), user, p.listeners.publishHTTP.Addr(), caller)
+`, p.listeners.edge.Addr(), user, p.listeners.publishHTTP.Addr(), caller, overTLS(p.config.Edge.TLS), overTLS(p.config.Publish.TLS))
 	return err
+}
+
+// overTLS is what http and ws have behind them where a listener speaks TLS.
+func overTLS(files config.ServerTLS) string {
+	if secure.Server(files).Enabled() {
+		return "s"
+	}
+	return ""
 }

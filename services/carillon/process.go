@@ -23,6 +23,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/ops"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
+	"github.com/carillon-rt/carillon/services/internal/secure"
 	"github.com/carillon-rt/carillon/services/internal/stream"
 	"github.com/carillon-rt/carillon/services/presence"
 	"github.com/carillon-rt/carillon/services/publish"
@@ -97,6 +98,9 @@ func (p *process) start(ctx context.Context) error {
 		}
 		return nil
 	})
+	if p.command == config.Dev {
+		p.ops.LocalOnly()
+	}
 	p.parts.Start("ops", func(ctx context.Context) error { return p.ops.Serve(ctx, p.listeners.ops) })
 	if err := p.loadKeys(); err != nil {
 		return err
@@ -133,12 +137,14 @@ func (p *process) listen(ctx context.Context) error {
 		name    string
 		address string
 		bound   *net.Listener
+		tls     string // the option; empty if there is none
+		files   config.ServerTLS
 	}{
-		{p.command, "ops", c.Ops.Listen, &p.listeners.ops},
-		{config.PresenceRole, "presence", c.Presence.Listen, &p.listeners.presence},
-		{config.PublishRole, "publish", c.Publish.Listen, &p.listeners.publish},
-		{config.PublishRole, "publish.http", c.Publish.HTTPListen, &p.listeners.publishHTTP},
-		{config.EdgeRole, "edge", c.Edge.Listen, &p.listeners.edge},
+		{p.command, "ops", c.Ops.Listen, &p.listeners.ops, "", config.ServerTLS{}},
+		{config.PresenceRole, "presence", c.Presence.Listen, &p.listeners.presence, "presence.tls", c.Presence.TLS},
+		{config.PublishRole, "publish", c.Publish.Listen, &p.listeners.publish, "publish.tls", c.Publish.TLS},
+		{config.PublishRole, "publish.http", c.Publish.HTTPListen, &p.listeners.publishHTTP, "publish.tls", c.Publish.TLS},
+		{config.EdgeRole, "edge", c.Edge.Listen, &p.listeners.edge, "edge.tls", c.Edge.TLS},
 	} {
 		if !p.has(l.role) {
 			continue
@@ -153,6 +159,9 @@ func (p *process) listen(ctx context.Context) error {
 			return nil
 		})
 		p.logger.Info("listening", "on", l.name, "address", bound.Addr().String())
+		if l.tls != "" {
+			p.warnOpen(l.tls, bound.Addr(), l.files)
+		}
 	}
 	return nil
 }
@@ -175,8 +184,12 @@ func (p *process) startEmbedded(context.Context) error {
 
 // openStore connects to NATS; receiver is nil where nobody listens.
 func (p *process) openStore(ctx context.Context, receiver stream.Receiver) error {
+	natsTLS, err := p.natsTLS()
+	if err != nil {
+		return err
+	}
 	store, err := stream.Open(ctx, stream.Options{
-		URL: p.config.NATS.URL, Embedded: p.embedded, Namespaces: p.namespaces, Receiver: receiver,
+		URL: p.config.NATS.URL, Login: p.natsLogin(), TLS: natsTLS, Embedded: p.embedded, Namespaces: p.namespaces, Receiver: receiver,
 		Logger: p.logger, Name: "carillon " + string(p.command),
 	})
 	if err != nil {
@@ -195,7 +208,11 @@ func (p *process) startPresence(context.Context) error {
 	if err != nil {
 		return err
 	}
-	server := rpc.NewServer(rpc.Options{Logger: p.logger, Authenticate: map[string]rpc.Authenticator{
+	presenceTLS, err := p.serverTLS("presence", p.config.Presence.TLS, secure.HTTP2)
+	if err != nil {
+		return err
+	}
+	server := rpc.NewServer(rpc.Options{Logger: p.logger, TLS: presenceTLS, Authenticate: map[string]rpc.Authenticator{
 		presence.AuthorizationService: rpc.Bearer(p.roleKey),
 		presence.ReportService:        rpc.Bearer(p.roleKey),
 		presence.MembersService:       rpc.Callers(rpc.FirstOf(p.roleKey, p.callerTokens), p.callers),
@@ -219,7 +236,7 @@ func (p *process) dialPresence(addresses ...string) (*grpc.ClientConn, error) {
 	if len(p.config.Presence.Addresses) == 0 {
 		return p.presence.Dial(p.roleKey.Credentials())
 	}
-	return rpc.Dial(addresses, p.roleKey.Credentials())
+	return p.dial(addresses, p.roleKey.Credentials(), "presence.dial_tls", p.config.Presence.DialTLS)
 }
 
 // openEdge makes the edge, and with it the store, which publishing shares.
@@ -244,7 +261,12 @@ func (p *process) openEdge(ctx context.Context) error {
 		members.Run(ctx)
 		return nil
 	})
+	edgeTLS, err := p.serverTLS("edge", p.config.Edge.TLS, secure.HTTP1)
+	if err != nil {
+		return err
+	}
 	options := edge.Options{
+		TLS: edgeTLS, LocalOnly: p.command == config.Dev,
 		Verifier: p.clientTokens, Authorizer: authorization.New(authorizing), Roster: members, Namespaces: p.namespaces,
 		Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
 		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
@@ -283,8 +305,12 @@ func (p *process) startPublish(context.Context) error {
 	if err != nil {
 		return err
 	}
+	publishTLS, err := p.serverTLS("publish", p.config.Publish.TLS, secure.HTTP2)
+	if err != nil {
+		return err
+	}
 	server := rpc.NewServer(rpc.Options{
-		Logger: p.logger, EndStreams: service.Close, Authenticate: map[string]rpc.Authenticator{
+		Logger: p.logger, TLS: publishTLS, EndStreams: service.Close, Authenticate: map[string]rpc.Authenticator{
 			publish.PublishService: rpc.Callers(p.callerTokens, p.callers),
 			publish.HistoryService: rpc.Callers(p.callerTokens, p.callers),
 		},
@@ -314,6 +340,10 @@ func (p *process) startPublish(context.Context) error {
 	p.parts.OnStop("publish.http client", conn.Close)
 	twin, err := publish.NewHTTP(conn, p.logger)
 	if err != nil {
+		return err
+	}
+	twin.LocalOnly = p.command == config.Dev
+	if twin.TLS, err = p.serverTLS("publish", p.config.Publish.TLS, secure.HTTP1); err != nil {
 		return err
 	}
 	p.parts.Start("publish.http", func(ctx context.Context) error { return twin.Serve(ctx, p.listeners.publishHTTP) })

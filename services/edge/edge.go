@@ -7,6 +7,7 @@ package edge
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/secure"
 )
 
 // Broker stores messages and brings them. Its errors are *fault.Error.
@@ -69,7 +71,7 @@ type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.Identity, error)
 }
 
-// Options are what an edge works with; all are required but Console.
+// Options are what an edge works with; all are required but Console, LocalOnly and TLS.
 type Options struct {
 	// OpenBroker opens the broker that brings messages to the receiver. The edge does
 	// not close it.
@@ -84,8 +86,12 @@ type Options struct {
 	DrainWindow time.Duration
 	// Console, if not nil, serves every path but /v1/ws.
 	Console http.Handler
-	Logger  *slog.Logger
-	Meter   metric.Meter
+	// LocalOnly refuses requests that do not name this machine in Host.
+	LocalOnly bool
+	// TLS is what connections begin with; nil: none.
+	TLS    *tls.Config
+	Logger *slog.Logger
+	Meter  metric.Meter
 }
 
 // Edge serves WebSockets. Its methods may be called concurrently.
@@ -126,6 +132,9 @@ func (e *Edge) Handler() http.Handler {
 	mux.HandleFunc("/v1/ws", e.serveWebSocket)
 	if e.options.Console != nil {
 		mux.Handle("/", e.options.Console)
+	}
+	if e.options.LocalOnly {
+		return secure.LocalOnly(mux)
 	}
 	return mux
 }

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,6 +37,9 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler: e.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(e.options.Logger.Handler(), slog.LevelDebug), // of clients' making
+	}
+	if e.options.TLS != nil {
+		listener = tls.NewListener(listener, e.options.TLS)
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
+	"github.com/carillon-rt/carillon/services/internal/secure"
 )
 
 // Bounds of the HTTP server.
@@ -42,6 +44,10 @@ const (
 //
 // with field and message in the twin's names. It is safe for concurrent use.
 type HTTP struct {
+	// LocalOnly, TLS: see Serve. They are set before it.
+	LocalOnly bool
+	TLS       *tls.Config
+
 	log *slog.Logger
 	mux *runtime.ServeMux
 }
@@ -75,7 +81,7 @@ func NewHTTP(conn grpc.ClientConnInterface, logger *slog.Logger) (*HTTP, error) 
 func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout+readTimeout)
 	defer cancel()
-	r = r.WithContext(ctx)
+	r = r.WithContext(rpc.OnBehalf(ctx, r.TLS))
 	r.Body = &requestBody{ReadCloser: http.MaxBytesReader(w, r.Body, MaxBodyBytes)}
 	// What the gateway would make metadata of, beyond what is meant to pass: the
 	// client's own deadline, and names of hosts that nobody has vouched for.
@@ -107,11 +113,13 @@ func traceHeader(name string) (string, bool) {
 	return name, name == "traceparent" || name == "tracestate"
 }
 
-// wantToken refuses a request without a token before its body is read. Whether the
-// token is good is found out by the gRPC server.
+// wantToken refuses a request without a token, and without a client certificate in its
+// place, before its body is read. Whether they are good for anything is found out by the
+// gRPC server.
 func (h *HTTP) wantToken(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, path map[string]string) {
-		if _, err := rpc.BearerToken(r.Header.Values("Authorization")); err != nil {
+		header := r.Header.Values("Authorization")
+		if _, err := rpc.BearerToken(header); err != nil && (len(header) > 0 || !secure.Verified(r.TLS)) {
 			h.refuse(w, r, fault.From(err), 0)
 			return
 		}
@@ -120,16 +128,24 @@ func (h *HTTP) wantToken(next runtime.HandlerFunc) runtime.HandlerFunc {
 }
 
 // Serve answers requests on the listener, which it closes, until ctx ends; then
-// those that run have 10 s. It returns nil after ctx ended.
+// those that run have 10 s. It returns nil after ctx ended. Connections begin with TLS,
+// if not nil; LocalOnly refuses requests that do not name this machine in Host.
 func (h *HTTP) Serve(ctx context.Context, listener net.Listener) error {
+	handler := http.Handler(h)
+	if h.LocalOnly {
+		handler = secure.LocalOnly(h)
+	}
+	if h.TLS != nil {
+		listener = tls.NewListener(listener, h.TLS)
+	}
 	server := &http.Server{
-		Handler:           h,
+		Handler:           handler,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
+		ErrorLog:          lifecycle.ErrorLog(h.log),
 	}
 	return lifecycle.ServeHTTP(ctx, server, listener, stopTimeout)
 }

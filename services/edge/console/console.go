@@ -18,7 +18,6 @@ import (
 	"io"
 	"io/fs"
 	"mime"
-	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -29,6 +28,7 @@ import (
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/secure"
 )
 
 //go:embed index.html *.css *.js *.svg
@@ -59,7 +59,7 @@ type Options struct {
 // POST /dev/token, which takes {"user":"alice"} and answers
 // {"token":"…","expiresAt":ms}; an error is {"error":{code,reason,message,field}}.
 //
-// Every request must name this machine in Host (localhost, 127.0.0.1 or [::1], any
+// Every request must name this machine in Host (localhost or a loopback address, any
 // port), or a name that an attacker points at 127.0.0.1 would count as same-origin;
 // 421 if not. A token request must come from the page itself: its Origin is Host,
 // Sec-Fetch-Site where sent is same-origin, and the content type is one that a
@@ -109,25 +109,13 @@ func guard(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		if !namesThisMachine(r.Host) {
+		if !secure.NamesThisMachine(r.Host) {
 			refuse(w, http.StatusMisdirectedRequest, fault.New(fault.PolicyDenied, "",
-				"the console answers only to localhost, 127.0.0.1 and [::1]"))
+				"the console answers only to localhost and loopback addresses"))
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// namesThisMachine tells whether a Host header is one that no other site's name can
-// take.
-func namesThisMachine(host string) bool {
-	name := host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		name = h
-	} else {
-		name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
-	}
-	return strings.EqualFold(name, "localhost") || name == "127.0.0.1" || name == "::1"
 }
 
 func serveToken(w http.ResponseWriter, r *http.Request, mint func(string) (string, error)) {

@@ -125,13 +125,13 @@ func TestAssetsAreRevalidated(t *testing.T) {
 
 func TestHosts(t *testing.T) {
 	t.Parallel()
-	for _, host := range []string{"localhost", "LOCALHOST:1", "localhost:8080", "127.0.0.1", "127.0.0.1:65535", "[::1]", "[::1]:8080"} {
+	for _, host := range []string{"localhost", "LOCALHOST:1", "localhost:8080", "127.0.0.1", "127.0.0.1:65535", "127.0.0.2:1", "[::1]", "[::1]:8080"} {
 		if got := get(t, "/", "Host", host).StatusCode; got != http.StatusOK {
 			t.Errorf("Host %q: %d, want 200", host, got)
 		}
 	}
 	for _, host := range []string{
-		"", "evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "127.0.0.2", "0.0.0.0:8080",
+		"", "evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "128.0.0.1", "0.0.0.0:8080",
 		"[::]:8080", "[::2]", "localhost:8080:1", "localhost.", "127.1", "2130706433",
 	} {
 		for _, target := range []string{"/", "/dev/info", "/console.js"} {

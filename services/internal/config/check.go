@@ -30,6 +30,7 @@ func (c *Config) check(r *report, command Command, load auth.Load) {
 	}
 	c.checkBounds(r)
 	c.checkTogether(r)
+	c.checkTLS(r, command)
 	c.checkListeners(r, command)
 	c.checkRequired(r, command)
 }
@@ -65,19 +66,6 @@ func (c *Config) checkTogether(r *report) {
 	}
 	require(c.NATS.User == "" == c.NATS.Password.IsZero(), "nats.user", "is for nats.password, and the other way round")
 	require(c.NATS.User == "" || c.NATS.Credentials == "", "nats.credentials", "is given, and nats.user too")
-	for _, l := range []struct {
-		path string
-		tls  ServerTLS
-	}{{"edge.tls", e.TLS}, {"presence.tls", c.Presence.TLS}, {"publish.tls", c.Publish.TLS}} {
-		require((l.tls.CertFile == "") == (l.tls.KeyFile == ""), l.path, "needs both cert_file and key_file")
-		require(l.tls.ClientCAFile == "" || l.tls.CertFile != "", l.path, "client_ca_file needs cert_file and key_file")
-	}
-	for _, d := range []struct {
-		path string
-		tls  ClientTLS
-	}{{"nats.tls", c.NATS.TLS}, {"presence.dial_tls", c.Presence.DialTLS}, {"authorization.tls", c.Authorization.TLS}} {
-		require((d.tls.CertFile == "") == (d.tls.KeyFile == ""), d.path, "needs both cert_file and key_file")
-	}
 	for i, caller := range c.Callers {
 		require(caller.Certificate == "" || c.Publish.TLS.ClientCAFile != "", fmt.Sprintf("callers[%d].certificate", i), "needs publish.tls.client_ca_file")
 	}

@@ -1,9 +1,12 @@
 package lifecycle
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -28,4 +31,24 @@ func ServeHTTP(ctx context.Context, server *http.Server, listener net.Listener, 
 		return fmt.Errorf("serving HTTP on %s: %w", listener.Addr(), err)
 	}
 	return nil
+}
+
+// ErrorLog returns what an http.Server reports to: a warning for each line, but of TLS
+// handshakes that fail, which is what anybody's client can do at will, at debug level.
+func ErrorLog(logger *slog.Logger) *log.Logger {
+	return log.New(httpErrors{
+		warn: slog.NewLogLogger(logger.Handler(), slog.LevelWarn), debug: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}, "", 0)
+}
+
+type httpErrors struct{ warn, debug *log.Logger }
+
+// Write implements io.Writer.
+func (e httpErrors) Write(line []byte) (int, error) {
+	to := e.warn
+	if bytes.HasPrefix(line, []byte("http: TLS handshake error")) {
+		to = e.debug
+	}
+	to.Print(string(bytes.TrimSuffix(line, []byte("\n"))))
+	return len(line), nil
 }

@@ -25,6 +25,7 @@ import (
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
+	"github.com/carillon-rt/carillon/services/internal/secure"
 )
 
 // Bounds of the HTTP server.
@@ -43,6 +44,7 @@ const (
 type Server struct {
 	log      *slog.Logger
 	pprof    bool
+	local    bool
 	registry *prometheus.Registry
 	meters   *sdk.MeterProvider
 
@@ -85,6 +87,10 @@ func (s *Server) AddCheck(name string, run func() error) {
 	s.checks = append(s.checks, check{name: name, run: run})
 }
 
+// LocalOnly makes the server refuse requests that do not name this machine in Host.
+// Call it before Handler and Serve. Profiles are always so.
+func (s *Server) LocalOnly() { s.local = true }
+
 // Handler is what Serve serves.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -96,11 +102,14 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	if s.pprof {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		for path, profile := range map[string]http.HandlerFunc{
+			"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace,
+		} {
+			mux.Handle("GET /debug/pprof/"+path, secure.LocalOnly(profile))
+		}
+	}
+	if s.local {
+		return secure.LocalOnly(mux)
 	}
 	return mux
 }

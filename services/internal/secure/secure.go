@@ -158,6 +158,17 @@ func authorityProblems(key, name string) []string {
 	return nil
 }
 
+// FileProblems tells whether a file cannot be read; an empty name is no file.
+func FileProblems(name string) []string {
+	if name == "" {
+		return nil
+	}
+	if _, err := readFile(name); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
+}
+
 // Verified tells whether a connection's other end has shown a certificate that was
 // verified; state may be nil.
 func Verified(state *tls.ConnectionState) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,8 @@ func dial(o Options, role string, on events) (*connection, error) {
 	}
 	if o.Embedded != nil {
 		options = append(options, nats.InProcessServer(o.Embedded))
+	} else {
+		options = slices.Concat(options, c.login(o.Login), secured(o.TLS))
 	}
 	nc, err := nats.Connect(o.URL, options...)
 	if bad, ok := errors.AsType[*url.Error](err); ok {

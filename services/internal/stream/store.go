@@ -12,6 +12,7 @@ package stream
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,6 +62,11 @@ type Options struct {
 	// server of this process. Exactly one.
 	URL      string
 	Embedded *Embedded
+	// Login is how an external NATS is told who this is.
+	Login Login
+	// TLS returns what a connection to an external NATS speaks TLS with, which is then
+	// demanded; it is called for each. Nil: TLS as the URL says.
+	TLS func() *tls.Config
 	// Namespaces are those whose channels exist. Their streams are made or adopted.
 	Namespaces namespace.Set
 	// Receiver takes messages; nil where the Store only publishes.

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
+	"github.com/carillon-rt/carillon/services/internal/secure"
+	"github.com/carillon-rt/carillon/services/internal/stream"
+)
+
+// serverTLS is what a listener speaks TLS with; nil if it does not.
+func (p *process) serverTLS(name string, files config.ServerTLS, protocol string) (*tls.Config, error) {
+	if !secure.Server(files).Enabled() {
+		return nil, nil
+	}
+	c, err := secure.NewServer(secure.Server(files), p.logger.With("listener", name), protocol)
+	if err != nil {
+		return nil, fmt.Errorf("%s.tls: %w", name, err)
+	}
+	return c, nil
+}
+
+// dial reaches gRPC servers, over TLS if the options at path say so.
+func (p *process) dial(addresses []string, creds credentials.PerRPCCredentials, path string, options config.ClientTLS) (*grpc.ClientConn, error) {
+	if !secure.Client(options).Used() {
+		return rpc.Dial(addresses, creds)
+	}
+	current, err := secure.NewClient(secure.Client(options), p.logger.With("for", path))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return rpc.DialTLS(addresses, creds, current)
+}
+
+// natsTLS and natsLogin are how an external NATS is reached.
+func (p *process) natsTLS() (func() *tls.Config, error) {
+	c := secure.Client(p.config.NATS.TLS)
+	if !c.Used() {
+		return nil, nil
+	}
+	current, err := secure.NewClient(c, p.logger.With("for", "nats.tls"))
+	if err != nil {
+		return nil, fmt.Errorf("nats.tls: %w", err)
+	}
+	return current, nil
+}
+
+func (p *process) natsLogin() stream.Login {
+	n := p.config.NATS
+	return stream.Login{CredentialsFile: n.Credentials, User: n.User, Password: func() (string, error) {
+		password, err := config.Secrets(p.env.getenv)(n.Password)
+		if err != nil {
+			return "", fmt.Errorf("nats.password: %w", err)
+		}
+		return string(password), nil
+	}}
+}
+
+// warnOpen tells of a listener that others than this machine reach, and whose bytes
+// they can read.
+func (p *process) warnOpen(name string, address net.Addr, files config.ServerTLS) {
+	if secure.Server(files).Enabled() {
+		return
+	}
+	if at, err := netip.ParseAddrPort(address.String()); err == nil && at.Addr().Unmap().IsLoopback() {
+		return
+	}
+	p.logger.Warn("tokens and messages cross the network unencrypted: set "+name+" or put a proxy that ends TLS before this listener",
+		"address", address.String())
+}
+
+// dial reaches the gRPC server that a command is given, host:port or https://host:port.
+func (f *clientFlags) dial(server string) (*grpc.ClientConn, error) {
+	address, overTLS := strings.CutPrefix(server, "https://")
+	if !overTLS {
+		if f.CA != "" {
+			return nil, errors.New("--ca is for a server over TLS: https://" + server)
+		}
+		return rpc.Dial([]string{server}, nil)
+	}
+	current, err := f.tls()
+	if err != nil {
+		return nil, err
+	}
+	return rpc.DialTLS([]string{strings.TrimSuffix(address, "/")}, nil, current)
+}
+
+// httpClient is what a command reaches an edge with; nil: the default one.
+func (f *clientFlags) httpClient() (*http.Client, error) {
+	if f.CA == "" {
+		return nil, nil
+	}
+	current, err := f.tls()
+	if err != nil {
+		return nil, err
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = current()
+	return &http.Client{Transport: transport}, nil
+}
+
+func (f *clientFlags) tls() (func() *tls.Config, error) {
+	current, err := secure.NewClient(secure.Client{Enabled: true, CAFile: f.CA}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, fmt.Errorf("--ca: %w", err)
+	}
+	return current, nil
+}

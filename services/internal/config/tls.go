@@ -1,0 +1,49 @@
+package config
+
+import (
+	"slices"
+
+	"github.com/carillon-rt/carillon/services/internal/secure"
+)
+
+// checkTLS reports options of TLS that do not fit together and, of the roles that a
+// command runs, files that cannot be used. Those who only read a configuration may not
+// even be allowed to read a key.
+func (c *Config) checkTLS(r *report, command Command) {
+	for _, l := range []struct {
+		path string
+		role Command
+		tls  ServerTLS
+	}{{"edge.tls", EdgeRole, c.Edge.TLS}, {"presence.tls", PresenceRole, c.Presence.TLS}, {"publish.tls", PublishRole, c.Publish.TLS}} {
+		if l.tls.ClientCAFile != "" && l.tls.CertFile == "" {
+			r.add(l.path, "client_ca_file needs cert_file and key_file")
+		}
+		c.checkPair(r, l.path, l.tls.CertFile, l.tls.KeyFile)
+		if command.has(l.role) {
+			r.addAll(l.path, secure.Server(l.tls).Problems())
+		}
+	}
+	for _, d := range []struct {
+		path  string
+		roles []Command
+		tls   ClientTLS
+	}{
+		{"nats.tls", []Command{EdgeRole, PublishRole}, c.NATS.TLS},
+		{"presence.dial_tls", []Command{EdgeRole}, c.Presence.DialTLS},
+		{"authorization.tls", []Command{EdgeRole}, c.Authorization.TLS},
+	} {
+		c.checkPair(r, d.path, d.tls.CertFile, d.tls.KeyFile)
+		if slices.ContainsFunc(d.roles, command.has) {
+			r.addAll(d.path, secure.Client(d.tls).Problems())
+		}
+	}
+	if command.has(EdgeRole) || command.has(PublishRole) {
+		r.addAll("nats.credentials", secure.FileProblems(c.NATS.Credentials))
+	}
+}
+
+func (c *Config) checkPair(r *report, path, certFile, keyFile string) {
+	if (certFile == "") != (keyFile == "") {
+		r.add(path, "needs both cert_file and key_file")
+	}
+}
