@@ -259,7 +259,7 @@ func (s *Socket) write() {
 
 // finish does the closing handshake (RFC 6455, 7.1.2).
 func (s *Socket) finish(end ending) {
-	stop := time.AfterFunc(time.Until(end.deadline), func() { _ = s.wire.Conn.Close() })
+	stop := time.AfterFunc(time.Until(end.deadline), s.wire.cut)
 	defer stop.Stop()
 	_ = s.ws.Close(websocket.StatusCode(end.code), end.reason) // the client may be gone already
 	s.release()
@@ -267,7 +267,7 @@ func (s *Socket) finish(end ending) {
 
 // release frees the connection, which ends Read. It may be called again.
 func (s *Socket) release() {
-	_ = s.wire.Conn.Close()
+	s.wire.cut()
 	_ = s.ws.CloseNow()
 	s.over()
 }

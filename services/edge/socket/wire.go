@@ -73,13 +73,72 @@ func (w *wire) Write(frame []byte) (int, error) {
 	return w.Conn.Write(frame)
 }
 
-// writeAll writes whole frames of ours in one go where the system takes them so.
+// writeAll writes whole frames of ours in as few goes as the connection allows.
 func (w *wire) writeAll(frames *net.Buffers) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return net.ErrClosed
 	}
-	_, err := frames.WriteTo(w.Conn)
+	switch w.Conn.(type) {
+	case *net.TCPConn, *net.UnixConn: // one system call
+		_, err := frames.WriteTo(w.Conn)
+		return err
+	}
+	return writeBatches(w.Conn, *frames)
+}
+
+// batchBytes is what a TLS record holds (RFC 8446, 5.1).
+const batchBytes = 16 << 10
+
+// batches are buffers that hold frames on their way to a connection that takes one
+// piece of memory at a time.
+var batches = sync.Pool{New: func() any { return new([batchBytes]byte) }}
+
+// writeBatches writes the frames in as few pieces of at most a TLS record as hold them.
+// What fills a record by itself is written from where it is.
+func writeBatches(to net.Conn, frames net.Buffers) error {
+	if len(frames) == 1 {
+		_, err := to.Write(frames[0])
+		return err
+	}
+	buffer := batches.Get().(*[batchBytes]byte)
+	defer batches.Put(buffer)
+	filled := 0
+	for _, frame := range frames {
+		for len(frame) > 0 {
+			if filled == 0 && len(frame) >= batchBytes {
+				whole := len(frame) - len(frame)%batchBytes
+				if _, err := to.Write(frame[:whole]); err != nil {
+					return err
+				}
+				frame = frame[whole:]
+				continue
+			}
+			n := copy(buffer[filled:], frame)
+			frame, filled = frame[n:], filled+n
+			if filled < batchBytes {
+				continue
+			}
+			if _, err := to.Write(buffer[:]); err != nil {
+				return err
+			}
+			filled = 0
+		}
+	}
+	if filled == 0 {
+		return nil
+	}
+	_, err := to.Write(buffer[:filled])
 	return err
+}
+
+// cut ends the connection without a word. To close one of TLS is to say so first, to a
+// client that may not read: that can take seconds.
+func (w *wire) cut() {
+	if secure, ok := w.Conn.(interface{ NetConn() net.Conn }); ok {
+		_ = secure.NetConn().Close()
+		return
+	}
+	_ = w.Conn.Close()
 }
