@@ -25,6 +25,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 	"github.com/carillon-rt/carillon/services/internal/secure"
 	"github.com/carillon-rt/carillon/services/internal/stream"
+	"github.com/carillon-rt/carillon/services/internal/twin"
 	"github.com/carillon-rt/carillon/services/presence"
 	"github.com/carillon-rt/carillon/services/publish"
 )
@@ -338,15 +339,15 @@ func (p *process) startPublish(context.Context) error {
 		return err
 	}
 	p.parts.OnStop("publish.http client", conn.Close)
-	twin, err := publish.NewHTTP(conn, p.logger)
+	handler, err := twin.New(conn, p.logger, publish.Twin())
 	if err != nil {
 		return err
 	}
-	twin.LocalOnly = p.command == config.Dev
-	if twin.TLS, err = p.serverTLS("publish", p.config.Publish.TLS, secure.HTTP1); err != nil {
+	handler.LocalOnly = p.command == config.Dev
+	if handler.TLS, err = p.serverTLS("publish", p.config.Publish.TLS, secure.HTTP1); err != nil {
 		return err
 	}
-	p.parts.Start("publish.http", func(ctx context.Context) error { return twin.Serve(ctx, p.listeners.publishHTTP) })
+	p.parts.Start("publish.http", func(ctx context.Context) error { return handler.Serve(ctx, p.listeners.publishHTTP) })
 	return nil
 }
 

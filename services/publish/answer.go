@@ -1,9 +1,7 @@
 package publish
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -11,6 +9,7 @@ import (
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/twin"
 )
 
 // The bodies of the HTTP twins' answers: 64-bit integers are numbers, times are Unix
@@ -25,8 +24,8 @@ type (
 		Results []resultBody `json:"results"`
 	}
 	resultBody struct {
-		Published *publishedBody `json:"published,omitempty"`
-		Error     *errorFields   `json:"error,omitempty"`
+		Published *publishedBody    `json:"published,omitempty"`
+		Error     *twin.ErrorFields `json:"error,omitempty"`
 	}
 	messagesBody struct {
 		Epoch    string        `json:"epoch"`
@@ -50,27 +49,27 @@ type (
 	}
 )
 
-// answerBody is the body of a gRPC answer.
-func answerBody(response any) (any, error) {
+// answerBody is the body of a gRPC answer; nil for what is none.
+func answerBody(response any) any {
 	switch r := response.(type) {
 	case *publishv1.PublishResponse:
-		return publishedOf(r), nil
+		return publishedOf(r)
 	case *publishv1.PublishBatchResponse:
 		body := batchBody{Results: make([]resultBody, len(r.GetResults()))}
 		for i, result := range r.GetResults() {
 			body.Results[i] = resultOf(result)
 		}
-		return body, nil
+		return body
 	case *publishv1.ListMessagesResponse:
 		body := messagesBody{Epoch: r.GetEpoch(), Messages: make([]messageBody, len(r.GetMessages())), More: r.GetMore()}
 		for i, m := range r.GetMessages() {
 			body.Messages[i] = messageOf(m)
 		}
-		return body, nil
+		return body
 	case *publishv1.PurgeChannelResponse:
-		return purgedBody{r.GetEpoch(), r.GetOffset()}, nil
+		return purgedBody{r.GetEpoch(), r.GetOffset()}
 	default:
-		return nil, fmt.Errorf("publish: %T has no JSON mapping", response)
+		return nil
 	}
 }
 
@@ -84,8 +83,8 @@ func resultOf(r *publishv1.PublishResult) resultBody {
 		return resultBody{Published: publishedOf(r.GetPublished())}
 	}
 	reason := fault.Reason(strings.TrimPrefix(e.GetReason().String(), "ERROR_REASON_"))
-	worded := twin(&fault.Error{Reason: reason, Field: e.GetField(), Message: e.GetMessage()})
-	return resultBody{Error: &errorFields{
+	worded := twinError(&fault.Error{Reason: reason, Field: e.GetField(), Message: e.GetMessage()})
+	return resultBody{Error: &twin.ErrorFields{
 		Code: e.GetCode(), Reason: reason, Message: worded.Message, Field: worded.Field, RetryAfterMs: int64(e.GetRetryAfterMs()),
 	}}
 }
@@ -114,13 +113,4 @@ func seconds(d *durationpb.Duration) string {
 		return ""
 	}
 	return strings.Trim(string(quoted), `"`)
-}
-
-// encode writes JSON that nobody reads as HTML.
-func encode(body any) ([]byte, error) {
-	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	err := encoder.Encode(body)
-	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), err
 }

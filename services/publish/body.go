@@ -6,7 +6,14 @@ import (
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/twin"
 )
+
+// form is what is special of the fields of a message, a multicast and a purge.
+var form = twin.Form{Payload: "data", Exclusive: []twin.Exclusive{
+	{One: "channel", Other: "userId", What: "targets"},
+	{One: "data", Other: "dataBase64", What: "payloads"},
+}}
 
 // parsePublish reads the body of POST /v1/publish into a request: an object whose "data"
 // is the payload's JSON itself. That value is only cut out here, not checked: the
@@ -23,32 +30,32 @@ func parseMessage(place string, object []byte, request *publishv1.PublishRequest
 		var err error
 		switch name {
 		case "channel":
-			s, err = text(name, value)
+			s, err = twin.Text(name, value)
 			request.Target = &publishv1.PublishRequest_Channel{Channel: s}
 		case "userId":
-			s, err = text(name, value)
+			s, err = twin.Text(name, value)
 			request.Target = &publishv1.PublishRequest_UserId{UserId: s}
 		case "expectedLastOffset":
 			var n uint64
-			n, err = integer(name, value)
+			n, err = twin.Integer(name, value)
 			request.ExpectedLastOffset = &n
 		case "expectedEpoch":
-			request.ExpectedEpoch, err = text(name, value)
+			request.ExpectedEpoch, err = twin.Text(name, value)
 		default:
 			return false, nil
 		}
 		return true, err
 	}
-	return parseFields(place, object, target, contentOf(request))
+	return form.Read(place, object, target, contentOf(request))
 }
 
 // parseBatch reads the body of POST /v1/publish/batch. What is wrong with one message
 // alone is left to the service, but for what gRPC cannot say.
 func parseBatch(body []byte, request *publishv1.PublishBatchRequest) error {
-	return parseFields("", body, func(name string, value []byte) (bool, error) {
+	return form.Read("", body, func(name string, value []byte) (bool, error) {
 		switch name {
 		case "messages":
-			return true, parseArray(name, value, func(i int, element []byte) error {
+			return true, twin.Array(name, value, func(i int, element []byte) error {
 				message := &publishv1.PublishRequest{}
 				request.Messages = append(request.Messages, message)
 				return parseMessage(fmt.Sprintf("messages[%d]", i), element, message)
@@ -67,16 +74,16 @@ func parseMulticast(place string, object []byte, m *publishv1.Multicast) error {
 		var err error
 		switch name {
 		case "channels":
-			m.Channels, err = texts(name, value)
+			m.Channels, err = twin.Texts(name, value)
 		case "userIds":
-			m.UserIds, err = texts(name, value)
+			m.UserIds, err = twin.Texts(name, value)
 		default:
 			return false, nil
 		}
 		return true, err
 	}
 	shared := &publishv1.PublishRequest{}
-	err := parseFields(place, object, targets, contentOf(shared))
+	err := form.Read(place, object, targets, contentOf(shared))
 	switch content := shared.GetPayload().(type) {
 	case *publishv1.PublishRequest_Json:
 		m.Payload = &publishv1.Multicast_Json{Json: content.Json}
@@ -89,15 +96,15 @@ func parseMulticast(place string, object []byte, m *publishv1.Multicast) error {
 
 // parsePurge reads the body of POST /v1/purge.
 func parsePurge(body []byte, request *publishv1.PurgeChannelRequest) error {
-	return parseFields("", body, func(name string, value []byte) (bool, error) {
+	return form.Read("", body, func(name string, value []byte) (bool, error) {
 		var s string
 		var err error
 		switch name {
 		case "channel":
-			s, err = text(name, value)
+			s, err = twin.Text(name, value)
 			request.Target = &publishv1.PurgeChannelRequest_Channel{Channel: s}
 		case "userId":
-			s, err = text(name, value)
+			s, err = twin.Text(name, value)
 			request.Target = &publishv1.PurgeChannelRequest_UserId{UserId: s}
 		default:
 			return false, nil
@@ -106,11 +113,8 @@ func parsePurge(body []byte, request *publishv1.PurgeChannelRequest) error {
 	})
 }
 
-// fieldReader reads one field, if it is one of its own.
-type fieldReader = func(name string, value []byte) (bool, error)
-
 // contentOf reads what a message says whatever its target.
-func contentOf(r *publishv1.PublishRequest) fieldReader {
+func contentOf(r *publishv1.PublishRequest) twin.FieldReader {
 	return func(name string, value []byte) (bool, error) {
 		var err error
 		switch name {
@@ -124,9 +128,9 @@ func contentOf(r *publishv1.PublishRequest) fieldReader {
 			data, err = binary(name, value)
 			r.Payload = &publishv1.PublishRequest_Data{Data: data}
 		case "contentType":
-			r.ContentType, err = text(name, value)
+			r.ContentType, err = twin.Text(name, value)
 		case "messageId":
-			r.MessageId, err = text(name, value)
+			r.MessageId, err = twin.Text(name, value)
 		case "headers":
 			r.Headers, err = headers(name, value)
 		case "ttl":
@@ -136,47 +140,4 @@ func contentOf(r *publishv1.PublishRequest) fieldReader {
 		}
 		return true, err
 	}
-}
-
-// exclusive are pairs of fields that a gRPC request cannot have both.
-var exclusive = []struct{ one, other, what string }{
-	{"channel", "userId", "targets"},
-	{"data", "dataBase64", "payloads"},
-}
-
-// parseFields reads an object's members, each by the first of the readers that knows it.
-func parseFields(place string, object []byte, readers ...fieldReader) error {
-	seen := map[string]bool{}
-	read := func(name string, value []byte) error {
-		if seen[name] {
-			return fault.New(fault.FieldInvalid, bounded(name), "%.64q stands twice", name)
-		}
-		seen[name] = true
-		for _, reader := range readers {
-			if known, err := reader(name, value); known {
-				return err
-			}
-		}
-		return fault.New(fault.FieldInvalid, bounded(name), "there is no field %.64q", name)
-	}
-	err := parseObject(place, object, func(name string, value []byte) error {
-		err := read(name, value)
-		if place == "" {
-			return err
-		}
-		return within(place, err)
-	})
-	if err != nil {
-		return err
-	}
-	for _, pair := range exclusive {
-		if seen[pair.one] && seen[pair.other] {
-			err := fault.New(fault.FieldInvalid, pair.other, "%s and %s are two %s; send one", pair.one, pair.other, pair.what)
-			if place == "" {
-				return err
-			}
-			return within(place, err)
-		}
-	}
-	return nil
 }

@@ -125,10 +125,10 @@ func FuzzCheckQuery(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
-		if err := checkQuery(query); err != nil {
+		if err := messagesQuery.Check(query); err != nil {
 			refused, ok := errors.AsType[*fault.Error](err)
 			if !ok || refused.Code() != codes.InvalidArgument || len(refused.Message) > 1024 || len(refused.Field) > 64 {
-				t.Fatalf("checkQuery(%q) = %v, want a bounded INVALID_ARGUMENT", query, err)
+				t.Fatalf("Check(%q) = %v, want a bounded INVALID_ARGUMENT", query, err)
 			}
 			return
 		}
@@ -138,7 +138,7 @@ func FuzzCheckQuery(f *testing.F) {
 		}
 		request := &publishv1.ListMessagesRequest{}
 		if err := runtime.PopulateQueryParameters(request, values, utilities.NewDoubleArray(nil)); err != nil {
-			t.Fatalf("checkQuery(%q) lets pass what the gateway refuses: %v", query, err)
+			t.Fatalf("Check(%q) lets pass what the gateway refuses: %v", query, err)
 		}
 		if _, err := proto.Marshal(request); err != nil {
 			t.Fatalf("%q cannot be sent: %v", query, err)

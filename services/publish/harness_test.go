@@ -32,6 +32,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 	"github.com/carillon-rt/carillon/services/internal/stream"
+	"github.com/carillon-rt/carillon/services/internal/twin"
 	"github.com/carillon-rt/carillon/services/publish"
 )
 
@@ -240,7 +241,7 @@ func (a *api) serve(t testing.TB, server *rpc.Server, log *slog.Logger) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler, err := publish.NewHTTP(conn, log)
+	handler, err := twin.New(conn, log, publish.Twin())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
+	"github.com/carillon-rt/carillon/services/internal/twin"
 	"github.com/carillon-rt/carillon/services/publish"
 )
 
@@ -140,7 +141,7 @@ func TestServerAway(t *testing.T) {
 	}
 	defer conn.Close()
 	var log bytes.Buffer
-	handler, err := publish.NewHTTP(conn, slog.New(slog.NewTextHandler(&log, nil)))
+	handler, err := twin.New(conn, slog.New(slog.NewTextHandler(&log, nil)), publish.Twin())
 	if err != nil {
 		t.Fatal(err)
 	}

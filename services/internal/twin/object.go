@@ -1,4 +1,4 @@
-package publish
+package twin
 
 import (
 	"encoding/json"
@@ -12,10 +12,16 @@ import (
 // errEnd is a text that ends too early.
 var errEnd = errors.New("ends too early")
 
-// parseObject calls set for each member of a JSON object, in order, with the text of
+// Object calls set for each member of a JSON object, in order, with the text of
 // its value, which is cut out by its brackets and quotes and may still be anything.
 // field is where the object stands; empty for the body.
-func parseObject(field string, object []byte, set func(name string, value []byte) error) error {
+func Object(field string, object []byte, set func(name string, value []byte) error) error {
+	return parseObject(field, object, "", set)
+}
+
+// parseObject is Object; payload is the member that a body which ends too early is a
+// broken payload of.
+func parseObject(field string, object []byte, payload string, set func(name string, value []byte) error) error {
 	what := field
 	if field == "" {
 		what = "the body"
@@ -46,7 +52,7 @@ func parseObject(field string, object []byte, set func(name string, value []byte
 		c.at++
 		value, err := c.value()
 		if err != nil {
-			return ends(field, what, name)
+			return ends(field, what, name, payload)
 		}
 		if err := set(name, value); err != nil {
 			return err
@@ -68,21 +74,21 @@ func parseObject(field string, object []byte, set func(name string, value []byte
 }
 
 // ends is the error of an object that ends within a member's value.
-func ends(field, what, name string) error {
+func ends(field, what, name, payload string) error {
 	reason := fault.FieldInvalid
 	switch {
 	case field != "":
-	case name == "data":
+	case name == payload && payload != "":
 		field, reason = name, fault.PayloadInvalid
 	default:
-		field = bounded(name)
+		field = Bounded(name)
 	}
 	return fault.New(reason, field, "%s is not valid JSON: it ends within %.64q", what, name)
 }
 
-// parseArray calls take for each element of a JSON array, in order, with its place and
-// its text, cut out as parseObject does. field is where the array stands.
-func parseArray(field string, array []byte, take func(i int, element []byte) error) error {
+// Array calls take for each element of a JSON array, in order, with its place and
+// its text, cut out as Object does. field is where the array stands.
+func Array(field string, array []byte, take func(i int, element []byte) error) error {
 	bad := func(text string) error { return fault.New(fault.FieldInvalid, field, "%s %s", field, text) }
 	c := cursor{text: array}
 	if c.next() != '[' {

@@ -1,4 +1,4 @@
-package publish
+package twin
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -35,7 +34,7 @@ func (h *HTTP) fail(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler,
 			slog.String("code", rpc.CodeName(e.Code())), slog.String("reason", string(e.Reason)), slog.String("peer", r.RemoteAddr),
 			slog.String("cause", e.Cause.Error()))
 	}
-	writeError(w, twin(e), 0)
+	writeError(w, h.worded(r, e), 0)
 }
 
 // unreadable is the refusal of a body, with a status other than that of its code
@@ -72,37 +71,19 @@ func fromGRPC(err error) *fault.Error {
 	return e
 }
 
-// twinWords are the messages that the body's fields make different altogether.
-var twinWords = map[string]string{
-	"json or data is required":                   "data or dataBase64 is required",
-	"contentType is required with data":          "contentType is required with dataBase64",
-	"contentType belongs to data; json has none": "contentType belongs to dataBase64; data is JSON",
-}
-
-// twin words an error about a gRPC field in the names of the body's fields.
-func twin(e *fault.Error) *fault.Error {
-	names := map[string]string{"target": "channel", "payload": "data", "json": "data", "data": "dataBase64"}
-	worded := *e
-	if name, other := names[e.Field]; other {
-		worded.Field = name
-		if rest, ok := strings.CutPrefix(e.Message, e.Field+" "); ok {
-			worded.Message = name + " " + rest
-		}
+// worded words an error about a gRPC field in the names of the request's own API.
+func (h *HTTP) worded(r *http.Request, e *fault.Error) *fault.Error {
+	if method, ok := h.methods[r.URL.Path]; ok && method.word != nil {
+		return method.word(e)
 	}
-	if words, other := twinWords[e.Message]; other {
-		worded.Message = words
-	}
-	return &worded
+	return e
 }
 
 // lost answers a request that no method is for.
 func (h *HTTP) lost(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int) {
 	switch status {
 	case http.StatusMethodNotAllowed:
-		allowed := http.MethodPost
-		if r.URL.Path == messagesPath {
-			allowed = http.MethodGet
-		}
+		allowed := h.methods[r.URL.Path].verb()
 		w.Header().Set("Allow", allowed)
 		h.refuse(w, r, fault.New(fault.NotSupported, "", "%.16s is not supported here; use %s", r.Method, allowed), status)
 	case http.StatusBadRequest:
@@ -123,10 +104,11 @@ func (h *HTTP) refuse(w http.ResponseWriter, r *http.Request, e *fault.Error, st
 
 // errorBody is the body of every error.
 type errorBody struct {
-	Error errorFields `json:"error"`
+	Error ErrorFields `json:"error"`
 }
 
-type errorFields struct {
+// ErrorFields are the parts of an error.
+type ErrorFields struct {
 	Code         string       `json:"code"`
 	Reason       fault.Reason `json:"reason"`
 	Message      string       `json:"message"`
@@ -152,7 +134,7 @@ func writeError(w http.ResponseWriter, e *fault.Error, status int) {
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		header.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
 	}
-	text, err := encode(errorBody{errorFields{
+	text, err := Encode(errorBody{ErrorFields{
 		Code: rpc.CodeName(e.Code()), Reason: e.Reason, Message: e.Message, Field: e.Field, RetryAfterMs: e.RetryAfter.Milliseconds(),
 	}})
 	if err != nil { // strings and a number always encode

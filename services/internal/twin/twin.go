@@ -1,11 +1,13 @@
-package publish
+// Package twin owns how the JSON over HTTP twins of gRPC services are served: routing,
+// what a request must look like before the gRPC server sees it, strict reading of
+// bodies and queries, and how answers and errors are written. Which methods there are,
+// and their fields, the services bring.
+package twin
 
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,7 +17,6 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 
-	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
@@ -37,7 +38,38 @@ const (
 	maxTraceBytes     = 512 // of traceparent and of tracestate (W3C Trace Context, 3.3.1.5)
 )
 
-// HTTP answers the JSON twins of the gRPC methods by calling those, so that a
+// API is what one service brings: its twins and their JSON.
+type API struct {
+	// Register adds the gateway's handlers, which call the gRPC server behind conn.
+	Register func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error
+	// Methods are the twins by their paths.
+	Methods map[string]Method
+	// Parse reads a body into a request of the API. Its errors are *fault.Error; it
+	// returns false for what is no request of the API.
+	Parse func(body []byte, request any) (known bool, err error)
+	// Answer is what encoding/json makes the body of, for an answer of the API; nil for
+	// what is none.
+	Answer func(response any) any
+	// Word words an error about a gRPC field in the names of the body's fields; nil
+	// where they have the same names.
+	Word func(e *fault.Error) *fault.Error
+}
+
+// Method is one twin: GET with a query if it has one, else POST.
+type Method struct {
+	Query *Query
+
+	word func(*fault.Error) *fault.Error // the API's
+}
+
+func (m Method) verb() string {
+	if m.Query != nil {
+		return http.MethodGet
+	}
+	return http.MethodPost
+}
+
+// HTTP answers the JSON twins of gRPC methods by calling those, so that a
 // request passes the same authentication, checks and log. Errors look like
 //
 //	{"error":{"code":"INVALID_ARGUMENT","reason":"FIELD_REQUIRED","message":"…","field":"channel"}}
@@ -48,16 +80,17 @@ type HTTP struct {
 	LocalOnly bool
 	TLS       *tls.Config
 
-	log *slog.Logger
-	mux *runtime.ServeMux
+	log     *slog.Logger
+	mux     *runtime.ServeMux
+	methods map[string]Method
 }
 
-// NewHTTP returns a handler that calls the gRPC server behind conn.
-func NewHTTP(conn grpc.ClientConnInterface, logger *slog.Logger) (*HTTP, error) {
-	h := &HTTP{log: logger}
+// New returns a handler that calls the gRPC server behind conn.
+func New(conn grpc.ClientConnInterface, logger *slog.Logger, apis ...API) (*HTTP, error) {
+	h := &HTTP{log: logger, methods: map[string]Method{}}
 	nothing := func(string) (string, bool) { return "", false }
 	h.mux = runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler(apis)),
 		runtime.WithErrorHandler(h.fail),
 		runtime.WithRoutingErrorHandler(h.lost),
 		runtime.WithMiddlewares(h.wantToken, h.wantQuery),
@@ -68,11 +101,14 @@ func NewHTTP(conn grpc.ClientConnInterface, logger *slog.Logger) (*HTTP, error) 
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithWriteContentLength(),
 	)
-	if err := errors.Join(
-		publishv1.RegisterPublishServiceHandlerClient(context.Background(), h.mux, publishv1.NewPublishServiceClient(conn)),
-		publishv1.RegisterHistoryServiceHandlerClient(context.Background(), h.mux, publishv1.NewHistoryServiceClient(conn)),
-	); err != nil {
-		return nil, fmt.Errorf("publish: registering the HTTP twins: %w", err)
+	for _, api := range apis {
+		if err := api.Register(context.Background(), h.mux, conn); err != nil {
+			return nil, fmt.Errorf("registering the HTTP twins: %w", err)
+		}
+		for path, method := range api.Methods {
+			method.word = api.Word
+			h.methods[path] = method
+		}
 	}
 	return h, nil
 }
@@ -148,71 +184,4 @@ func (h *HTTP) Serve(ctx context.Context, listener net.Listener) error {
 		ErrorLog:          lifecycle.ErrorLog(h.log),
 	}
 	return lifecycle.ServeHTTP(ctx, server, listener, stopTimeout)
-}
-
-// requestBody is a request's body. The gateway turns what a decoder returns into
-// plain text, so the decoder leaves its error here for the error handler.
-type requestBody struct {
-	io.ReadCloser
-	refusal error
-}
-
-// marshaler is the JSON mapping of the HTTP twins.
-type marshaler struct{}
-
-// ContentType implements runtime.Marshaler.
-func (marshaler) ContentType(any) string { return "application/json" }
-
-// NewDecoder implements runtime.Marshaler.
-func (marshaler) NewDecoder(r io.Reader) runtime.Decoder {
-	return runtime.DecoderFunc(func(v any) error {
-		err := decode(r, v)
-		if body, ok := r.(*requestBody); ok {
-			body.refusal = err
-		}
-		return err
-	})
-}
-
-func decode(r io.Reader, v any) error {
-	text, err := io.ReadAll(r)
-	if err != nil {
-		return err
-	}
-	return marshaler{}.Unmarshal(text, v)
-}
-
-// Unmarshal implements runtime.Marshaler.
-func (marshaler) Unmarshal(text []byte, v any) error {
-	switch request := v.(type) {
-	case *publishv1.PublishRequest:
-		return parsePublish(text, request)
-	case *publishv1.PublishBatchRequest:
-		return parseBatch(text, request)
-	case *publishv1.PurgeChannelRequest:
-		return parsePurge(text, request)
-	default:
-		return fmt.Errorf("publish: %T has no JSON mapping", v)
-	}
-}
-
-// NewEncoder implements runtime.Marshaler.
-func (m marshaler) NewEncoder(w io.Writer) runtime.Encoder {
-	return runtime.EncoderFunc(func(v any) error {
-		text, err := m.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(text)
-		return err
-	})
-}
-
-// Marshal implements runtime.Marshaler.
-func (marshaler) Marshal(v any) ([]byte, error) {
-	body, err := answerBody(v)
-	if err != nil {
-		return nil, err
-	}
-	return encode(body)
 }
