@@ -30,6 +30,7 @@ func (s *Store) startSession(nc *nats.Conn) (end func()) {
 		s.logger.Error("JetStream cannot be used", "error", err)
 		return cancel
 	}
+	s.wg.Go(func() { s.control.occupy(ctx, js) })
 	s.wg.Go(func() {
 		var others map[string][]knowledge
 		if !s.alone {
@@ -73,7 +74,7 @@ func (s *Store) ensureGroup(ctx context.Context, js jetstream.JetStream, g *grou
 func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, p *partition) error {
 	ctx, cancel := context.WithTimeout(ctx, ensureTimeout)
 	defer cancel()
-	stream, err := find(ctx, js, p)
+	stream, err := findStream(ctx, js, p.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		config := streamConfig(jetstream.StreamConfig{Name: p.stream, Metadata: firstEpoch(p.ns.Partitions)}, p.ns, p)
 		stream, err = js.CreateStream(ctx, config)
@@ -81,7 +82,7 @@ func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, p *partition
 			s.logger.Info("stream made", "stream", p.stream)
 		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another process was first: its epoch counts
-			stream, err = find(ctx, js, p)
+			stream, err = findStream(ctx, js, p.stream)
 		}
 	}
 	if err != nil {
@@ -96,12 +97,12 @@ func (s *Store) ensure(ctx context.Context, js jetstream.JetStream, p *partition
 	return nil
 }
 
-// find asks for a stream no longer than for anything else: while it has no leader
+// findStream asks for a stream no longer than for anything else: while it has no leader
 // nobody answers, and who waits for that misses the new one.
-func find(ctx context.Context, js jetstream.JetStream, p *partition) (jetstream.Stream, error) {
+func findStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return js.Stream(ctx, p.stream)
+	return js.Stream(ctx, name)
 }
 
 // adopt brings an existing stream's limits up to date.

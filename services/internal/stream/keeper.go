@@ -44,6 +44,7 @@ func (s *Store) keep(every time.Duration) {
 				}
 			}
 		}
+		wg.Go(func() { s.control.keep(s.ctx) })
 		for _, o := range watched {
 			wg.Go(func() { s.watch(o, replicated) })
 		}

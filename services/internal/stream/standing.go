@@ -63,12 +63,7 @@ func decodeStanding(data []byte) (standing, error) {
 			LastSeq  message.Offset `json:"last_seq"`
 			LastTime time.Time      `json:"last_ts"`
 		} `json:"state"`
-		Cluster *struct {
-			Leader   string `json:"leader"`
-			Replicas []struct {
-				Active time.Duration `json:"active"` // since it was heard of; 0: never
-			} `json:"replicas"`
-		} `json:"cluster"`
+		Cluster *quorum `json:"cluster"`
 	}
 	if err := json.Unmarshal(data, &info); err != nil {
 		return standing{}, fmt.Errorf("stream info: %w", err)
@@ -76,24 +71,43 @@ func decodeStanding(data []byte) (standing, error) {
 	if info.Error != nil {
 		return standing{}, info.Error
 	}
-	if c := info.Cluster; c != nil {
-		heard := 1
-		for _, replica := range c.Replicas {
-			if replica.Active > 0 && replica.Active <= leaderLease {
-				heard++
-			}
-		}
-		switch {
-		case c.Leader == "":
-			return standing{}, errNotLed
-		case 2*heard <= 1+len(c.Replicas):
-			return standing{}, errDeposed
-		}
+	if err := info.Cluster.check(); err != nil {
+		return standing{}, err
 	}
 	epochs, err := epochsOf(info.Config.Metadata)
 	// A stream that never held a message says 0 where it means 1.
 	bounds := message.Bounds{Epochs: epochs, First: max(info.State.FirstSeq, 1), Last: info.State.LastSeq}
 	return standing{Bounds: bounds, lastTime: info.State.LastTime}, err
+}
+
+// quorum is what the leader of a stream tells of the replicas; nil where there is no
+// cluster.
+type quorum struct {
+	Leader   string `json:"leader"`
+	Replicas []struct {
+		Active time.Duration `json:"active"` // since it was heard of; 0: never
+	} `json:"replicas"`
+}
+
+// check returns errNotLed or errDeposed where the leader is not to be believed.
+func (q *quorum) check() error {
+	if q == nil {
+		return nil
+	}
+	heard := 1
+	for _, replica := range q.Replicas {
+		if replica.Active > 0 && replica.Active <= leaderLease {
+			heard++
+		}
+	}
+	switch {
+	case q.Leader == "":
+		return errNotLed
+	case 2*heard <= 1+len(q.Replicas):
+		return errDeposed
+	default:
+		return nil
+	}
 }
 
 // holds tells whether a stream has the witness; one that has been trimmed or purged

@@ -6,7 +6,8 @@
 //
 // Subjects: a publication goes to rt.in.<partition>.<channel>, which the partition's
 // stream stores and then republishes to rt.out.<partition>.<channel>; ephemeral
-// messages go to rt.eph.<channel>.
+// messages go to rt.eph.<channel>. What services and edges tell each other goes to
+// rt.ctl, where one subject is a log.
 package stream
 
 import (
@@ -87,6 +88,7 @@ type Store struct {
 	namespaces namespace.Set
 	alone      bool              // nobody else uses the server
 	groups     map[string]*group // by namespace, those with history
+	control    *Control
 	receiver   Receiver
 	logger     *slog.Logger
 	damaged    rate.Sometimes // limits the log lines about messages that do not parse
@@ -168,6 +170,7 @@ func newStore(o Options) *Store {
 			s.groups[name] = newGroup(s, ns)
 		}
 	}
+	s.control = newControl(s)
 	if s.receiver != nil {
 		s.startDelivery(o.queue)
 	}
@@ -193,6 +196,9 @@ func (s *Store) Ready() error {
 				missing = append(missing, err)
 			}
 		}
+	}
+	if err := s.control.problem(); err != nil {
+		missing = append(missing, err)
 	}
 	slices.SortStableFunc(missing, func(a, b error) int {
 		return strings.Compare(a.Error(), b.Error())

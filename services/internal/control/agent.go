@@ -1,0 +1,118 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// beatEvery is how often an edge says that it is here.
+	beatEvery = 2 * time.Second
+	// maxListed bounds the connections of one reply, and maxReplyBytes its size: half of
+	// what NATS takes by default.
+	maxListed     = 1000
+	maxReplyBytes = 512 << 10
+)
+
+// AgentOptions are what an Agent works with; all are required.
+type AgentOptions struct {
+	Log Log
+	// EdgeID names the edge's process: letters, digits, - and _, at most 64.
+	EdgeID string
+	Edge   Edge
+	Logger *slog.Logger
+}
+
+// Agent carries out on one edge what services command, and answers them.
+type Agent struct {
+	options  AgentOptions
+	caughtUp atomic.Bool
+}
+
+// NewAgent returns an agent that has yet to Run.
+func NewAgent(o AgentOptions) *Agent { return &Agent{options: o} }
+
+// CaughtUp returns nil once everything has been applied that was stored when the agent
+// was started. Before that the edge must let nobody in: tokens may have been revoked.
+func (a *Agent) CaughtUp() error {
+	if a.caughtUp.Load() {
+		return nil
+	}
+	return errors.New("control: what was commanded before has yet to be carried out")
+}
+
+// Run follows the log until ctx ends, and then says goodbye, so that nobody waits for
+// this edge. Run it as long as the edge has connections.
+func (a *Agent) Run(ctx context.Context) error {
+	stopWho, err := a.options.Log.Hear(topicWho, func([]byte) { a.beat(false) })
+	if err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	stopList, err := a.options.Log.Hear(topicList, a.list)
+	if err != nil {
+		stopWho()
+		return fmt.Errorf("control: %w", err)
+	}
+	followed := make(chan error, 1)
+	go func() {
+		followed <- a.options.Log.Follow(ctx, a.apply, func() {
+			a.caughtUp.Store(true)
+			a.beat(false)
+		})
+	}()
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			a.beat(false)
+		case err := <-followed: // because ctx ended, or with an error
+			stopWho() // nothing more is said after the goodbye
+			stopList()
+			a.beat(true)
+			return err
+		}
+	}
+}
+
+// beat says that the edge is here, once it serves, or that it goes.
+func (a *Agent) beat(gone bool) {
+	if a.caughtUp.Load() {
+		a.tell(topicHere, presence{Edge: a.options.EdgeID, Gone: gone})
+	}
+}
+
+func (a *Agent) apply(ctx context.Context, sequence uint64, text []byte) {
+	e, err := decodeEntry(text)
+	if err != nil {
+		a.options.Logger.Warn("a command cannot be carried out and is left out: it may be a newer version's", "sequence", sequence, "error", err)
+		return
+	}
+	count := a.options.Edge.Apply(ctx, e.Command)
+	if a.caughtUp.Load() && e.From != "" { // nobody waits for what is long past
+		a.tell(topicTo+e.From, reply{Edge: a.options.EdgeID, Number: e.Number, Count: count})
+	}
+}
+
+func (a *Agent) list(text []byte) {
+	var l listing
+	if json.Unmarshal(text, &l) != nil || !goodName(l.From) || !a.caughtUp.Load() {
+		return
+	}
+	r := reply{Edge: a.options.EdgeID, Number: l.Number}
+	r.Connections, r.Count = a.options.Edge.Connections(l.User, min(max(l.Limit, 0), maxListed))
+	answer := encode(r)
+	for len(answer) > maxReplyBytes && len(r.Connections) > 0 {
+		r.Connections = r.Connections[:len(r.Connections)/2]
+		answer = encode(r)
+	}
+	_ = a.options.Log.Tell(topicTo+l.From, answer) // or it is asked again
+}
+
+// tell may fail while NATS is away: who waits for it knows by when it must have come.
+func (a *Agent) tell(topic string, v any) { _ = a.options.Log.Tell(topic, encode(v)) }
