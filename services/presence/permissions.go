@@ -32,6 +32,7 @@ func (a authorization) CheckPermissions(ctx context.Context, req *authzv1.CheckP
 	if n := len(checks); n < 1 || n > maxChecks {
 		return nil, fault.New(fault.FieldInvalid, "checks", "checks has %d entries; it needs 1 to %d", n, maxChecks)
 	}
+	rules := a.service.rules.Load().policy // one for all checks
 	claims := req.GetClaims().AsMap()
 	res := &authzv1.CheckPermissionsResponse{Decisions: make([]*authzv1.Decision, len(checks))}
 	for i, check := range checks {
@@ -40,18 +41,19 @@ func (a authorization) CheckPermissions(ctx context.Context, req *authzv1.CheckP
 		}
 		action, ok := actionOf(check.GetAction())
 		if !ok {
-			return nil, fault.New(fault.FieldInvalid, fmt.Sprintf("checks[%d].action", i), "action is not subscribe, publish or presence")
+			return nil, fault.New(fault.FieldInvalid, fmt.Sprintf("checks[%d].action", i), "action is not subscribe, publish, presence or history")
 		}
 		name, err := channel.Parse(check.GetChannel())
 		if err != nil {
 			return nil, fault.From(err).At(fmt.Sprintf("checks[%d].channel", i))
 		}
-		d := a.service.policy.Decide(user, claims, action, name)
+		d := rules.Decide(policy.Question{User: user, Claims: claims, Action: action, Channel: name, MessageType: check.GetMessageType()})
 		res.Decisions[i] = &authzv1.Decision{
-			Allowed:  d.Allowed,
-			Rule:     d.Rule,
-			Message:  d.Message,
-			CacheFor: durationpb.New(d.CacheFor),
+			Allowed:            d.Allowed,
+			Rule:               d.Rule,
+			Message:            d.Message,
+			CacheFor:           durationpb.New(d.CacheFor),
+			MessageTypeMatters: d.MessageTypeMatters,
 		}
 	}
 	return res, nil
@@ -65,6 +67,8 @@ func actionOf(a authzv1.Action) (policy.Action, bool) {
 		return policy.Publish, true
 	case authzv1.Action_ACTION_PRESENCE:
 		return policy.Presence, true
+	case authzv1.Action_ACTION_HISTORY:
+		return policy.History, true
 	default:
 		return "", false
 	}

@@ -5,11 +5,9 @@
 package presence
 
 import (
-	"errors"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 
@@ -17,7 +15,6 @@ import (
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
-	"github.com/carillon-rt/carillon/services/presence/policy"
 	"github.com/carillon-rt/carillon/services/presence/view"
 )
 
@@ -45,10 +42,10 @@ type Service struct {
 	namespaces namespace.Set
 	callers    *auth.Callers
 	logger     *slog.Logger
-	policy     *policy.Policy
+	rules      atomic.Pointer[rules]
 	view       *view.View
 
-	mu        sync.Mutex // guards closed, and Add against Wait
+	mu        sync.Mutex // guards closed, Add against Wait, and one Replace against another
 	closed    bool
 	closing   chan struct{} // closed with closed
 	receivers sync.WaitGroup
@@ -56,26 +53,19 @@ type Service struct {
 
 // New compiles the rules of the namespaces; its error has a line for each problem.
 func New(o Options) (*Service, error) {
-	var namespaces []namespace.Namespace
-	for _, name := range slices.Sorted(maps.Keys(o.Namespaces)) {
-		namespaces = append(namespaces, *o.Namespaces[name])
+	first, err := compile(o.Namespaces)
+	if err != nil {
+		return nil, err
 	}
-	rules, problems := policy.Compile(namespaces)
-	if len(problems) > 0 {
-		errs := make([]error, len(problems))
-		for i, problem := range problems {
-			errs[i] = errors.New(problem)
-		}
-		return nil, errors.Join(errs...)
-	}
-	return &Service{
+	s := &Service{
 		namespaces: o.Namespaces,
 		callers:    o.Callers,
 		logger:     o.Logger,
-		policy:     rules,
 		view:       view.New(view.Options{}),
 		closing:    make(chan struct{}),
-	}, nil
+	}
+	s.rules.Store(first)
+	return s, nil
 }
 
 // Register puts the services on a server.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -21,8 +22,9 @@ import (
 )
 
 const (
-	// cacheSize bounds the answers that are remembered, some 200 bytes each; beyond,
-	// the least recently used is forgotten.
+	// cacheSize bounds the answers that are remembered, some 200 bytes each, more by
+	// the type of a message if that matters; beyond, the least recently used is
+	// forgotten.
 	cacheSize = 65_536
 	// maxChecks is how many checks one request may hold.
 	maxChecks = 256
@@ -38,12 +40,16 @@ const (
 	Subscribe Action = iota + 1
 	Publish
 	Presence
+	History
 )
 
 // Check is one question about a subject.
 type Check struct {
 	Action  Action
 	Channel channel.Name
+	// MessageType is that of the message of a Publish, as far as one is known; see
+	// Client.CheckAnyType.
+	MessageType string
 }
 
 // Decision answers a Check.
@@ -59,12 +65,19 @@ type Decision struct {
 type Client struct {
 	service authzv1.AuthorizationServiceClient
 	cache   *lru.Cache[key, answer]
+	// generation counts the times that all answers were forgotten.
+	generation atomic.Uint64
 }
 
-// key is a question. Equal digests mean the same user and claims.
+// key is a question. Equal digests mean the same user and claims. An answer stands
+// under the generation in which it was asked for, so that one that was under way while
+// the rules changed is never found.
 type key struct {
-	subject digest
-	check   Check
+	generation uint64
+	subject    digest
+	check      Check
+	// anyType: the answer is the same for all types of a message; check has none.
+	anyType bool
 }
 
 type answer struct {
@@ -88,14 +101,11 @@ func New(conn grpc.ClientConnInterface) *Client {
 func (c *Client) Check(ctx context.Context, s *Subject, checks []Check) ([]Decision, error) {
 	decisions := make([]Decision, len(checks))
 	var missing []int // indices of checks
-	now := time.Now()
 	for i, check := range checks {
-		known, ok := c.cache.Get(key{s.digest, check})
-		if ok && now.Before(known.expires) {
-			decisions[i] = known.decision
-			continue
+		var known bool
+		if decisions[i], known = c.known(s, check); !known {
+			missing = append(missing, i)
 		}
-		missing = append(missing, i)
 	}
 	for part := range slices.Chunk(missing, maxChecks) {
 		asked := make([]Check, len(part))
@@ -113,6 +123,48 @@ func (c *Client) Check(ctx context.Context, s *Subject, checks []Check) ([]Decis
 	return decisions, nil
 }
 
+// CheckAnyType returns what is remembered of a check, whatever the type of the message.
+// Where nothing is, or the type matters, it is Check's to decide; so the type need not
+// be looked for in every message. It does not block.
+func (c *Client) CheckAnyType(s *Subject, check Check) (Decision, bool) {
+	check.MessageType = ""
+	return c.remembered(key{generation: c.generation.Load(), subject: s.digest, check: check, anyType: true})
+}
+
+// known returns what is remembered of a check.
+func (c *Client) known(s *Subject, check Check) (Decision, bool) {
+	if decision, ok := c.CheckAnyType(s, check); ok {
+		return decision, true
+	}
+	if check.Action != Publish {
+		return Decision{}, false
+	}
+	return c.remembered(key{generation: c.generation.Load(), subject: s.digest, check: check})
+}
+
+func (c *Client) remembered(k key) (Decision, bool) {
+	known, ok := c.cache.Get(k)
+	if !ok || !time.Now().Before(known.expires) {
+		return Decision{}, false
+	}
+	return known.decision, true
+}
+
+// remember keeps a decision until it expires.
+func (c *Client) remember(generation uint64, s *Subject, check Check, d *authzv1.Decision, expires time.Time) {
+	k := key{generation: generation, subject: s.digest, check: check}
+	if check.Action != Publish || !d.GetMessageTypeMatters() {
+		k.check.MessageType, k.anyType = "", true
+	}
+	c.cache.Add(k, answer{decisionOf(d), expires})
+}
+
+// forget forgets every answer, those under way too.
+func (c *Client) forget() {
+	c.generation.Add(1)
+	c.cache.Purge()
+}
+
 // ask makes one request and remembers its answers.
 func (c *Client) ask(ctx context.Context, s *Subject, checks []Check) ([]Decision, error) {
 	req, err := s.request(checks)
@@ -121,7 +173,7 @@ func (c *Client) ask(ctx context.Context, s *Subject, checks []Check) ([]Decisio
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	asked := time.Now() // before the answer was made, so that it is not kept too long
+	asked, generation := time.Now(), c.generation.Load() // before the answer was made, so that it is not kept too long
 	res, err := c.service.CheckPermissions(ctx, req)
 	if status.Code(err) == codes.Unavailable { // asking changes nothing, and another replica may answer
 		res, err = c.service.CheckPermissions(ctx, req)
@@ -136,7 +188,7 @@ func (c *Client) ask(ctx context.Context, s *Subject, checks []Check) ([]Decisio
 	for i, d := range res.GetDecisions() {
 		decisions[i] = decisionOf(d)
 		if keep := d.GetCacheFor(); keep.CheckValid() == nil && keep.AsDuration() > 0 {
-			c.cache.Add(key{s.digest, checks[i]}, answer{decisions[i], asked.Add(keep.AsDuration())})
+			c.remember(generation, s, checks[i], d, asked.Add(keep.AsDuration()))
 		}
 	}
 	return decisions, nil
@@ -160,6 +212,8 @@ func actionTo(a Action) authzv1.Action {
 		return authzv1.Action_ACTION_PUBLISH
 	case Presence:
 		return authzv1.Action_ACTION_PRESENCE
+	case History:
+		return authzv1.Action_ACTION_HISTORY
 	default:
 		return authzv1.Action_ACTION_UNSPECIFIED
 	}

@@ -97,7 +97,7 @@ func subject(user string, rooms ...any) *Subject {
 func subscribe(names ...channel.Name) []Check {
 	var checks []Check
 	for _, name := range names {
-		checks = append(checks, Check{Subscribe, name})
+		checks = append(checks, Check{Action: Subscribe, Channel: name})
 	}
 	return checks
 }
@@ -136,10 +136,10 @@ func TestCheckAsksOnceForWhatItDoesNotKnow(t *testing.T) {
 
 	wantAllowed(t, c, subject("ann"), subscribe("chat.a"), false)
 	wantAllowed(t, c, subject("bob", "chat.a", "chat.b"), subscribe("chat.a"), true)
-	wantAllowed(t, c, ann, []Check{{Publish, "chat.a"}, {Presence, "chat.a"}}, true, true)
+	wantAllowed(t, c, ann, []Check{{Action: Publish, Channel: "chat.a"}, {Action: Presence, Channel: "chat.a"}}, true, true)
 	s.wantAsked(t, "[[chat.a chat.x] [chat.b] [chat.a] [chat.a] [chat.a chat.a]]")
 
-	got, err := c.Check(t.Context(), ann, []Check{{Publish, "chat.a"}, {Subscribe, "chat.x"}})
+	got, err := c.Check(t.Context(), ann, []Check{{Action: Publish, Channel: "chat.a"}, {Action: Subscribe, Channel: "chat.x"}})
 	want := []Decision{{Allowed: true, Rule: "ann ACTION_PUBLISH"}, {Rule: "ann ACTION_SUBSCRIBE", Message: "no room"}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Fatalf("got %v, %v, want %v", got, err, want)
@@ -152,7 +152,7 @@ func TestManyChecksGoInSeveralRequests(t *testing.T) {
 	c := client(t, s)
 	var checks []Check
 	for i := range 600 {
-		checks = append(checks, Check{Subscribe, channel.Name(fmt.Sprintf("chat.%d", i))})
+		checks = append(checks, Check{Action: Subscribe, Channel: channel.Name(fmt.Sprintf("chat.%d", i))})
 	}
 	got, err := c.Check(t.Context(), subject("ann", "chat.599"), checks)
 	if err != nil || len(got) != 600 || !got[599].Allowed || got[0].Allowed || len(s.asked) != 3 {

@@ -62,7 +62,7 @@ func (s *Subject) request(checks []Check) (*authzv1.CheckPermissionsRequest, err
 		Checks: make([]*authzv1.PermissionCheck, len(checks)),
 	}
 	for i, check := range checks {
-		req.Checks[i] = &authzv1.PermissionCheck{Action: actionTo(check.Action), Channel: string(check.Channel)}
+		req.Checks[i] = &authzv1.PermissionCheck{Action: actionTo(check.Action), Channel: string(check.Channel), MessageType: check.MessageType}
 	}
 	return req, nil
 }

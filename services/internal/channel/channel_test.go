@@ -168,3 +168,42 @@ func FuzzParsePattern(f *testing.F) {
 		}
 	})
 }
+
+func TestPatternCovers(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pattern, other string
+		want           bool
+	}{
+		{"chat.{room}", "chat.{room}", true},
+		{"chat.{room}", "chat.staff", true},
+		{"chat.staff", "chat.{room}", false},
+		{"chat.{room}", "chat.{rest...}", false},
+		{"chat.{rest...}", "chat.{room}", true},
+		{"chat.{rest...}", "chat.{room}.{x}", true},
+		{"chat.{rest...}", "chat.a.{rest...}", true},
+		{"chat.a.{rest...}", "chat.{rest...}", false},
+		{"chat.a.{rest...}", "chat.a", false},
+		{"chat.{a}.{b}", "chat.{a}", false},
+		{"chat.{a}", "chat.{a}.{b}", false},
+		{"chat.{a}.b", "chat.a.{b}", false},
+		{"{rest...}", "chat.{room}", true},
+		{"chat.{rest...}", "{rest...}", false},
+		{"chat.{room}", "news.{room}", false},
+	} {
+		pattern, err := channel.ParsePattern(c.pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := channel.ParsePattern(c.other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := pattern.Covers(other); got != c.want {
+			t.Errorf("%s covers %s: %t", c.pattern, c.other, got)
+		}
+	}
+	if (channel.Pattern{}).Covers(channel.Pattern{}) {
+		t.Error("what matches nothing covers something")
+	}
+}

@@ -118,6 +118,24 @@ func (p Pattern) Match(n Name) (map[string]string, bool) {
 	return p.decoded(n, values), len(p.tokens) > 0
 }
 
+// Covers tells whether every name that another pattern matches is matched by this one
+// too. It does not look at what only several patterns together cover.
+func (p Pattern) Covers(other Pattern) bool {
+	for i, t := range p.tokens {
+		switch {
+		case i >= len(other.tokens):
+			return false
+		case t.rest:
+			return true
+		case other.tokens[i].rest:
+			return false
+		case t.name == "" && t.literal != other.tokens[i].literal:
+			return false
+		}
+	}
+	return len(p.tokens) > 0 && len(p.tokens) == len(other.tokens)
+}
+
 // decoded replaces the one token of an inbox by the user id that it stands for.
 func (p Pattern) decoded(n Name, values map[string]string) map[string]string {
 	if len(p.tokens) < MinTokens {

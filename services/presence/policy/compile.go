@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -13,9 +16,11 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 )
 
+// What every expression sees, and what those of publish see too.
 const (
-	userVariable   = "user"
-	claimsVariable = "claims"
+	userVariable        = "user"
+	claimsVariable      = "claims"
+	messageTypeVariable = "message_type"
 )
 
 // Bounds, so that no rule can hang or exhaust whoever compiles or evaluates it.
@@ -37,29 +42,12 @@ const (
 // the order of the rules; the Policy is nil if there are any. Problems of the
 // patterns are Namespace.Problems' to tell; a rule with one is left out.
 func Compile(namespaces []namespace.Namespace) (*Policy, []string) {
-	c := compiler{}
-	base, err := cel.NewEnv(
-		cel.Variable(userVariable, cel.StringType),
-		cel.Variable(claimsVariable, cel.MapType(cel.StringType, cel.DynType)),
-		cel.ParserExpressionSizeLimit(maxLength),
-		cel.ParserRecursionLimit(maxDepth),
-		cel.ExpressionNodeLimit(maxNodes),
-		cel.RegexProgramSizeLimit(maxRegexProgram),
-		cel.DefaultUTCTimeZone(true),
-		cel.CrossTypeNumericComparisons(true),
-		cel.ASTValidators(
-			cel.ValidateRegexLiterals(),
-			cel.ValidateRegexProgramSizeLimit(maxRegexProgram),
-			cel.ValidateDurationLiterals(),
-			cel.ValidateTimestampLiterals(),
-			cel.ValidateComprehensionNestingLimit(maxNesting),
-		),
-	)
+	base, err := environment()
 	if err != nil {
 		return nil, []string{fmt.Sprintf("namespaces: CEL cannot be set up: %v", err)}
 	}
-	c.base = base
-	p := &Policy{namespaces: make(map[string][]rule, len(namespaces))}
+	c := compiler{base: base}
+	p := &Policy{namespaces: make(map[string][]rule, len(namespaces)), version: versionOf(namespaces)}
 	for _, n := range namespaces {
 		rules := make([]rule, 0, len(n.Rules))
 		for i, r := range n.Rules {
@@ -73,6 +61,40 @@ func Compile(namespaces []namespace.Namespace) (*Policy, []string) {
 		return nil, c.problems
 	}
 	return p, nil
+}
+
+// environment is what all expressions have in common.
+func environment() (*cel.Env, error) {
+	return cel.NewEnv(
+		cel.Variable(userVariable, cel.StringType),
+		cel.Variable(claimsVariable, cel.MapType(cel.StringType, cel.DynType)),
+		cel.ParserExpressionSizeLimit(maxLength),
+		cel.ParserRecursionLimit(maxDepth),
+		cel.ExpressionNodeLimit(maxNodes),
+		cel.RegexProgramSizeLimit(maxRegexProgram),
+		cel.DefaultUTCTimeZone(true),
+		cel.EnableMacroCallTracking(), // so that Explain shows macros as they were written
+		cel.CrossTypeNumericComparisons(true),
+		cel.ASTValidators(
+			cel.ValidateRegexLiterals(),
+			cel.ValidateRegexProgramSizeLimit(maxRegexProgram),
+			cel.ValidateDurationLiterals(),
+			cel.ValidateTimestampLiterals(),
+			cel.ValidateComprehensionNestingLimit(maxNesting),
+		),
+	)
+}
+
+// versionOf is a digest of all that decisions depend on.
+func versionOf(namespaces []namespace.Namespace) string {
+	digest := sha256.New()
+	for _, n := range slices.SortedFunc(slices.Values(namespaces), func(a, b namespace.Namespace) int { return strings.Compare(a.Name, b.Name) }) {
+		fmt.Fprintf(digest, "%q %d\n", n.Name, len(n.Rules))
+		for _, r := range n.Rules {
+			fmt.Fprintf(digest, "%q %q %q %q %q\n", r.Channel, r.Subscribe, r.Publish, r.Presence, r.History)
+		}
+	}
+	return hex.EncodeToString(digest.Sum(nil)[:16])
 }
 
 type compiler struct {
@@ -89,78 +111,87 @@ func (c *compiler) rule(of string, i int, r namespace.Rule) (rule, bool) {
 	if err != nil {
 		return rule{}, false
 	}
-	env, err := c.environment(pattern)
+	env, publishing, err := c.environments(pattern)
 	if err != nil {
 		c.problem(of, i, "channel", "%v", err)
 		return rule{}, false
 	}
-	name := fmt.Sprintf("%s[%d]", of, i)
-	compiled := rule{pattern: pattern, actions: map[Action]expression{}}
+	compiled := rule{pattern: pattern, actions: map[Action]*expression{}}
 	for _, a := range []struct {
 		action Action
 		source string
-	}{{Subscribe, r.Subscribe}, {Publish, r.Publish}, {Presence, r.Presence}} {
-		if a.action == Presence && strings.TrimSpace(a.source) == "" {
-			compiled.actions[Presence] = compiled.actions[Subscribe]
+		env    *cel.Env
+		// likeSubscribe: an empty expression stands for that of subscribe.
+		likeSubscribe bool
+	}{{Subscribe, r.Subscribe, env, false}, {Publish, r.Publish, publishing, false}, {Presence, r.Presence, env, true}, {History, r.History, env, true}} {
+		if a.likeSubscribe && strings.TrimSpace(a.source) == "" {
+			compiled.actions[a.action] = compiled.actions[Subscribe]
 			continue
 		}
-		e, err := compile(env, a.source)
+		e, err := compile(a.env, a.source)
 		if err != nil {
 			c.problem(of, i, string(a.action), "%v", err)
 			continue
 		}
-		e.rule = name + "." + string(a.action)
+		e.namespace, e.index, e.pattern, e.action = of, i, pattern, a.action
+		e.rule = fmt.Sprintf("%s[%d].%s", of, i, a.action)
 		compiled.actions[a.action] = e
 	}
 	return compiled, true
 }
 
-// environment is what the expressions of a rule with this pattern see.
-func (c *compiler) environment(pattern channel.Pattern) (*cel.Env, error) {
+// environments are what the expressions of a rule with this pattern see, and what that
+// of publish sees.
+func (c *compiler) environments(pattern channel.Pattern) (env, publishing *cel.Env, err error) {
 	var options []cel.EnvOption
 	for _, name := range pattern.Variables() {
-		if name == userVariable || name == claimsVariable {
-			return nil, fmt.Errorf("the variable cannot be named %q, which every rule has already", name)
+		if name == userVariable || name == claimsVariable || name == messageTypeVariable {
+			return nil, nil, fmt.Errorf("the variable cannot be named %q, which rules have already", name)
 		}
 		if parsed, issues := c.base.Parse(name); issues.Err() != nil || parsed.NativeRep().Expr().Kind() != ast.IdentKind {
-			return nil, fmt.Errorf("the variable cannot be named %q, a reserved word of CEL", name)
+			return nil, nil, fmt.Errorf("the variable cannot be named %q, a reserved word of CEL", name)
 		}
 		options = append(options, cel.Variable(name, cel.StringType))
 	}
-	env, err := c.base.Extend(options...)
-	if err != nil {
-		return nil, fmt.Errorf("CEL does not take the variables of the pattern: %w", err)
+	if env, err = c.base.Extend(options...); err == nil {
+		publishing, err = env.Extend(cel.Variable(messageTypeVariable, cel.StringType))
 	}
-	return env, nil
+	if err != nil {
+		return nil, nil, fmt.Errorf("CEL does not take the variables of the pattern: %w", err)
+	}
+	return env, publishing, nil
 }
 
 // compile compiles one expression; an empty one allows nobody.
-func compile(env *cel.Env, source string) (expression, error) {
+func compile(env *cel.Env, source string) (*expression, error) {
 	if strings.TrimSpace(source) == "" {
-		return expression{}, nil
+		return &expression{}, nil
 	}
 	if n := utf8.RuneCountInString(source); n > maxLength {
-		return expression{}, fmt.Errorf("has %d characters, more than %d", n, maxLength)
+		return nil, fmt.Errorf("has %d characters, more than %d", n, maxLength)
 	}
 	checked, issues := env.Compile(source)
 	if issues.Err() != nil {
-		return expression{}, oneLine(issues)
+		return nil, oneLine(issues)
 	}
 	if out := checked.OutputType(); !out.IsExactType(cel.BoolType) {
 		if out.IsExactType(cel.DynType) {
-			return expression{}, errors.New("the result's type is only known when evaluated; it must be bool: compare it, as in claims.admin == true")
+			return nil, errors.New("the result's type is only known when evaluated; it must be bool: compare it, as in claims.admin == true")
 		}
-		return expression{}, fmt.Errorf("the result is %s, not bool", out)
+		return nil, fmt.Errorf("the result is %s, not bool", out)
 	}
+	e := &expression{source: source, env: env, checked: checked}
 	root := checked.NativeRep().Expr()
 	if value, ok := constant(root); ok {
-		return expression{value: value}, nil
+		e.value = value
+		return e, nil
 	}
 	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
 	if err != nil {
-		return expression{}, err
+		return nil, err
 	}
-	return expression{program: program, keys: keys(root)}, nil
+	e.program, e.keys, e.byMessageType = program, keys(root), mentions(root, messageTypeVariable)
+	return e, nil
 }
 
 // oneLine joins CEL's messages, with line and column of the expression.
@@ -182,6 +213,15 @@ func constant(e ast.Expr) (value, ok bool) {
 	}
 	value, ok = e.AsLiteral().Value().(bool)
 	return value, ok
+}
+
+// mentions tells whether a name stands anywhere in an expression.
+func mentions(root ast.Expr, name string) bool {
+	found := false
+	ast.PostOrderVisit(root, ast.NewExprVisitor(func(e ast.Expr) {
+		found = found || (e.Kind() == ast.IdentKind && e.AsIdent() == name)
+	}))
+	return found
 }
 
 // keys collects the names of fields and the string literals of an expression.

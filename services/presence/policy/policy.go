@@ -17,7 +17,7 @@ import (
 )
 
 // CacheFor is how long a decision may be reused. Expressions see nothing but the
-// user, the claims and the channel, so only a change of the rules outdates it.
+// user, the claims, the channel and the type of a message, so only a change of the rules outdates it.
 const CacheFor = time.Minute
 
 // Action is what a user wants to do in a channel, as it stands in the rules.
@@ -28,7 +28,20 @@ const (
 	Subscribe Action = "subscribe"
 	Publish   Action = "publish"
 	Presence  Action = "presence"
+	History   Action = "history"
 )
+
+// Question is what is decided: may a user with these claims do something in a channel?
+type Question struct {
+	User channel.User
+	// Claims holds JSON values (nil, bool, float64, string, []any, map[string]any). It
+	// is not kept.
+	Claims  map[string]any
+	Action  Action
+	Channel channel.Name
+	// MessageType is the type of a message to be published; empty where it has none.
+	MessageType string
+}
 
 // Decision is the answer to one question.
 type Decision struct {
@@ -40,39 +53,53 @@ type Decision struct {
 	Message string
 	// CacheFor is how long the answer holds for the same question; 0: not at all.
 	CacheFor time.Duration
+	// MessageTypeMatters tells whether the answer may be another for another
+	// Question.MessageType.
+	MessageTypeMatters bool
 }
 
 // Policy is the rules of all namespaces. It is immutable and safe for concurrent use.
 type Policy struct {
 	namespaces map[string][]rule
+	version    string
 }
+
+// Version is equal for equal rules: 32 hexadecimal digits.
+func (p *Policy) Version() string { return p.version }
 
 type rule struct {
 	pattern channel.Pattern
-	actions map[Action]expression
+	actions map[Action]*expression
 }
 
-// Decide answers whether a user with these claims may do something in a channel.
-// The first rule whose pattern matches decides; what no rule allows is denied, and
-// so is what cannot be evaluated. It takes at most some 15 ms. claims holds
-// JSON values (nil, bool, float64, string, []any, map[string]any) and is not kept.
-func (p *Policy) Decide(user channel.User, claims map[string]any, action Action, name channel.Name) Decision {
-	rules, ok := p.namespaces[name.Namespace()]
+// Decide answers a question. The first rule whose pattern matches decides; what no rule
+// allows is denied, and so is what cannot be evaluated. It takes at most some 15 ms.
+func (p *Policy) Decide(q Question) Decision {
+	e, a, refused := p.find(q)
+	if e == nil {
+		return refused
+	}
+	return e.decide(a)
+}
+
+// find returns the expression that decides and what it sees, or why there is none.
+func (p *Policy) find(q Question) (*expression, activation, Decision) {
+	rules, ok := p.namespaces[q.Channel.Namespace()]
 	if !ok {
-		return denied("", "there is no namespace %q", name.Namespace())
+		return nil, activation{}, denied("", "there is no namespace %q", q.Channel.Namespace())
 	}
 	for i := range rules {
-		variables, ok := rules[i].pattern.Match(name)
+		variables, ok := rules[i].pattern.Match(q.Channel)
 		if !ok {
 			continue
 		}
-		e, ok := rules[i].actions[action]
+		e, ok := rules[i].actions[q.Action]
 		if !ok {
-			return denied("", "there is no action %q", action)
+			return nil, activation{}, denied("", "there is no action %q", q.Action)
 		}
-		return e.decide(activation{user: string(user), claims: claims, variables: variables})
+		return e, activation{user: string(q.User), claims: q.Claims, variables: variables, messageType: q.MessageType}, Decision{}
 	}
-	return denied("", "no rule of the namespace %q matches the channel", name.Namespace())
+	return nil, activation{}, denied("", "no rule of the namespace %q matches the channel", q.Channel.Namespace())
 }
 
 func denied(rule, format string, args ...any) Decision {
@@ -84,12 +111,30 @@ type expression struct {
 	rule    string // "chat[0].publish"
 	program cel.Program
 	value   bool
+	// byMessageType: it mentions message_type.
+	byMessageType bool
 	// keys are the names that the expression itself spells out; only these may
 	// stand in a message, since a computed key is the value of a claim.
 	keys map[string]bool
+
+	// For Explain and Warnings: what rule it is of, as which action it stands there,
+	// and what it was compiled from; of an empty one env and checked are nil.
+	namespace string
+	index     int
+	pattern   channel.Pattern
+	action    Action
+	source    string
+	env       *cel.Env
+	checked   *cel.Ast
 }
 
-func (e expression) decide(a activation) Decision {
+func (e *expression) decide(a activation) Decision {
+	d := e.evaluate(a)
+	d.MessageTypeMatters = e.byMessageType
+	return d
+}
+
+func (e *expression) evaluate(a activation) Decision {
 	if e.program == nil {
 		return e.verdict(e.value)
 	}
@@ -100,7 +145,7 @@ func (e expression) decide(a activation) Decision {
 	return e.verdict(result == types.True)
 }
 
-func (e expression) verdict(allowed bool) Decision {
+func (e *expression) verdict(allowed bool) Decision {
 	if !allowed {
 		return denied(e.rule, "the rule %s does not allow it", e.rule)
 	}
@@ -109,7 +154,7 @@ func (e expression) verdict(allowed bool) Decision {
 
 // explain says what went wrong in an evaluation in words of ours: CEL's own may
 // quote the value of a claim.
-func (e expression) explain(err error) string {
+func (e *expression) explain(err error) string {
 	if cancelled, ok := errors.AsType[interpreter.EvalCancelledError](err); ok && cancelled.Cause == interpreter.CostLimitExceeded {
 		return fmt.Sprintf("costs more than the limit of %d to evaluate", maxCost)
 	}
@@ -126,11 +171,12 @@ func (e expression) explain(err error) string {
 	return "cannot be evaluated with the token's claims"
 }
 
-// activation is what an expression sees. Variables cannot be named user or claims.
+// activation is what an expression sees. Variables cannot have the other names.
 type activation struct {
-	user      string
-	claims    map[string]any
-	variables map[string]string
+	user        string
+	claims      map[string]any
+	variables   map[string]string
+	messageType string
 }
 
 // ResolveName is asked by CEL for the value of a name.
@@ -140,6 +186,8 @@ func (a activation) ResolveName(name string) (any, bool) {
 		return a.user, true
 	case claimsVariable:
 		return a.claims, true
+	case messageTypeVariable:
+		return a.messageType, true
 	}
 	value, ok := a.variables[name]
 	return value, ok

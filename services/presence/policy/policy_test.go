@@ -59,7 +59,7 @@ func TestExpressionsSeeUserClaimsAndVariables(t *testing.T) {
 		strings.Repeat(`room == "x" || `, 60) + `true`: true,
 	} {
 		p := compiled(t, chat(namespace.Rule{Channel: "chat.{room}", Subscribe: expression}))
-		d := p.Decide("ann", claims(), Subscribe, "chat.lobby")
+		d := p.Decide(Question{User: "ann", Claims: claims(), Action: Subscribe, Channel: "chat.lobby"})
 		if d.Allowed != want || d.Rule != "chat[0].subscribe" || d.CacheFor != CacheFor || (d.Message == "") != want {
 			t.Errorf("%s: %+v, want allowed %t", expression, d, want)
 		}
@@ -100,8 +100,8 @@ func TestTheFirstMatchingRuleDecides(t *testing.T) {
 		{"a.b@c é", Subscribe, channel.User("a.b@c é").Inbox(), true, "user[0].subscribe", ""},
 		{"ann", Subscribe, channel.User("bob").Inbox(), false, "user[0].subscribe", "the rule user[0].subscribe does not allow it"},
 	} {
-		d := p.Decide(c.user, nil, c.action, c.name)
-		if want := (Decision{c.allowed, c.rule, c.message, CacheFor}); d != want {
+		d := p.Decide(Question{User: c.user, Action: c.action, Channel: c.name})
+		if want := (Decision{c.allowed, c.rule, c.message, CacheFor, false}); d != want {
 			t.Errorf("%s may %s %s: got %+v, want %+v", c.user, c.action, c.name, d, want)
 		}
 	}
@@ -128,7 +128,7 @@ func TestARefusalTellsWhyWithoutTheClaims(t *testing.T) {
 		c := claims()
 		c["big"] = long
 		started := time.Now()
-		d := p.Decide("ann", c, Subscribe, "chat.lobby")
+		d := p.Decide(Question{User: "ann", Claims: c, Action: Subscribe, Channel: "chat.lobby"})
 		if d.Allowed || d.Message != "the rule chat[0].subscribe "+want || strings.Contains(d.Message, "secret") {
 			t.Errorf("%s: %+v, want %s", expression, d, want)
 		}
@@ -158,7 +158,7 @@ func TestCompileNamesEveryProblem(t *testing.T) {
 		"namespaces[chat].rules[0].subscribe: 1:1: undeclared reference to 'nope' (in container '')",
 		"namespaces[chat].rules[0].publish: 1:4: Syntax error: mismatched input '<EOF>'",
 		"namespaces[chat].rules[0].presence: the result is string, not bool",
-		`namespaces[chat].rules[1].channel: the variable cannot be named "user", which every rule has already`,
+		`namespaces[chat].rules[1].channel: the variable cannot be named "user", which rules have already`,
 		`namespaces[chat].rules[2].channel: the variable cannot be named "in", a reserved word of CEL`,
 		`namespaces[chat].rules[3].channel: the variable cannot be named "null", a reserved word of CEL`,
 		"namespaces[chat].rules[5].subscribe: the result's type is only known when evaluated; it must be bool: compare it, as in claims.admin == true",
@@ -177,15 +177,18 @@ func TestCompileNamesEveryProblem(t *testing.T) {
 
 func FuzzCompile(f *testing.F) {
 	for _, seed := range []string{"true", "room in claims.rooms", "claims.a[0].b == user", `user.matches("a+")`, "1 +", "[1].all(x, x > 0)", "\x00", `duration("1s") < duration("x")`} {
-		f.Add("chat.{room}", seed)
+		f.Add("chat.{room}", seed, "")
 	}
-	f.Fuzz(func(t *testing.T, pattern, source string) {
-		p, problems := Compile(chat(namespace.Rule{Channel: pattern, Subscribe: source}))
+	f.Add("chat.{rest...}", `message_type != "adminAction"`, "rest.size() < 9")
+	f.Add("chat.{message_type}", "true", "message_type == user")
+	f.Fuzz(func(t *testing.T, pattern, publish, history string) {
+		rules := chat(namespace.Rule{Channel: pattern, Publish: publish, History: history})
+		p, problems := Compile(rules)
 		if (p == nil) != (len(problems) > 0) {
 			t.Fatalf("policy %v with problems %q", p, problems)
 		}
-		for _, problem := range problems {
-			if !strings.HasPrefix(problem, "namespaces[chat].rules[0].") || strings.Contains(problem, "\n") {
+		for _, problem := range append(problems, Warnings(rules[0], true)...) {
+			if _, rest, ok := strings.Cut(problem, "rules[0]"); !ok || strings.Contains(rest, "\n") {
 				t.Fatalf("problem %q", problem)
 			}
 		}
@@ -193,26 +196,38 @@ func FuzzCompile(f *testing.F) {
 }
 
 func FuzzDecide(f *testing.F) {
-	f.Add("room in claims.rooms", "ann", "chat.lobby", "rooms", "lobby")
-	f.Add("claims[user] == 1", "ann", "chat.lobby", "x", "y")
-	f.Add(`user.matches(claims.re)`, "ann", "chat.a.b", "re", "(a*)*")
-	f.Add(`claims.all(k, claims[k] == room)`, "ann", "chat.a", "k", "a")
-	f.Fuzz(func(t *testing.T, source, user, name, key, value string) {
+	f.Add("room in claims.rooms", "ann", "chat.lobby", "rooms", "lobby", "")
+	f.Add("claims[user] == 1", "ann", "chat.lobby", "x", "y", "")
+	f.Add(`user.matches(claims.re)`, "ann", "chat.a.b", "re", "(a*)*", "")
+	f.Add(`claims.all(k, claims[k] == room)`, "ann", "chat.a", "k", "a", "")
+	f.Add(`message_type == claims.kind || has(claims.x) && !(room in claims.list)`, "ann", "chat.a", "kind", "a", "a")
+	f.Fuzz(func(t *testing.T, source, user, name, key, value, messageType string) {
 		n, err := channel.Parse(name)
 		if err != nil {
 			return
 		}
-		p, _ := Compile(chat(namespace.Rule{Channel: "chat.{room}", Subscribe: source}, namespace.Rule{Channel: "chat.{rest...}", Subscribe: source}))
-		if p == nil {
-			return
-		}
-		given := map[string]any{key: value, "list": []any{value, 1.0, nil}}
-		d := p.Decide(channel.User(user), given, Subscribe, n)
-		if d != p.Decide(channel.User(user), given, Subscribe, n) {
-			t.Fatalf("two answers to one question, one of them %+v", d)
-		}
-		if d.Allowed == (d.Message != "") || (d.Allowed && d.Rule == "") {
-			t.Fatalf("%+v", d)
+		question := Question{User: channel.User(user), Claims: map[string]any{key: value, "list": []any{value, 1.0, nil}}, Channel: n, MessageType: messageType}
+		for action, rules := range map[Action][]namespace.Rule{
+			Subscribe: {{Channel: "chat.{room}", Subscribe: source}, {Channel: "chat.{rest...}", Subscribe: source}},
+			History:   {{Channel: "chat.{room}", History: source}},
+			Publish:   {{Channel: "chat.{room}", Publish: source}},
+		} {
+			p, _ := Compile(chat(rules...))
+			if p == nil {
+				continue
+			}
+			question.Action = action
+			d := p.Decide(question)
+			if e := p.Explain(question); d != p.Decide(question) || d != e.Decision {
+				t.Fatalf("two answers to one question, one of them %+v, explained as %+v", d, e)
+			}
+			if d.Allowed == (d.Message != "") || (d.Allowed && d.Rule == "") {
+				t.Fatalf("%+v", d)
+			}
+			if question.MessageType = "another"; !d.MessageTypeMatters && d != p.Decide(question) {
+				t.Fatalf("%+v, and of another type another", d)
+			}
+			question.MessageType = messageType
 		}
 	})
 }
@@ -227,9 +242,10 @@ func BenchmarkDecide(b *testing.B) {
 	for _, expression := range []string{"true", "room in claims.rooms"} {
 		b.Run(expression, func(b *testing.B) {
 			p := compiled(b, chat(namespace.Rule{Channel: "chat.{room}", Subscribe: expression}))
+			question := Question{User: "ann", Claims: given, Action: Subscribe, Channel: "chat.room9"}
 			b.ReportAllocs()
 			for b.Loop() {
-				if !p.Decide("ann", given, Subscribe, "chat.room9").Allowed {
+				if !p.Decide(question).Allowed {
 					b.Fatal("denied")
 				}
 			}
@@ -244,6 +260,6 @@ func BenchmarkDecideAtTheCostLimit(b *testing.B) {
 		big[i] = "x"
 	}
 	for b.Loop() {
-		p.Decide("ann", map[string]any{"big": big}, Subscribe, "chat.room9")
+		p.Decide(Question{User: "ann", Claims: map[string]any{"big": big}, Action: Subscribe, Channel: "chat.room9"})
 	}
 }

@@ -1,0 +1,104 @@
+package authorization
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
+)
+
+// Backoff before another stream, full jitter; a stream that lasted for the greater
+// makes the next wait the lesser.
+const (
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 2 * time.Second
+)
+
+// Watch follows the rules of every replica of the service, each by a stream over a
+// connection of its own, until ctx ends; conns are by address, for the log. When a
+// replica tells other rules than before, or its first, everything that was remembered
+// is forgotten and changed is called, which must be safe for concurrent use and not
+// block. A replica without WatchPolicy is not watched: there answers end by expiring.
+func (c *Client) Watch(ctx context.Context, conns map[string]grpc.ClientConnInterface, logger *slog.Logger, changed func()) {
+	var watching sync.WaitGroup
+	for address, conn := range conns {
+		w := watcher{
+			service: authzv1.NewAuthorizationServiceClient(conn), logger: logger.With("address", address),
+			changed: func() {
+				c.forget()
+				changed()
+			},
+		}
+		watching.Go(func() { w.run(ctx) })
+	}
+	watching.Wait()
+	<-ctx.Done()
+}
+
+// watcher follows one replica.
+type watcher struct {
+	service authzv1.AuthorizationServiceClient
+	logger  *slog.Logger
+	changed func()
+	told    bool   // whether a version was told yet
+	version string // the last
+}
+
+// run opens one stream after the other.
+func (w *watcher) run(ctx context.Context) {
+	failures := 0
+	for {
+		started := time.Now()
+		err := w.follow(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case status.Code(err) == codes.Unimplemented:
+			w.logger.Info("the authorization service does not tell when its rules change; answers are kept for as long as it says")
+			return
+		case time.Since(started) >= maxBackoff:
+			failures = 0
+		}
+		level := slog.LevelDebug
+		if failures == 0 { // once an outage
+			level = slog.LevelWarn
+		}
+		w.logger.Log(ctx, level, "the authorization service is not watched: the stream ended", "error", err)
+		pause := time.NewTimer(minBackoff + rand.N(min(minBackoff<<min(failures, 10), maxBackoff)))
+		failures++
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return
+		case <-pause.C:
+		}
+	}
+}
+
+// follow reads one stream to its end.
+func (w *watcher) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := w.service.WatchPolicy(ctx, &authzv1.WatchPolicyRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		told, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if version := told.GetVersion(); version != w.version || !w.told {
+			w.logger.Info("rules", "version", version, "before", w.version)
+			w.told, w.version = true, version
+			w.changed()
+		}
+	}
+}
