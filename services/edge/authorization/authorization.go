@@ -40,6 +40,7 @@ const (
 	Subscribe Action = iota + 1
 	Publish
 	Presence
+	// History is to read what was published before: since, rewind, the history command.
 	History
 )
 
@@ -47,8 +48,8 @@ const (
 type Check struct {
 	Action  Action
 	Channel channel.Name
-	// MessageType is that of the message of a Publish, as far as one is known; see
-	// Client.CheckAnyType.
+	// MessageType is that of the message to Publish; empty: it has none, or it is not
+	// known yet whether it matters.
 	MessageType string
 }
 
@@ -59,6 +60,8 @@ type Decision struct {
 	Rule string
 	// Message says, for a refusal, why, and may be shown to the user.
 	Message string
+	// MessageTypeMatters says that another Check.MessageType may have another answer.
+	MessageTypeMatters bool
 }
 
 // Client asks an authorization service. It is safe for concurrent use.
@@ -123,23 +126,15 @@ func (c *Client) Check(ctx context.Context, s *Subject, checks []Check) ([]Decis
 	return decisions, nil
 }
 
-// CheckAnyType returns what is remembered of a check, whatever the type of the message.
-// Where nothing is, or the type matters, it is Check's to decide; so the type need not
-// be looked for in every message. It does not block.
-func (c *Client) CheckAnyType(s *Subject, check Check) (Decision, bool) {
-	check.MessageType = ""
-	return c.remembered(key{generation: c.generation.Load(), subject: s.digest, check: check, anyType: true})
-}
-
-// known returns what is remembered of a check.
+// known returns what is remembered of a check: an answer for any type of message, or
+// for this one.
 func (c *Client) known(s *Subject, check Check) (Decision, bool) {
-	if decision, ok := c.CheckAnyType(s, check); ok {
-		return decision, true
+	k := key{generation: c.generation.Load(), subject: s.digest, check: Check{Action: check.Action, Channel: check.Channel}, anyType: true}
+	if decision, ok := c.remembered(k); ok || check.Action != Publish {
+		return decision, ok
 	}
-	if check.Action != Publish {
-		return Decision{}, false
-	}
-	return c.remembered(key{generation: c.generation.Load(), subject: s.digest, check: check})
+	k.check, k.anyType = check, false
+	return c.remembered(k)
 }
 
 func (c *Client) remembered(k key) (Decision, bool) {
@@ -151,12 +146,12 @@ func (c *Client) remembered(k key) (Decision, bool) {
 }
 
 // remember keeps a decision until it expires.
-func (c *Client) remember(generation uint64, s *Subject, check Check, d *authzv1.Decision, expires time.Time) {
+func (c *Client) remember(generation uint64, s *Subject, check Check, d Decision, expires time.Time) {
 	k := key{generation: generation, subject: s.digest, check: check}
-	if check.Action != Publish || !d.GetMessageTypeMatters() {
+	if check.Action != Publish || !d.MessageTypeMatters {
 		k.check.MessageType, k.anyType = "", true
 	}
-	c.cache.Add(k, answer{decisionOf(d), expires})
+	c.cache.Add(k, answer{d, expires})
 }
 
 // forget forgets every answer, those under way too.
@@ -188,14 +183,14 @@ func (c *Client) ask(ctx context.Context, s *Subject, checks []Check) ([]Decisio
 	for i, d := range res.GetDecisions() {
 		decisions[i] = decisionOf(d)
 		if keep := d.GetCacheFor(); keep.CheckValid() == nil && keep.AsDuration() > 0 {
-			c.remember(generation, s, checks[i], d, asked.Add(keep.AsDuration()))
+			c.remember(generation, s, checks[i], decisions[i], asked.Add(keep.AsDuration()))
 		}
 	}
 	return decisions, nil
 }
 
 func decisionOf(d *authzv1.Decision) Decision {
-	decision := Decision{Allowed: d.GetAllowed(), Rule: d.GetRule()}
+	decision := Decision{Allowed: d.GetAllowed(), Rule: d.GetRule(), MessageTypeMatters: d.GetMessageTypeMatters()}
 	if !decision.Allowed {
 		if decision.Message = d.GetMessage(); decision.Message == "" {
 			decision.Message = "this is not allowed"
