@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,14 +43,15 @@ func NewFlags(command Command) Flags {
 
 // uses tells whether an option makes a difference to a command.
 func (command Command) uses(path string) bool {
-	var prefixes []string
+	prefixes := []string{"shutdown_timeout", "log.", "ops."} // of every role
+	externalNATS := []string{"nats.url", "nats.credentials", "nats.user", "nats.password.", "nats.tls."}
 	switch command {
 	case EdgeRole:
-		prefixes = []string{"shutdown_timeout", "log.", "nats.url", "edge.", "presence.addresses", "ops.", "auth."}
+		prefixes = append(slices.Concat(prefixes, externalNATS), "edge.", "presence.addresses", "presence.dial_tls.", "authorization.", "auth.")
 	case PresenceRole:
-		prefixes = []string{"shutdown_timeout", "log.", "presence.listen", "ops.", "auth."}
+		prefixes = append(prefixes, "presence.listen", "presence.tls.", "auth.")
 	case PublishRole:
-		prefixes = []string{"shutdown_timeout", "log.", "nats.url", "publish.", "ops."}
+		prefixes = append(slices.Concat(prefixes, externalNATS), "publish.")
 	case NoRole:
 		prefixes = []string{"data_dir"}
 	default: // dev and serve

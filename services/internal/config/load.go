@@ -21,11 +21,14 @@ const maxFileBytes = 1 << 20
 // For dev the result has its defaults too: see DevIssuers, and GenerateKeys, which the
 // caller must call before it loads their keys.
 func Load(flags *Flags, command Command, getenv func(string) string, checks ...func(*Config) []string) (*Config, error) {
+	c, _, err := LoadWithPlaces(flags, command, getenv, checks...)
+	return c, err
+}
+
+// LoadWithPlaces is Load, and tells where options were set.
+func LoadWithPlaces(flags *Flags, command Command, getenv func(string) string, checks ...func(*Config) []string) (*Config, Places, error) {
 	r := newReport()
-	name := flags.File
-	if name == "" {
-		name = getenv(fileEnv)
-	}
+	name := flags.file(getenv)
 	var text []byte
 	if name != "" {
 		var problem string
@@ -33,7 +36,16 @@ func Load(flags *Flags, command Command, getenv func(string) string, checks ...f
 			r.refuse("", name, "%s", problem)
 		}
 	}
-	return load(r, filepath.Base(name), text, flags.set(), command, getenv, checks)
+	c, err := load(r, filepath.Base(name), text, flags.set(), command, getenv, checks)
+	return c, r.places, err
+}
+
+// file is the name of the configuration file; empty if there is none.
+func (f *Flags) file(getenv func(string) string) string {
+	if f.File != "" {
+		return f.File
+	}
+	return getenv(fileEnv)
 }
 
 // readFile reads the configuration file, or says why not.

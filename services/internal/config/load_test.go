@@ -271,7 +271,7 @@ func TestFileByEnvironment(t *testing.T) {
 func TestFlagsOfRoles(t *testing.T) {
 	t.Parallel()
 	for command, c := range map[config.Command]struct{ takes, refuses string }{
-		config.EdgeRole:     {"--presence.addresses=a:1", "--publish.listen=:1"},
+		config.EdgeRole:     {"--authorization.addresses=a:1", "--publish.listen=:1"},
 		config.PresenceRole: {"--presence.listen=:1", "--nats.url=a"},
 		config.PublishRole:  {"--nats.url=a", "--edge.listen=:1"},
 		config.NoRole:       {"--data-dir=x", "--log.level=info"},

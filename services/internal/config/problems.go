@@ -12,18 +12,41 @@ type Problems []string
 // Error joins the lines.
 func (p Problems) Error() string { return strings.Join(p, "\n") }
 
+// Places says where each path was set: "carillon.yaml:12", an environment variable or a
+// flag.
+type Places map[string]string
+
+// Of says where a path such as "namespaces[0].rules[1].publish" was set, or what it lies
+// in; empty for a default.
+func (p Places) Of(path string) string {
+	for path != "" {
+		if place, ok := p[path]; ok {
+			return place
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return ""
+}
+
+// Line is a line "path: message" with the place of the path.
+func (p Places) Line(text string) string {
+	path, message, ok := strings.Cut(text, ": ")
+	if !ok {
+		return line("", text, "")
+	}
+	return line(path, message, p.Of(path))
+}
+
 // report collects problems while a configuration is loaded.
 type report struct {
-	lines []string
-	// places says where each path was set: "carillon.yaml:12", an environment
-	// variable or a flag.
-	places map[string]string
+	lines  []string
+	places Places
 	// faulty holds the paths whose value could not be taken: what follows from that is
 	// no problem of its own.
 	faulty map[string]bool
 }
 
-func newReport() *report { return &report{places: map[string]string{}, faulty: map[string]bool{}} }
+func newReport() *report { return &report{places: Places{}, faulty: map[string]bool{}} }
 
 // refuse adds a problem with a value that was not taken.
 func (r *report) refuse(path, place, format string, args ...any) {
@@ -38,7 +61,7 @@ func (r *report) add(path, format string, args ...any) {
 			return
 		}
 	}
-	r.lines = append(r.lines, line(path, fmt.Sprintf(format, args...), r.place(path)))
+	r.lines = append(r.lines, line(path, fmt.Sprintf(format, args...), r.places.Of(path)))
 }
 
 // within tells whether a path is another or lies below it. The entries of a list do
@@ -55,7 +78,7 @@ func (r *report) addAll(prefix string, lines []string) {
 		switch {
 		case !ok || strings.ContainsAny(key, " \""): // a sentence about the whole
 			if !r.faulty[prefix] {
-				r.lines = append(r.lines, line(prefix, text, r.place(prefix)))
+				r.lines = append(r.lines, line(prefix, text, r.places.Of(prefix)))
 			}
 		case prefix == "" || strings.HasPrefix(key, "["):
 			r.add(prefix+key, "%s", message)
@@ -63,17 +86,6 @@ func (r *report) addAll(prefix string, lines []string) {
 			r.add(prefix+"."+key, "%s", message)
 		}
 	}
-}
-
-// place says where a path, or what it lies in, was set.
-func (r *report) place(path string) string {
-	for path != "" {
-		if place, ok := r.places[path]; ok {
-			return place
-		}
-		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
-	}
-	return ""
 }
 
 func (r *report) err() error {

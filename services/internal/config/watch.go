@@ -1,0 +1,107 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"reflect"
+	"time"
+)
+
+// lookInterval is how often a file is looked at. It is loaded when it has changed and
+// then is the same at two looks, so that one that is being written is not.
+const lookInterval = 250 * time.Millisecond
+
+// Watch loads a configuration again when its file changes or somebody asks for it.
+type Watch struct {
+	// Flags, Command, Getenv and Checks are those of the first Load.
+	Flags   *Flags
+	Command Command
+	Getenv  func(string) string
+	Checks  []func(*Config) []string
+	// Current is what the first Load returned.
+	Current *Config
+	// Ask asks for a load at once; nil: only the file does.
+	Ask    <-chan os.Signal
+	Logger *slog.Logger
+	// Changed is told of a configuration without problems that differs from the one
+	// before, one at a time.
+	Changed func(before, now *Config)
+}
+
+// Run watches until ctx ends. What has problems is logged, a line each, and changes
+// nothing. What is no file, such as a pipe, cannot be read twice: it is not watched, nor
+// loaded when asked for.
+func (w *Watch) Run(ctx context.Context) {
+	name := w.Flags.file(w.Getenv)
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	var seen, loaded look
+	first := true // loads what may have changed since Current was loaded
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.Ask:
+			if !lookAt(name).readable() {
+				w.Logger.Warn("the configuration cannot be loaded again: it is no file")
+				continue
+			}
+			w.load(false)
+		case <-ticker.C:
+			before := seen
+			if seen = lookAt(name); !seen.readable() || !seen.same(before) || seen.same(loaded) {
+				continue
+			}
+			w.load(first)
+			loaded, first = seen, false
+		}
+	}
+}
+
+// load loads the configuration; quiet: and says nothing if it is as before.
+func (w *Watch) load(quiet bool) {
+	now, err := Load(w.Flags, w.Command, w.Getenv, w.Checks...)
+	if problems, ok := errors.AsType[Problems](err); ok {
+		for _, problem := range problems {
+			w.Logger.Error("the configuration has a problem; the one before holds", "problem", problem)
+		}
+		return
+	}
+	switch {
+	case err != nil:
+		w.Logger.Error("the configuration cannot be loaded; the one before holds", "error", err)
+	case !reflect.DeepEqual(now, w.Current):
+		before := w.Current
+		w.Current = now
+		w.Changed(before, now)
+	case !quiet:
+		w.Logger.Info("the configuration is as before")
+	}
+}
+
+// look is what a file looks like from outside; the zero look is that of none.
+type look struct{ info fs.FileInfo }
+
+func lookAt(name string) look {
+	if name == "" {
+		return look{}
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return look{}
+	}
+	return look{info}
+}
+
+// readable tells whether there is nothing, which Load has words for, or a file.
+func (l look) readable() bool { return l.info == nil || l.info.Mode().IsRegular() }
+
+func (l look) same(other look) bool {
+	if l.info == nil || other.info == nil {
+		return l.info == nil && other.info == nil
+	}
+	return os.SameFile(l.info, other.info) && l.info.Size() == other.info.Size() && l.info.ModTime().Equal(other.info.ModTime())
+}
