@@ -269,7 +269,7 @@ func (p *process) openEdge(ctx context.Context) error {
 	options := edge.Options{
 		TLS: edgeTLS, LocalOnly: p.command == config.Dev,
 		Verifier: p.clientTokens, Authorizer: authorization.New(authorizing), Roster: members, Namespaces: p.namespaces,
-		Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
+		Credentials: credentialsOf(p.config), Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
 		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
 			if err := p.openStore(ctx, receiver); err != nil {
 				return nil, err

@@ -71,16 +71,20 @@ type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.Identity, error)
 }
 
-// Options are what an edge works with; all are required but Console, LocalOnly and TLS.
+// Options are what an edge works with; all are required but Credentials, Ready,
+// Console, LocalOnly and TLS.
 type Options struct {
 	// OpenBroker opens the broker that brings messages to the receiver. The edge does
 	// not close it.
-	OpenBroker func(Receiver) (Broker, error)
-	Verifier   Verifier
-	Authorizer Authorizer
-	Roster     Roster
-	Namespaces namespace.Set
-	Limits     Limits
+	OpenBroker  func(Receiver) (Broker, error)
+	Verifier    Verifier
+	Authorizer  Authorizer
+	Roster      Roster
+	Namespaces  namespace.Set
+	Limits      Limits
+	Credentials Credentials
+	// Ready, if not nil, is asked at each handshake, which is refused while it fails.
+	Ready func() error
 	// DrainWindow is the time over which a stopping edge spreads its disconnects and
 	// its clients' reconnects.
 	DrainWindow time.Duration
@@ -96,11 +100,14 @@ type Options struct {
 
 // Edge serves WebSockets. Its methods may be called concurrently.
 type Edge struct {
-	options    Options
-	hub        *hub
-	codecs     []*codec
-	metrics    *metrics
-	goroutines sync.WaitGroup // readers, workers and writers of sessions, and handshakes
+	options     Options
+	hub         *hub
+	codecs      []*codec
+	metrics     *metrics
+	index       *index
+	revocations *revocations
+	rechecks    *rechecks
+	goroutines  sync.WaitGroup // readers, workers and writers of sessions, and handshakes
 
 	context context.Context // of commands; ends when the edge has drained, or that takes long
 	cancel  context.CancelFunc
@@ -113,7 +120,13 @@ type Edge struct {
 
 // New makes an edge.
 func New(options Options) (*Edge, error) {
-	e := &Edge{options: options, codecs: newCodecs(), sessions: map[*session]struct{}{}}
+	e := &Edge{
+		options: options, codecs: newCodecs(), sessions: map[*session]struct{}{},
+		index: newIndex(), revocations: newRevocations(options.Logger), rechecks: newRechecks(),
+	}
+	if e.options.Ready == nil {
+		e.options.Ready = func() error { return nil }
+	}
 	e.context, e.cancel = context.WithCancel(context.Background())
 	var err error
 	if e.metrics, err = newMetrics(options.Meter); err != nil {
@@ -173,6 +186,7 @@ func (e *Edge) admit(s *session) *fault.Error {
 func (e *Edge) start(s *session) {
 	e.goroutines.Go(func() {
 		s.run()
+		e.index.remove(s)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.sessions, s)

@@ -3,15 +3,14 @@ package edge
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/carillon-rt/carillon/services/edge/socket"
 	"github.com/carillon-rt/carillon/services/internal/fault"
-)
-
-const (
-	bearerScheme      = "Bearer "
-	bearerSubprotocol = "carillon.bearer."
 )
 
 // serveWebSocket upgrades a request to a session. What is wrong with the request is
@@ -25,19 +24,21 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !e.enter() {
-		writeError(w, http.StatusServiceUnavailable, fault.Unavailable(fault.Draining, nil, "this edge is stopping"))
+		e.refuse(w, fault.Unavailable(fault.Draining, nil, "this edge is stopping"))
 		return
 	}
 	defer e.goroutines.Done()
-	verified, refusal := e.handshakeCredential(r, offered)
-	if refusal != nil && r.Header.Get("Origin") == "" {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		e.metrics.refused(refusal)
-		writeError(w, http.StatusUnauthorized, refusal)
+	if err := e.options.Ready(); err != nil {
+		e.refuse(w, fault.Unavailable(fault.ControlUnavailable, err, "this edge does not know yet which tokens are revoked"))
 		return
 	}
-	s := newSession(e, c, e.options.Logger.With("remote", r.RemoteAddr))
-	s.credential = verified
+	shown, refusal := e.handshakeCredential(r, offered)
+	if refusal != nil && (refusal.Reason == fault.OriginForbidden || r.Header.Get("Origin") == "") {
+		e.refuse(w, refusal)
+		return
+	}
+	s := newSession(e, c, r.RemoteAddr)
+	s.credential = shown
 	s.socket, err = socket.Accept(w, r, socket.Options{
 		Subprotocol: echo, MaxMessageBytes: e.options.Limits.MaxFrameBytes, MaxQueueBytes: e.options.Limits.MaxQueueBytes,
 		OnControl: s.heard, Go: e.goroutines.Go,
@@ -93,34 +94,23 @@ func (e *Edge) chooseCodec(offered []string) (c *codec, echo string, err error) 
 	return nil, "", fault.New(fault.FieldInvalid, "Sec-WebSocket-Protocol", "none of the subprotocols offered is known: use %s", strings.Join(known, " or "))
 }
 
-// handshakeCredential verifies the token that came with the handshake; the zero
-// credential if none did.
-func (e *Edge) handshakeCredential(r *http.Request, offered []string) (credential, *fault.Error) {
-	var token string
-	if header := r.Header.Get("Authorization"); header != "" {
-		if len(header) < len(bearerScheme) || !strings.EqualFold(header[:len(bearerScheme)], bearerScheme) {
-			return credential{}, fault.New(fault.TokenMalformed, "Authorization", "Authorization must be: Bearer <token>")
-		}
-		token = strings.TrimSpace(header[len(bearerScheme):])
+// refuse answers a handshake that is not upgraded.
+func (e *Edge) refuse(w http.ResponseWriter, refusal *fault.Error) {
+	e.metrics.refused(refusal)
+	if refusal.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int((refusal.RetryAfter+time.Second-1)/time.Second)))
 	}
-	for _, name := range offered {
-		other, ok := strings.CutPrefix(name, bearerSubprotocol)
-		if !ok {
-			continue
-		}
-		if token != "" && token != other {
-			return credential{}, fault.New(fault.TokensDisagree, "Sec-WebSocket-Protocol", "two different tokens came with the handshake")
-		}
-		token = other
+	status := http.StatusBadRequest
+	switch refusal.Code() {
+	case codes.Unauthenticated:
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		status = http.StatusUnauthorized
+	case codes.PermissionDenied:
+		status = http.StatusForbidden
+	case codes.Unavailable:
+		status = http.StatusServiceUnavailable
 	}
-	if token == "" {
-		return credential{}, nil
-	}
-	identity, err := e.options.Verifier.Verify(r.Context(), token)
-	if err != nil {
-		return credential{}, fault.From(err)
-	}
-	return credential{token, identity}, nil
+	writeError(w, status, refusal)
 }
 
 // writeError answers a request over HTTP in the shape of an error frame.

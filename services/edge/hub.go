@@ -85,6 +85,9 @@ type subscription struct {
 	told   message.Offset
 	behind *behind // what the client was too slow for; nil: nothing; guarded by topic.mu
 	replay *replay // nil, or what brings it up to the topic's position
+	// granted: a service has made it or wants it, whatever the rules say; of the session's
+	// worker.
+	granted bool
 }
 
 func newSubscription(s *session, t *topic) *subscription {

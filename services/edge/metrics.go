@@ -86,6 +86,8 @@ func commandName(body any) string {
 		return "presence"
 	case frame.History:
 		return "history"
+	case frame.Refresh:
+		return "refresh"
 	case frame.Ping:
 		return "ping"
 	default:

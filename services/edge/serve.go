@@ -44,15 +44,13 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	checks, stopChecks := context.WithCancel(context.Background())
-	checked := make(chan struct{})
-	go func() {
-		defer close(checked)
-		e.checkSessions(checks)
-	}()
+	var checked sync.WaitGroup
+	checked.Go(func() { e.checkSessions(checks) })
+	checked.Go(func() { e.recheckSessions(checks) })
 	e.hub.goroutines.Go(func() { e.hub.watch(e.hub.context) })
 	defer func() {
 		stopChecks()
-		<-checked
+		checked.Wait()
 		e.hub.close()
 		e.cancel()
 	}()

@@ -11,10 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/carillon-rt/carillon/services/edge/authorization"
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/edge/socket"
-	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
@@ -30,15 +28,19 @@ type session struct {
 	socket *socket.Socket
 	logger *slog.Logger
 
-	// credential is the token that came with the handshake, if any.
-	credential credential
-	opened     time.Time
-	lastHeard  atomic.Int64 // nanoseconds from opened to the client's last word
-	pinged     atomic.Int64 // the same to the ping that nothing has followed; 0: none is out
-	expires    atomic.Int64 // Unix seconds at which the token expires; 0 before connected
-	// authenticated: connect has come with a good token; the reply may take longer than
-	// a client has for sending it.
-	authenticated atomic.Bool
+	address   string // of the client
+	opened    time.Time
+	lastHeard atomic.Int64 // nanoseconds from opened to the client's last word
+	pinged    atomic.Int64 // the same to the ping that nothing has followed; 0: none is out
+	// grant is what the client's token gives it, nil before connect has come with a good
+	// one; then the reply, connected, may take longer than a client has for sending it.
+	grant      atomic.Pointer[grant]
+	connected  atomic.Bool
+	subscribed atomic.Int32 // how many subscriptions there are
+
+	// Set before the session is in the edge's index.
+	user                      channel.User
+	clientName, clientVersion string
 
 	// Of the reader.
 	limits limits
@@ -59,24 +61,17 @@ type session struct {
 	ended atomic.Bool // the connection is closing: nothing more is taken or carried out
 
 	// Of the worker, and of the reader after the worker has ended.
-	user          channel.User
-	identity      auth.Identity
-	subject       *authorization.Subject
+	credential    *credential // that came with the handshake; nil if none did, and after connect
 	subscriptions map[channel.Name]*subscription
 	turn          chan struct{} // one place, for the replay whose turn it is; made with the first
 	unresolved    unresolved
 }
 
-// credential is a verified token.
-type credential struct {
-	token    string
-	identity auth.Identity
-}
-
-func newSession(e *Edge, c *codec, logger *slog.Logger) *session {
+func newSession(e *Edge, c *codec, address string) *session {
 	id := newConnectionID()
 	s := &session{
-		edge: e, id: id, codec: c, logger: logger.With("connection_id", id), opened: time.Now(),
+		edge: e, id: id, codec: c, address: address, opened: time.Now(),
+		logger:   e.options.Logger.With("remote", address, "connection_id", id),
 		limits:   newLimits(e.options.Limits.Rate),
 		inflight: map[uint64]struct{}{},
 	}
@@ -193,7 +188,7 @@ func (s *session) take(command frame.Command) {
 		s.endInflight(command.ID)
 		return
 	}
-	if _, isPing := command.Body.(frame.Ping); isPing && s.expires.Load() != 0 { // it asks whether the edge lives, not its turn
+	if _, isPing := command.Body.(frame.Ping); isPing && s.connected.Load() { // it asks whether the edge lives, not its turn
 		s.edge.metrics.command(command.Body, nil)
 		s.reply(command.ID, frame.Pong{})
 		return
@@ -229,10 +224,12 @@ func (s *session) work() {
 	for {
 		s.mu.Lock()
 		if len(s.pending) == 0 || s.ended.Load() {
+			dropped := s.pending
 			s.pending, s.working = nil, false
 			s.idle.Broadcast()
 			retire := s.retiring
 			s.mu.Unlock()
+			forgo(dropped)
 			if retire != nil {
 				retire()
 			}
@@ -242,8 +239,8 @@ func (s *session) work() {
 		s.pending = s.pending[1:]
 		s.mu.Unlock()
 
-		if end, ok := command.Body.(evicted); ok { // the edge's own: nobody asked, nobody counts
-			s.evicted(end)
+		if own, ok := command.Body.(*task); ok {
+			s.perform(own)
 		} else {
 			s.carryOut(command)
 		}
@@ -277,7 +274,7 @@ func (s *session) carryOut(command frame.Command) {
 		s.settle(command.ID)
 		s.reply(command.ID, event)
 	}
-	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && s.subject == nil {
+	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && s.grant.Load() == nil {
 		s.end(fault.From(err), 0) // a connection that cannot connect has no other use
 	}
 }
@@ -290,21 +287,6 @@ func (s *session) guarded(ctx context.Context, command frame.Command) (event fra
 		}
 	}()
 	return s.handle(ctx, command)
-}
-
-// evicted is a subscription that the edge ends, as a command of its own.
-type evicted struct {
-	subscription *subscription
-	cause        *fault.Error
-}
-
-// evict has a subscription ended and the client told that it may subscribe again; it
-// returns at once.
-func (s *session) evict(sub *subscription, cause *fault.Error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pending = append(s.pending, frame.Command{Body: evicted{sub, cause}})
-	s.startWork()
 }
 
 // startWork begins a worker unless there is one. The caller holds s.mu.
@@ -337,15 +319,18 @@ func (s *session) send(f socket.Frame) {
 
 func (s *session) reply(id uint64, event frame.Event) { s.send(s.codec.build(id, event)) }
 
-// end tells the client why and closes the connection; it returns at once.
-func (s *session) end(cause *fault.Error, reconnectAfter time.Duration) {
+// end tells the client why and closes the connection; it returns at once, and reports
+// whether nothing else had ended it.
+func (s *session) end(cause *fault.Error, reconnectAfter time.Duration) bool {
 	s.ended.Store(true)
 	code, name := closingOf(cause)
 	last := s.codec.build(0, frame.Disconnect{Cause: cause, ReconnectAfter: reconnectAfter})
-	if s.socket.Close(last, code, name, cause.Reason == fault.SlowConsumer) {
+	first := s.socket.Close(last, code, name, cause.Reason == fault.SlowConsumer)
+	if first {
 		s.edge.metrics.closed(code, name)
 		s.logger.Debug("disconnecting", "code", int(code), "reason", string(cause.Reason), "error", cause)
 	}
+	return first
 }
 
 // retire ends a connection once the commands that it has taken are answered; it takes
@@ -364,17 +349,27 @@ func (s *session) retire(cause *fault.Error, reconnectAfter time.Duration) {
 // check does what time demands of a session; the edge calls it about twice a second.
 func (s *session) check(now time.Time) {
 	limits := &s.edge.options.Limits
-	expires := s.expires.Load()
+	g, connected := s.grant.Load(), s.connected.Load()
 	age := now.Sub(s.opened)
 	pinged := time.Duration(s.pinged.Load())
+	if connected {
+		s.remind(g, now)
+	}
 	switch {
-	case expires != 0 && now.Unix() >= expires:
+	case connected && g.expired(now):
 		s.end(fault.New(fault.TokenExpired, "", "the token has expired"), 0)
-	case !s.authenticated.Load() && age >= limits.ConnectTimeout:
+	case g == nil && age >= limits.ConnectTimeout:
 		s.end(fault.New(fault.Timeout, "", "no connect within %v", limits.ConnectTimeout), 0)
 	case pinged != 0 && age-pinged >= limits.PongTimeout:
 		s.end(fault.New(fault.Timeout, "", "no answer to a ping within %v", limits.PongTimeout), 0)
 	case age-time.Duration(s.lastHeard.Load()) >= limits.PingInterval && s.pinged.CompareAndSwap(0, int64(age)):
 		_ = s.socket.Ping() // full or closing: then other ends apply
 	}
+}
+
+// busy tells whether the session has commands or tasks to carry out.
+func (s *session) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.working
 }

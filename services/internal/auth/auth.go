@@ -63,6 +63,8 @@ type Identity struct {
 	IssuedAt time.Time
 	// TokenID is the token's jti; empty if it has none.
 	TokenID string
+	// Channels are what the issuer's subscriptions_claim lists, not checked; at most 100.
+	Channels []string
 }
 
 // Issuer is the configuration of one issuer of tokens.

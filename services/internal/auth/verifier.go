@@ -122,8 +122,12 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Identity, error) {
 	if deeper(map[string]any(claims), MaxClaimDepth) {
 		return Identity{}, fault.New(fault.TokenClaimInvalid, "", "the token's claims are nested deeper than %d", MaxClaimDepth)
 	}
+	channels, err := channelsOf(claims, from.SubscriptionsClaim)
+	if err != nil {
+		return Identity{}, err
+	}
 	return Identity{
-		Kind: v.kind, Issuer: from.Name, Subject: subject, Claims: claims,
+		Kind: v.kind, Issuer: from.Name, Subject: subject, Claims: claims, Channels: channels,
 		ExpiresAt: expires, IssuedAt: issued, TokenID: id,
 	}, nil
 }
