@@ -17,6 +17,7 @@ import (
 
 	"github.com/coder/websocket"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 )
@@ -43,7 +44,8 @@ func (e *Error) Error() string {
 type Options struct {
 	// URL is that of the edge, for example ws://127.0.0.1:8080/v1/ws.
 	URL string
-	// Token is the user's JWT.
+	// Token is the user's JWT; empty: none is shown, and the server must take anonymous
+	// users.
 	Token string
 	// Name and Version tell the server's log who is speaking; at most 64 bytes each.
 	Name, Version string
@@ -96,17 +98,21 @@ func dial(ctx context.Context, options Options, entries []*clientv1.SubscribeCom
 		done: make(chan struct{}), pushes: make(chan *clientv1.ServerFrame, buffer), opened: time.Now(),
 		waiting: map[uint64]chan *clientv1.ServerFrame{},
 	}
+	header := http.Header{}
+	if options.Token != "" {
+		header.Set("Authorization", "Bearer "+options.Token)
+	}
 	ws, response, err := websocket.Dial(ctx, options.URL, &websocket.DialOptions{ //nolint:bodyclose // the library closes it
 		HTTPClient:   options.HTTPClient,
 		Subprotocols: []string{Subprotocol},
-		HTTPHeader:   http.Header{"Authorization": {"Bearer " + options.Token}},
+		HTTPHeader:   header,
 		OnPingReceived: func(context.Context, []byte) bool {
 			c.heard()
 			return true
 		},
 	})
 	if err != nil {
-		return nil, endingOf(handshakeError(options.URL, response, err), nil)
+		return nil, handshakeEnding(options.URL, response, err)
 	}
 	ws.SetReadLimit(readLimit)
 	c.ws = ws
@@ -247,6 +253,30 @@ func (c *Client) Presence(ctx context.Context, channel string) (*clientv1.Presen
 		Presence: &clientv1.PresenceCommand{Channel: channel},
 	}})
 	return f.GetPresence(), err
+}
+
+// Refresh shows a newer token of the same user and issuer, so that the connection
+// outlives the present one, and returns when the newer one expires. What its claims do
+// not allow any more ends with a push of unsubscribed. A refusal leaves the connection
+// as it was.
+func (c *Client) Refresh(ctx context.Context, token string) (time.Time, error) {
+	f, err := c.Call(ctx, refreshCommand(token))
+	if err != nil {
+		return time.Time{}, err
+	}
+	return timeOf(f.GetRefreshed().GetExpiresAt()), nil
+}
+
+func refreshCommand(token string) *clientv1.ClientFrame {
+	return &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Refresh{Refresh: &clientv1.RefreshCommand{Token: token}}}
+}
+
+// timeOf is the time of a timestamp; zero if there is none.
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
 }
 
 // Close says goodbye and waits until the connection has ended.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -31,30 +32,46 @@ type stage struct {
 	peers   chan *peer
 	events  chan Event
 	ended   chan error
-	tokens  int
+	tokens  atomic.Int64
+	ahead   time.Duration // what the edges' clocks are
 	stop    context.CancelFunc
 }
+
+// now is the edges' time.
+func (s *stage) now() time.Time { return time.Now().Add(s.ahead) }
 
 // perform runs a test in a bubble with a session that follows channels. Every wait is
 // as long as it can be, and the session's events wait for the test.
 func perform(t *testing.T, options SessionOptions, play func(*testing.T, *stage)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		s := &stage{t: t, peers: make(chan *peer), events: make(chan Event), ended: make(chan error, 1)}
+	stageOf(t, options, func(s *stage) {
 		if options.Token == nil {
-			options.Token = func(context.Context) (string, error) {
-				s.tokens++
-				return "token" + string(rune('0'+s.tokens)), nil
+			s.options.Token = func(context.Context) (string, error) {
+				return fmt.Sprint("token", s.tokens.Add(1)), nil
 			}
 		}
+	}, play)
+}
+
+// performAnonymously is perform for a session without tokens.
+func performAnonymously(t *testing.T, options SessionOptions, play func(*testing.T, *stage)) {
+	t.Helper()
+	stageOf(t, options, func(*stage) {}, play)
+}
+
+func stageOf(t *testing.T, options SessionOptions, prepare func(*stage), play func(*testing.T, *stage)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, peers: make(chan *peer), events: make(chan Event), ended: make(chan error, 1)}
 		if options.URLs == nil {
 			options.URLs = []string{"ws://one"}
 		}
 		options.HTTPClient = &http.Client{Transport: s}
 		s.options = options
+		prepare(s)
 		ctx, cancel := context.WithCancel(t.Context())
 		s.stop = cancel
-		session, err := NewSession(options, func(e Event) {
+		session, err := NewSession(s.options, func(e Event) {
 			select {
 			case s.events <- e:
 			case <-ctx.Done():
@@ -78,6 +95,9 @@ func (s *stage) RoundTrip(r *http.Request) (*http.Response, error) {
 	near, far := net.Pipe()
 	w := hijacker{httptest.NewRecorder(), far}
 	if instead := s.instead.Load(); instead != nil {
+		if instead.retryAfter != "" {
+			w.Header().Set("Retry-After", instead.retryAfter)
+		}
 		w.WriteHeader(instead.status)
 		_, _ = w.WriteString(instead.body)
 		return w.Result(), nil
@@ -101,8 +121,9 @@ func (s *stage) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // httpAnswer is what a handshake gets that is refused.
 type httpAnswer struct {
-	status int
-	body   string
+	status     int
+	body       string
+	retryAfter string
 }
 
 // answer has handshakes refused from now on; with status 0, not any more.
@@ -110,7 +131,7 @@ func (s *stage) answer(status int, body string) {
 	if status == 0 {
 		s.instead.Store(nil)
 	} else {
-		s.instead.Store(&httpAnswer{status, body})
+		s.instead.Store(&httpAnswer{status: status, body: body})
 	}
 }
 
@@ -212,7 +233,7 @@ const (
 func (p *peer) connected(results ...*clientv1.SubscriptionResult) {
 	p.t.Helper()
 	p.send(&clientv1.ServerFrame{Id: 1, Event: &clientv1.ServerFrame_Connected{Connected: &clientv1.ConnectedReply{
-		ConnectionId: "C", UserId: "alice", ExpiresAt: timestamppb.New(time.Now().Add(lifetime)), HeartbeatMs: uint32(heartbeat.Milliseconds()),
+		ConnectionId: "C", UserId: "alice", ExpiresAt: timestamppb.New(p.now().Add(lifetime)), ServerTime: timestamppb.New(p.now()), HeartbeatMs: uint32(heartbeat.Milliseconds()),
 		MaxFrameBytes: 64 << 10, Subscriptions: results,
 	}}})
 }
@@ -235,6 +256,10 @@ func (p *peer) event(id uint64, event any) {
 		f.Event = &clientv1.ServerFrame_Error{Error: e}
 	case *clientv1.PublishedReply:
 		f.Event = &clientv1.ServerFrame_Published{Published: e}
+	case *clientv1.TokenExpiringPush:
+		f.Event = &clientv1.ServerFrame_TokenExpiring{TokenExpiring: e}
+	case *clientv1.RefreshedReply:
+		f.Event = &clientv1.ServerFrame_Refreshed{Refreshed: e}
 	case *clientv1.PongReply:
 		f.Event = &clientv1.ServerFrame_Pong{Pong: e}
 	default:

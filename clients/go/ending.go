@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/coder/websocket"
@@ -133,6 +134,36 @@ func handshakeError(url string, response *http.Response, err error) error {
 	}})
 }
 
+// maxRetryAfter bounds what a Retry-After says, which may be that of any proxy.
+const maxRetryAfter = 5 * time.Minute
+
+// handshakeEnding is why a handshake failed.
+func handshakeEnding(url string, response *http.Response, err error) *Ending {
+	e := endingOf(handshakeError(url, response, err), nil)
+	if response == nil {
+		return e
+	}
+	if response.StatusCode == http.StatusTooManyRequests {
+		e.CloseCode = int(closeConnectionLimit)
+	}
+	if response.StatusCode == http.StatusTooManyRequests || response.StatusCode == http.StatusServiceUnavailable {
+		e.ReconnectAfter = max(e.ReconnectAfter, retryAfter(response.Header.Get("Retry-After")))
+	}
+	return e
+}
+
+// retryAfter is how long a Retry-After (RFC 9110, 10.2.3) says to wait, seconds or a
+// date; 0 if it says nothing that can be read.
+func retryAfter(header string) time.Duration {
+	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil {
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	if date, err := http.ParseTime(header); err == nil {
+		return max(0, min(time.Until(date), maxRetryAfter))
+	}
+	return 0
+}
+
 // What a client waits between connections: a random part of firstBackoff, doubled
 // with each that failed, up to mostBackoff (docs/protocol.md, Close codes).
 const (
@@ -155,6 +186,9 @@ func (e *Ending) tokenRefused() bool {
 // isFinal tells whether connecting again has no use. refused is how many tokens in a
 // row, this one included, were refused.
 func (e *Ending) isFinal(refused int) bool {
+	if errors.Is(e, ErrNoToken) {
+		return true
+	}
 	switch websocket.StatusCode(e.CloseCode) {
 	case closeForbidden, closeMalformed, closeNormal:
 		return true
@@ -170,6 +204,9 @@ func (e *Ending) wait(failures int, jitter func(time.Duration) time.Duration) ti
 	switch code := websocket.StatusCode(e.CloseCode); {
 	case code == closeDraining && e.ReconnectAfter > 0: // spread over clients by the server
 		return e.ReconnectAfter
+	case e.Reason == clientv1.ErrorReason_ERROR_REASON_TOKEN_REVOKED:
+		// Revocation is by whole seconds of iat: a token of the same second is revoked too.
+		return max(e.ReconnectAfter, time.Second+jitter(backoff(failures)))
 	case code == closeConnectionLimit:
 		return max(e.ReconnectAfter, jitter(mostBackoff))
 	default:

@@ -15,8 +15,8 @@ type Position struct {
 	Offset uint64
 }
 
-// Event is what a Session tells its handler: Connected, Disconnected, Subscribed,
-// Reset, Message, Gap, Moved or Refused.
+// Event is what a Session tells its handler: Connected, Disconnected, Refreshed,
+// Subscribed, Reset, Message, Gap, Moved or Refused.
 type Event interface{ event() }
 
 // Connected says that there is a connection. What becomes of each channel follows.
@@ -27,7 +27,14 @@ type Connected struct {
 	ConnectionID string
 	// UserID is the user that the token names.
 	UserID string
-	// ExpiresAt is when the token, and with it the connection, ends.
+	// ExpiresAt is when the token ends, and with it the connection unless it is refreshed;
+	// zero: never, as of an anonymous user.
+	ExpiresAt time.Time
+}
+
+// Refreshed says that another token has taken the place of the connection's.
+type Refreshed struct {
+	// ExpiresAt is when it ends.
 	ExpiresAt time.Time
 }
 
@@ -46,7 +53,9 @@ type Disconnected struct {
 
 // Subscribed says that a channel's messages after a position follow. With Recovered
 // it goes on where the session was; without, it is the first subscription, or an
-// ephemeral channel.
+// ephemeral channel. The channel may be one that the session did not ask for: the
+// inbox, one that the token names, or one that a service chose. It is followed like
+// the others, also over the connections to come.
 type Subscribed struct {
 	Channel   string
 	Position  Position
@@ -95,10 +104,14 @@ type Refused struct {
 	// Retry is how long the session waits before it subscribes again; 0: until it
 	// connects again, or the server subscribes it.
 	Retry time.Duration
+	// Ended is set where the server has ended the subscription for good: the session does
+	// not subscribe again, whatever happens, unless the server does.
+	Ended bool
 }
 
 func (Connected) event()    {}
 func (Disconnected) event() {}
+func (Refreshed) event()    {}
 func (Subscribed) event()   {}
 func (Reset) event()        {}
 func (Message) event()      {}

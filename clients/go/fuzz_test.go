@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 )
@@ -19,6 +20,10 @@ func FuzzFrames(f *testing.F) {
 		{Event: &clientv1.ServerFrame_Unsubscribed{Unsubscribed: &clientv1.UnsubscribedEvent{Channel: "chat.a", Resubscribe: true}}},
 		{Id: 7, Event: &clientv1.ServerFrame_Subscribed{Subscribed: &clientv1.SubscribedEvent{Channel: "chat.a", Epoch: "F", Offset: 1}}},
 		{Id: 7, Event: &clientv1.ServerFrame_Error{Error: &clientv1.ErrorReply{Code: "UNAVAILABLE"}}},
+		{Event: &clientv1.ServerFrame_TokenExpiring{TokenExpiring: &clientv1.TokenExpiringPush{ExpiresAt: &timestamppb.Timestamp{Seconds: -1 << 62, Nanos: -1}}}},
+		{Id: 8, Event: &clientv1.ServerFrame_Refreshed{Refreshed: &clientv1.RefreshedReply{ExpiresAt: &timestamppb.Timestamp{Seconds: 1 << 62}}}},
+		{Id: 8, Event: &clientv1.ServerFrame_Error{Error: &clientv1.ErrorReply{Code: "UNAVAILABLE", RetryAfterMs: 1<<32 - 1}}},
+		{Id: 7, Event: &clientv1.ServerFrame_Error{Error: &clientv1.ErrorReply{Code: "PERMISSION_DENIED", Reason: denied, Field: "since"}}},
 		{Id: 7},
 		{},
 	} {
@@ -40,6 +45,7 @@ func FuzzFrames(f *testing.F) {
 			t.Fatal(err)
 		}
 		l := &link{Session: s, asked: map[uint64]string{7: "chat.a"}, alarm: time.NewTimer(time.Hour)}
+		l.shown.id = 8
 		l.take(&frame)
 		at := s.Positions()["chat.a"]
 		if frame.GetSubscribed() == nil && at.Epoch == "E" && at.Offset < 5 {

@@ -19,6 +19,8 @@ type link struct {
 	alarm  *time.Timer       // rings when something may be due
 	pinged time.Time         // when a ping was sent that nothing has followed; zero: none
 	said   *clientv1.DisconnectPush
+	ahead  time.Duration // what the server's clock is ahead of the one here
+	renewal
 }
 
 const (
@@ -39,7 +41,10 @@ func (s *Session) entries() []*clientv1.SubscribeCommand {
 	size := 0
 	for _, name := range s.names {
 		sub := s.channels[name]
-		*sub = subscription{}
+		if sub.ended {
+			continue
+		}
+		*sub = subscription{unasked: sub.unasked}
 		command := s.subscribeCommand(name)
 		size += proto.Size(command) + 4 // tag and length
 		if size > maxConnectBytes || len(entries) == maxConnectEntries {
@@ -53,7 +58,7 @@ func (s *Session) entries() []*clientv1.SubscribeCommand {
 
 func (s *Session) subscribeCommand(name string) *clientv1.SubscribeCommand {
 	command := &clientv1.SubscribeCommand{Channel: name}
-	if at := s.position(name); at.Epoch != "" {
+	if at := s.position(name); at.Epoch != "" && !s.channels[name].fresh {
 		command.Since = &clientv1.Position{Epoch: at.Epoch, Offset: at.Offset}
 	}
 	return command
@@ -63,7 +68,7 @@ func (s *Session) subscribeCommand(name string) *clientv1.SubscribeCommand {
 func (l *link) run(ctx context.Context, url string) *Ending {
 	connected := l.client.Connected()
 	l.handle(Connected{
-		URL: url, ConnectionID: connected.GetConnectionId(), UserID: connected.GetUserId(), ExpiresAt: connected.GetExpiresAt().AsTime(),
+		URL: url, ConnectionID: connected.GetConnectionId(), UserID: connected.GetUserId(), ExpiresAt: timeOf(connected.GetExpiresAt()),
 	})
 	for _, result := range connected.GetSubscriptions() {
 		if refusal := result.GetError(); refusal != nil {
@@ -82,13 +87,15 @@ func (l *link) run(ctx context.Context, url string) *Ending {
 				return endingOf(l.client.Err(), l.said)
 			}
 			l.take(f)
+		case answer := <-l.source:
+			l.show(ctx, answer)
 		case <-l.alarm.C:
 			next, alive := l.watch(ctx)
 			if !alive {
 				l.client.abort()
 				return &Ending{Err: errSilent}
 			}
-			l.alarm.Reset(min(next, l.subscribeDue(ctx)))
+			l.alarm.Reset(min(next, l.subscribeDue(ctx), l.renewDue(ctx)))
 		}
 	}
 }
@@ -169,6 +176,10 @@ func (l *link) take(f *clientv1.ServerFrame) {
 			return
 		}
 	}
+	if l.shown.id != 0 && f.GetId() == l.shown.id {
+		l.refreshed(f)
+		return
+	}
 	switch event := f.GetEvent().(type) {
 	case *clientv1.ServerFrame_Message:
 		l.message(event.Message)
@@ -180,6 +191,8 @@ func (l *link) take(f *clientv1.ServerFrame) {
 		l.subscribed(event.Subscribed)
 	case *clientv1.ServerFrame_Unsubscribed:
 		l.unsubscribed(event.Unsubscribed)
+	case *clientv1.ServerFrame_TokenExpiring:
+		l.expiring(event.TokenExpiring)
 	case *clientv1.ServerFrame_Disconnect:
 		l.said = event.Disconnect
 	}
@@ -219,7 +232,8 @@ func (p Position) isAfter(kept Position) bool {
 // subscribed handles the beginning of a subscription, whoever asked for it.
 func (l *link) subscribed(e *clientv1.SubscribedEvent) {
 	name := e.GetChannel()
-	*l.want(name) = subscription{}
+	sub := l.known(name)
+	*sub = subscription{unasked: sub.unasked}
 	since, at := l.position(name), Position{e.GetEpoch(), e.GetOffset()}
 	if since == (Position{}) || e.GetRecovered() || at == since {
 		l.handle(Subscribed{Channel: name, Position: at, Recovered: since != Position{}})
@@ -232,12 +246,19 @@ func (l *link) subscribed(e *clientv1.SubscribedEvent) {
 // unsubscribed handles the end of a subscription, or that the server could not make one.
 func (l *link) unsubscribed(e *clientv1.UnsubscribedEvent) {
 	refusal := &clientv1.ErrorReply{Code: e.GetCode(), Reason: e.GetReason(), Message: "the server has ended the subscription"}
-	l.handle(Refused{Channel: e.GetChannel(), Err: &Error{refusal}, Retry: l.schedule(e.GetChannel(), refusal, e.GetResubscribe())})
+	wait := l.schedule(e.GetChannel(), refusal, e.GetResubscribe())
+	l.channels[e.GetChannel()].ended = !e.GetResubscribe()
+	l.handle(Refused{Channel: e.GetChannel(), Err: &Error{refusal}, Retry: wait, Ended: !e.GetResubscribe()})
 }
 
 // refused handles that a channel was not subscribed.
 func (l *link) refused(name string, refusal *clientv1.ErrorReply) {
 	if refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_ALREADY_SUBSCRIBED { // by the server, which has told
+		return
+	}
+	if sub := l.want(name); refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_POLICY_DENIED && refusal.GetField() == "since" && !sub.fresh {
+		sub.fresh, sub.retry = true, time.Now() // what the user may not read of the past is a Reset
+		l.alarm.Reset(0)
 		return
 	}
 	l.handle(Refused{Channel: name, Err: &Error{refusal}, Retry: l.schedule(name, refusal, passes(refusal))})
@@ -255,7 +276,7 @@ func passes(refusal *clientv1.ErrorReply) bool {
 
 // schedule has a channel subscribed again, if that has a use, and tells when.
 func (l *link) schedule(name string, refusal *clientv1.ErrorReply, again bool) time.Duration {
-	sub := l.want(name)
+	sub := l.known(name)
 	sub.retry = time.Time{}
 	if !again {
 		return 0

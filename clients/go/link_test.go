@@ -162,9 +162,84 @@ func TestUnsubscribed(t *testing.T) {
 		p.event(f.GetId(), subscribedAt("user.alice", "E", 1))
 		want[Subscribed](s)
 
-		p.event(0, &clientv1.UnsubscribedEvent{Channel: "chat.b", Code: "PERMISSION_DENIED", Reason: denied})
+		s.goodbye(p)
+	})
+}
+
+// A subscription that the server has ended for good is not made again, with another
+// connection neither, until the server makes it.
+func TestUnsubscribedForGood(t *testing.T) {
+	t.Parallel()
+	perform(t, SessionOptions{Channels: []string{"chat.a", "chat.b"}}, func(t *testing.T, s *stage) {
+		p, _ := s.accept()
+		p.connected(made(subscribedAt("chat.a", "E", 4)), made(subscribedAt("chat.b", "E", 4)))
+		want[Connected](s)
+		want[Subscribed](s)
+		want[Subscribed](s)
+		p.event(0, &clientv1.UnsubscribedEvent{Channel: "chat.a", Code: "PERMISSION_DENIED", Reason: denied})
+		ended := want[Refused](s)
+		equal(t, []any{ended.Channel, ended.Err.GetReason(), ended.Retry, ended.Ended}, []any{"chat.a", denied, time.Duration(0), true})
+		p.event(0, &clientv1.UnsubscribedEvent{Channel: "chat.claimed", Code: "PERMISSION_DENIED", Reason: denied}) // never was
+		equal(t, want[Refused](s).Ended, true)
+		s.quiet(heartbeat / 2)
+		p.cut()
+		want[Disconnected](s)
+		p, connect := s.accept()
+		equal(t, len(connect.GetSubscriptions()), 1)
+		since(t, connect.GetSubscriptions()[0], "chat.b", "E", 4)
+		p.connected(made(recoveredAt("chat.b", "E", 4)))
+		want[Connected](s)
+		want[Subscribed](s)
+		p.event(0, subscribedAt("chat.a", "E", 9)) // a service has changed its mind
+		equal(t, want[Reset](s), Reset{"chat.a", Position{"E", 4}, Position{"E", 9}})
+		p.cut()
+		want[Disconnected](s)
+		p, connect = s.accept()
+		since(t, connect.GetSubscriptions()[0], "chat.a", "E", 9)
+		p.connected()
+		want[Connected](s)
+		s.goodbye(p)
+	})
+}
+
+// Where a user may follow a channel but not read its past, the channel is followed, and
+// what may have been missed is a Reset. The next connection asks again.
+func TestNoHistory(t *testing.T) {
+	t.Parallel()
+	noSince := func() *clientv1.ErrorReply {
+		return &clientv1.ErrorReply{Code: "PERMISSION_DENIED", Reason: denied, Field: "since"}
+	}
+	perform(t, SessionOptions{From: map[string]Position{"chat.a": {"E", 5}}}, func(t *testing.T, s *stage) {
+		p, connect := s.accept()
+		since(t, connect.GetSubscriptions()[0], "chat.a", "E", 5)
+		p.connected(&clientv1.SubscriptionResult{Result: &clientv1.SubscriptionResult_Error{
+			Error: &clientv1.SubscriptionError{Channel: "chat.a", Error: noSince()},
+		}})
+		want[Connected](s)
+		f := p.read()
+		since(t, f.GetSubscribe(), "chat.a", "", 0)
+		p.event(f.GetId(), subscribedAt("chat.a", "E", 8))
+		equal(t, want[Reset](s), Reset{"chat.a", Position{"E", 5}, Position{"E", 8}})
+		p.message("chat.a", 9)
+		want[Message](s)
+
+		p.event(0, &clientv1.UnsubscribedEvent{Channel: "chat.a", Code: "UNAVAILABLE", Reason: unavailable, Resubscribe: true})
+		want[Refused](s)
+		f = p.read()
+		since(t, f.GetSubscribe(), "chat.a", "E", 9)
+		p.event(f.GetId(), noSince())
+		f = p.read()
+		since(t, f.GetSubscribe(), "chat.a", "", 0)
+		p.event(f.GetId(), noSince()) // nonsense, and no reason to ask on and on
 		equal(t, want[Refused](s).Retry, 0)
 		s.quiet(heartbeat / 2)
+		p.cut()
+		want[Disconnected](s)
+		p, connect = s.accept()
+		since(t, connect.GetSubscriptions()[0], "chat.a", "E", 9)
+		p.connected(made(recoveredAt("chat.a", "E", 9)))
+		want[Connected](s)
+		equal(t, want[Subscribed](s).Recovered, true)
 		s.goodbye(p)
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,8 +18,12 @@ type SessionOptions struct {
 	// URLs are those of the edges, for example ws://127.0.0.1:8080/v1/ws; at least one.
 	// Each connection goes to the one after that of the last, beginning anywhere.
 	URLs []string
-	// Token returns the user's JWT. It is asked before the first connection and when the
-	// last token has expired or was refused; an error is tried again with backoff.
+	// Token returns the user's JWT. It is asked before the first connection, when the last
+	// token has expired or was refused, and when it is about to expire, so that the
+	// connection goes on with another one; never twice at once, but not always from Run's
+	// goroutine. An error is tried again with backoff, unless it is ErrNoToken, which ends
+	// the session once it has no other token. Nil: the session is anonymous, and a
+	// different user with each connection.
 	Token func(context.Context) (string, error)
 	// Name and Version tell the server's log who is speaking; at most 64 bytes each.
 	Name, Version string
@@ -38,6 +43,10 @@ type SessionOptions struct {
 	// Log gets a line for each connection made and lost; nil: none.
 	Log *slog.Logger
 }
+
+// ErrNoToken is wrapped by the error of a source of tokens that will not have one for
+// this user: the user has logged out, or was sent away.
+var ErrNoToken = errors.New("carillon: there is no token for the user")
 
 const (
 	connectTimeout = 15 * time.Second // to dial, to shake hands, to connect: an edge answers within 10 s
@@ -60,7 +69,8 @@ type Session struct {
 	channels map[string]*subscription
 	turn     int       // index of the next URL
 	token    string    // "" : to be asked for
-	expires  time.Time // of token; zero: not known
+	obtained time.Time // when the source gave it
+	expires  time.Time // of token, by the clock here; zero: not known, or never
 	refused  int       // tokens in a row
 	failures int       // connections in a row
 
@@ -76,17 +86,17 @@ type Session struct {
 type subscription struct {
 	retry    time.Time // when to subscribe again; zero: not to
 	failures int       // in a row
+	fresh    bool      // without since, which was refused
+	ended    bool      // by the server, for good
+	unasked  bool      // the server's idea
 }
 
 // NewSession makes a session, which does nothing before Run. The handler gets every
 // event, in order, from Run's goroutine; while it works nothing else is handled. It may
 // not wait for Publish.
 func NewSession(options SessionOptions, handle func(Event)) (*Session, error) {
-	switch {
-	case len(options.URLs) == 0:
+	if len(options.URLs) == 0 {
 		return nil, errors.New("carillon: a session needs the URL of an edge")
-	case options.Token == nil:
-		return nil, errors.New("carillon: a session needs a source of tokens")
 	}
 	if options.Buffer == 0 {
 		options.Buffer = 64
@@ -129,6 +139,29 @@ func (s *Session) want(name string) *subscription {
 	return sub
 }
 
+// known is the subscription of a channel that the server named: it is wanted from now
+// on too.
+func (s *Session) known(name string) *subscription {
+	_, ok := s.channels[name]
+	sub := s.want(name)
+	sub.unasked = sub.unasked || !ok
+	return sub
+}
+
+// forgetUser drops what the server subscribed by itself, for the sake of the user of the
+// last connection.
+func (s *Session) forgetUser() {
+	s.names = slices.DeleteFunc(s.names, func(name string) bool { return s.channels[name].unasked })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, sub := range s.channels {
+		if sub.unasked {
+			delete(s.channels, name)
+			delete(s.positions, name)
+		}
+	}
+}
+
 // Positions returns where each channel is: everything up to there has been handled. A
 // program that keeps them can begin its next session From there.
 func (s *Session) Positions() map[string]Position {
@@ -152,7 +185,7 @@ func (s *Session) Run(ctx context.Context) error {
 			s.token = ""
 			s.refused++
 		}
-		final := ending.isFinal(s.refused)
+		final := ending.isFinal(s.refused) || ending.tokenRefused() && s.options.Token == nil
 		var wait time.Duration
 		if !final {
 			wait = ending.wait(s.failures, s.jitter)
@@ -176,12 +209,15 @@ func (s *Session) once(ctx context.Context, url string) *Ending {
 	}
 	dialling, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if s.token == "" {
+	switch {
+	case s.options.Token == nil:
+		s.forgetUser()
+	case s.token == "":
 		token, err := s.options.Token(dialling)
 		if err != nil {
 			return &Ending{Err: fmt.Errorf("carillon: no token: %w", err)}
 		}
-		s.token, s.expires = token, time.Time{}
+		s.token, s.obtained, s.expires = token, time.Now(), time.Time{}
 	}
 	c, err := dial(dialling, Options{
 		URL: url, Token: s.token, Name: s.options.Name, Version: s.options.Version, PushBuffer: s.options.Buffer, HTTPClient: s.options.HTTPClient,
@@ -192,12 +228,16 @@ func (s *Session) once(ctx context.Context, url string) *Ending {
 	}
 	cancel()
 	s.refused, s.failures = 0, 0
-	s.expires = c.Connected().GetExpiresAt().AsTime()
 	s.setClient(c)
 	defer s.setClient(nil)
 	s.log.Info("connected", "url", url, "connection_id", c.Connected().GetConnectionId())
 	l := &link{Session: s, client: c, asked: map[uint64]string{}, alarm: time.NewTimer(0)}
 	defer l.alarm.Stop()
+	if at := timeOf(c.Connected().GetServerTime()); !at.IsZero() {
+		l.ahead = time.Until(at)
+	}
+	s.expires = l.local(timeOf(c.Connected().GetExpiresAt()))
+	defer l.endRenewal()
 	return l.run(ctx, url)
 }
 

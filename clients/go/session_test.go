@@ -54,7 +54,7 @@ func TestResumesOnAnotherEdge(t *testing.T) {
 		equal(t, want[Subscribed](s), Subscribed{Channel: "chat.a", Position: Position{"F", 9}, Recovered: true})
 		want[Subscribed](s)
 		equal(t, want[Reset](s), Reset{Channel: "user.alice", Since: Position{"I", 3}, Position: Position{"I", 50}})
-		equal(t, s.tokens, 1)
+		equal(t, s.tokens.Load(), 1)
 		s.goodbye(p)
 	})
 }
