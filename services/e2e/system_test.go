@@ -109,7 +109,11 @@ type cluster struct {
 const clusterConfig = `
 nats: {url: "nats://%[1]s"}
 log: {format: json}
-edge: {listen: "127.0.0.1:0", rate: {messages: 10000, per: 1s}}
+edge: # everybody has the same address here
+  listen: "127.0.0.1:0"
+  rate: {messages: 10000, per: 1s}
+  max_connections_per_address: 0
+  max_new_connections_per_address: 0
 presence: {listen: "127.0.0.1:0"}
 publish: {listen: "127.0.0.1:0", http_listen: "127.0.0.1:0"}
 ops: {listen: "127.0.0.1:0"}

@@ -33,7 +33,12 @@ var Streams = []string{
 
 var configuration = template.Must(template.New("").Parse(`
 log: {format: json}
-edge: {listen: "127.0.0.1:0", rate: {messages: 100000, per: 1s}, drain_window: 2s}
+edge: # all clients come from one address, and at once after a fault
+  listen: "127.0.0.1:0"
+  rate: {messages: 100000, per: 1s}
+  max_connections_per_address: 0
+  max_new_connections_per_address: 0
+  drain_window: 2s
 presence: {listen: "127.0.0.1:0"}
 publish: {listen: "127.0.0.1:0", http_listen: "127.0.0.1:0"}
 ops: {listen: "127.0.0.1:0"}
