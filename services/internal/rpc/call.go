@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/tap"
 
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
@@ -26,16 +27,37 @@ type call struct {
 	start  time.Time
 }
 
-// The order is the same for both kinds of call: recover, log, authenticate, validate.
+// The order is the same for both kinds of call: authenticate, recover, log, validate.
+
+// admit authenticates a call by its headers alone, so that none of its messages, of
+// which each may be MaxMessageBytes long, is kept for somebody who may not call.
+func (s *Server) admit(ctx context.Context, info *tap.Info) (_ context.Context, err error) {
+	c := call{server: s, ctx: withVouched(ctx), method: info.FullMethodName, start: time.Now()}
+	defer func() {
+		if panicked := recover(); panicked != nil || err != nil {
+			err = c.finish(panicked, err)
+		}
+	}()
+	if err := c.authenticate(); err != nil {
+		return nil, err
+	}
+	return c.ctx, nil
+}
+
+// admitted is a call that admit has let through.
+func (s *Server) admitted(ctx context.Context, method string) call {
+	c := call{server: s, ctx: ctx, method: method, start: time.Now()}
+	if identity, ok := IdentityFrom(ctx); ok {
+		c.caller = identity.Subject
+	}
+	return c
+}
 
 func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	s.running.Add(1)
 	defer s.running.Add(-1)
-	c := call{server: s, ctx: withVouched(ctx), method: info.FullMethod, start: time.Now()}
+	c := s.admitted(ctx, info.FullMethod)
 	defer func() { err = c.finish(recover(), err) }()
-	if err := c.authenticate(); err != nil {
-		return nil, err
-	}
 	if err := s.validate(req); err != nil {
 		return nil, err
 	}
@@ -43,15 +65,12 @@ func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 }
 
 func (s *Server) interceptStream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
-	c := call{server: s, ctx: withVouched(stream.Context()), method: info.FullMethod, start: time.Now()}
+	c := s.admitted(stream.Context(), info.FullMethod)
 	if s.endStreams != nil && !open(c.service()) {
 		s.running.Add(1)
 		defer s.running.Add(-1)
 	}
 	defer func() { err = c.finish(recover(), err) }()
-	if err := c.authenticate(); err != nil {
-		return err
-	}
 	return handle(service, &validatedStream{ServerStream: stream, ctx: c.ctx, server: s})
 }
 
@@ -100,9 +119,6 @@ func (c *call) authenticate() error {
 		return err
 	}
 	c.ctx = ctx
-	if identity, ok := IdentityFrom(ctx); ok {
-		c.caller = identity.Subject
-	}
 	return nil
 }
 

@@ -97,6 +97,7 @@ func NewServer(opts Options) *Server {
 	}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(serverTransport(opts.TLS)),
+		grpc.InTapHandle(s.admit),
 		grpc.UnaryInterceptor(s.interceptUnary),
 		grpc.StreamInterceptor(s.interceptStream),
 		grpc.UnknownServiceHandler(unknownMethod),
