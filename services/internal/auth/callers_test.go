@@ -1,9 +1,13 @@
 package auth_test
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -94,5 +98,185 @@ func TestCallerProblems(t *testing.T) {
 	})
 	if _, err := auth.NewCallers(callers); err == nil || strings.Count(err.Error(), "\n") != 8 {
 		t.Errorf("NewCallers: %v, want a line a problem", err)
+	}
+}
+
+func callersIssuer(name string) auth.Issuer {
+	i := hmacIssuer(auth.ForCallers)
+	i.Name, i.Issuer = name, name
+	return i
+}
+
+// A caller is known by the issuer of its tokens too: the same name from another one is
+// somebody else.
+func TestCallersAreBoundToAnIssuer(t *testing.T) {
+	t.Parallel()
+	one, two := callersIssuer("one"), callersIssuer("two")
+	clients := hmacIssuer(auth.ForClients)
+	identity := func(kind auth.Kind, issuer, name string) auth.Identity {
+		return auth.Identity{Kind: kind, Issuer: issuer, Subject: name}
+	}
+	both, err := auth.NewCallers([]auth.Caller{
+		{Name: "billing", Issuer: "one"}, {Name: "audit", Issuer: "two"}, {Name: "mesh", Certificate: "mesh.example"},
+	}, one, clients, two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone, err := auth.NewCallers([]auth.Caller{{Name: "billing"}}, clients, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		callers  *auth.Callers
+		identity auth.Identity
+		known    bool
+	}{
+		{both, identity(auth.ForCallers, "one", "billing"), true},
+		{both, identity(auth.ForCallers, "two", "billing"), false},
+		{both, identity(auth.ForCallers, "two", "audit"), true},
+		{both, identity(auth.ForCallers, "one", "nobody"), false},
+		{both, identity(auth.ForCallers, "one", ""), false},
+		{both, identity(auth.ForClients, "one", "billing"), false},
+		{both, identity(auth.ForCallers, "one", "mesh"), false}, // which is known by its certificate alone
+		{both, identity(auth.ForCallers, auth.CertificateIssuer, "billing"), false},
+		{alone, identity(auth.ForCallers, "one", "billing"), true}, // the only issuer needs no naming
+		{alone, identity(auth.ForCallers, "two", "billing"), false},
+	} {
+		want := fault.CallerUnknown
+		if c.known {
+			want = ""
+		}
+		wantCallerError(t, c.callers.Known(c.identity), want)
+	}
+}
+
+func TestCallersByCertificate(t *testing.T) {
+	t.Parallel()
+	callers, err := auth.NewCallers([]auth.Caller{
+		{Name: "billing", Certificate: "spiffe://example.org/billing", Publish: []string{"user.{id}"}},
+		{Name: "audit", Certificate: "Audit.example"},
+		{Name: "token"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := time.Now().Add(time.Hour).Truncate(time.Second)
+	for name, c := range map[string]struct {
+		dns  []string
+		uris []string
+		want string // "": refused
+		says string
+	}{
+		"by URI":               {nil, []string{"spiffe://example.org/billing"}, "billing", ""},
+		"by DNS name":          {[]string{"other.example", "audit.EXAMPLE"}, nil, "audit", ""},
+		"by both, alike":       {[]string{"audit.example", "AUDIT.example"}, nil, "audit", ""},
+		"of nobody":            {[]string{"other.example"}, []string{"spiffe://example.org/other"}, "", "no caller is configured for a name in it"},
+		"a longer URI":         {nil, []string{"spiffe://example.org/billing/x"}, "", "no caller"},
+		"another case of path": {nil, []string{"spiffe://example.org/Billing"}, "", "no caller"},
+		"a wildcard":           {[]string{"*.example"}, nil, "", "no caller"},
+		"a caller's name":      {[]string{"token"}, nil, "", "no caller"},
+		"without names":        {nil, nil, "", "no caller"},
+		"of two callers":       {[]string{"audit.example"}, []string{"spiffe://example.org/billing"}, "", "names two callers"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			certificate := &x509.Certificate{DNSNames: c.dns, NotAfter: until, Subject: pkix.Name{CommonName: "audit.example"}}
+			for _, text := range c.uris {
+				uri, err := url.Parse(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				certificate.URIs = append(certificate.URIs, uri)
+			}
+			identity, err := callers.OfCertificate(certificate)
+			if c.want == "" {
+				wantCallerError(t, err, fault.CallerUnknown)
+				if !strings.Contains(err.Error(), c.says) {
+					t.Errorf("error %v, want %q", err, c.says)
+				}
+				return
+			}
+			if err != nil || identity.Kind != auth.ForCallers || identity.Issuer != auth.CertificateIssuer || identity.Subject != c.want || !identity.ExpiresAt.Equal(until) {
+				t.Fatalf("OfCertificate = %+v, %v", identity, err)
+			}
+			if err := callers.Known(identity); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Control methods and the channels they may name are given one by one, and by nothing
+// else.
+func TestCallersOfTheControl(t *testing.T) {
+	t.Parallel()
+	everywhere := []string{"{rest...}"}
+	callers, err := auth.NewCallers([]auth.Caller{
+		{Name: "moderation", Control: []string{"DisconnectUser", "SubscribeUser"}, Subscribe: []string{"chat.{room}"}},
+		{Name: "sender", Publish: everywhere, Presence: everywhere, History: everywhere, Purge: everywhere},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for method, want := range map[string]fault.Reason{
+		"DisconnectUser": "", "SubscribeUser": "", "RevokeTokens": fault.CallerDenied, "disconnectuser": fault.CallerDenied, "": fault.CallerDenied,
+	} {
+		err := callers.MayControl("moderation", method)
+		if f, ok := errors.AsType[*fault.Error](err); (want == "") != (err == nil) || want != "" && (!ok || f.Reason != want || f.Field != "") {
+			t.Errorf("%q: error %v, want %q", method, err, want)
+		}
+	}
+	for _, method := range auth.ControlMethods() {
+		if err := callers.MayControl("sender", method); fault.From(err) == nil || fault.From(err).Reason != fault.CallerDenied {
+			t.Errorf("%s: error %v", method, err)
+		}
+	}
+	wantCallerError(t, callers.MayControl("nobody", "DisconnectUser"), fault.CallerUnknown)
+	wantCallerError(t, callers.MaySubscribe("moderation", "chat.lobby"), "")
+	wantCallerError(t, callers.MaySubscribe("moderation", "news.today"), fault.CallerDenied)
+	wantCallerError(t, callers.MaySubscribe("sender", "chat.lobby"), fault.CallerDenied)
+	wantCallerError(t, callers.MayPublish("moderation", "chat.lobby"), fault.CallerDenied)
+}
+
+func TestCallersAreReplacedWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	callers, err := auth.NewCallers([]auth.Caller{{Name: "billing", Publish: []string{"user.{id}"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := callers.Replace([]auth.Caller{{Name: "audit"}, {Name: "billing", Publish: []string{"bare"}}}); err == nil {
+		t.Error("Replace takes a bad pattern")
+	}
+	wantCallerError(t, callers.MayPublish("billing", "user.alice"), "")
+	wantCallerError(t, callers.MayPublish("audit", "user.alice"), fault.CallerUnknown)
+	if err := callers.Replace([]auth.Caller{{Name: "audit"}}); err != nil {
+		t.Fatal(err)
+	}
+	wantCallerError(t, callers.MayPublish("billing", "user.alice"), fault.CallerUnknown)
+	wantCallerError(t, callers.MayPublish("audit", "user.alice"), fault.CallerDenied)
+}
+
+func TestCallerProblemsBesideIssuers(t *testing.T) {
+	t.Parallel()
+	one, two := callersIssuer("one"), callersIssuer("two")
+	clients := hmacIssuer(auth.ForClients)
+	for name, c := range map[string]struct {
+		callers []auth.Caller
+		issuers []auth.Issuer
+		want    []string
+	}{
+		"one issuer":          {[]auth.Caller{{Name: "a"}, {Name: "b", Issuer: "one"}}, []auth.Issuer{one, clients}, nil},
+		"which of two":        {[]auth.Caller{{Name: "a"}, {Name: "b", Issuer: "two"}, {Name: "c", Certificate: "c.example"}}, []auth.Issuer{one, two}, []string{"[0].issuer: is required, since several issuers are for callers: one, two"}},
+		"unknown issuer":      {[]auth.Caller{{Name: "a", Issuer: "x"}}, []auth.Issuer{one}, []string{`[0].issuer: there is no issuer "x" for callers`}},
+		"issuer of clients":   {[]auth.Caller{{Name: "a", Issuer: "main"}}, []auth.Issuer{one, clients}, []string{`[0].issuer: there is no issuer "main" for callers`}},
+		"both":                {[]auth.Caller{{Name: "a", Issuer: "one", Certificate: "a.example"}}, []auth.Issuer{one}, []string{"[0].certificate: is given, and issuer too"}},
+		"one certificate":     {[]auth.Caller{{Name: "a", Certificate: "a.example"}, {Name: "b", Certificate: "A.example"}}, nil, []string{`[1].certificate: is also that of "a"`}},
+		"no certificate name": {[]auth.Caller{{Name: "a", Certificate: "a b"}, {Name: "b", Certificate: "/tmp"}, {Name: "c", Certificate: "spiffe://example.org/c"}}, nil, []string{"[0].certificate: ", "[1].certificate: "}},
+		"control, subscribe":  {[]auth.Caller{{Name: "a", Control: []string{"DisconnectUser", "Disconnect"}, Subscribe: []string{"bare"}}}, nil, []string{"[0].subscribe[0]: ", `[0].control[1]: "Disconnect" is not one of DisconnectUser, DisconnectConnection, SubscribeUser`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			wantLines(t, auth.CallerProblems(c.callers, c.issuers...), c.want)
+		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -57,10 +58,33 @@ func TestProblems(t *testing.T) {
 		"RSA is weak": {func(i *auth.Issuer) {
 			i.Secret, i.PublicKey, i.Algorithms = auth.Secret{}, publicPEM(t, weak.Public()), []string{"RS256"}
 		}, []string{"RSA key of 1024 bits; it needs at least 2048"}},
-		"audience of callers": {func(i *auth.Issuer) { i.Audience = auth.CallerAudience }, []string{"[0].audience: "}},
-		"audience of roles":   {func(i *auth.Issuer) { i.For, i.Audience = auth.ForCallers, auth.RoleAudience }, []string{"[0].audience: \"carillon-role\" is kept"}},
-		"prefix of services":  {func(i *auth.Issuer) { i.UserPrefix = "service:a" }, []string{"[0].user_prefix: "}},
-		"prefix for callers":  {func(i *auth.Issuer) { i.For, i.UserPrefix = auth.ForCallers, "x-" }, []string{"[0].user_prefix: is only for clients"}},
+		"RSA is huge": {func(i *auth.Issuer) {
+			i.Secret, i.PublicKey, i.Algorithms = auth.Secret{}, publicPEM(t, &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 16384), E: 65537}), []string{"RS256"}
+		}, []string{"RSA key of 16385 bits, more than 16384"}},
+		"name of the anonymous": {func(i *auth.Issuer) { i.Name = "anonymous" }, []string{"[0].name: "}},
+		"name of certificates":  {func(i *auth.Issuer) { i.Name = "certificate" }, []string{"[0].name: "}},
+		"keys to be fetched":    {func(i *auth.Issuer) { fetched(i, "https://sso.example/keys") }, nil},
+		"keys of this machine":  {func(i *auth.Issuer) { fetched(i, "http://127.0.0.1:8000/keys") }, nil},
+		"keys over HTTP":        {func(i *auth.Issuer) { fetched(i, "http://sso.example/keys") }, []string{"[0].jwks_url: is not an address https://"}},
+		"keys in a file":        {func(i *auth.Issuer) { fetched(i, "file:///keys") }, []string{"[0].jwks_url: is not an address https://"}},
+		"keys with a password":  {func(i *auth.Issuer) { fetched(i, "https://a:b@sso.example/keys") }, []string{"[0].jwks_url: is not an address https://"}},
+		"keys and a secret":     {func(i *auth.Issuer) { i.JWKSURL = "https://sso.example/keys" }, []string{"[0].secret: is given, and jwks_url too; an issuer has one of"}},
+		"keys for HMAC": {func(i *auth.Issuer) {
+			fetched(i, "https://sso.example/keys")
+			i.Algorithms = []string{"ES256", "HS256"}
+		}, []string{"[0].algorithms: HS256 does not fit jwks_url"}},
+		"two secrets":             {func(i *auth.Issuer) { i.PreviousSecret.Env = other }, nil},
+		"previous secret short":   {func(i *auth.Issuer) { i.PreviousSecret.Env = "x" }, []string{"[0].previous_secret: has 1 bytes; it needs at least 32"}},
+		"previous secret missing": {func(i *auth.Issuer) { i.PreviousSecret.File = "x" }, []string{"[0].previous_secret: there is no such file"}},
+		"previous secret is PEM":  {func(i *auth.Issuer) { i.PreviousSecret = ec }, []string{"[0].previous_secret: is PEM"}},
+		"previous secret alone": {func(i *auth.Issuer) {
+			i.Secret, i.PreviousSecret, i.PublicKey, i.Algorithms = auth.Secret{}, i.Secret, ec, []string{"ES256"}
+		}, []string{"[0].previous_secret: is for secret, which is not given"}},
+		"subscriptions of callers": {func(i *auth.Issuer) { i.For, i.SubscriptionsClaim = auth.ForCallers, "channels" }, []string{"[0].subscriptions_claim: is only for clients"}},
+		"audience of callers":      {func(i *auth.Issuer) { i.Audience = auth.CallerAudience }, []string{"[0].audience: "}},
+		"audience of roles":        {func(i *auth.Issuer) { i.For, i.Audience = auth.ForCallers, auth.RoleAudience }, []string{"[0].audience: \"carillon-role\" is kept"}},
+		"prefix of services":       {func(i *auth.Issuer) { i.UserPrefix = "service:a" }, []string{"[0].user_prefix: "}},
+		"prefix for callers":       {func(i *auth.Issuer) { i.For, i.UserPrefix = auth.ForCallers, "x-" }, []string{"[0].user_prefix: is only for clients"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -71,6 +95,37 @@ func TestProblems(t *testing.T) {
 			if _, err := auth.NewVerifier(issuer.For, []auth.Issuer{issuer}, texts); (err == nil) != (len(c.want) == 0) {
 				t.Errorf("NewVerifier: %v", err)
 			}
+		})
+	}
+}
+
+// fetched makes an issuer one with a jwks_url.
+func fetched(i *auth.Issuer, address string) {
+	i.Secret, i.Algorithms, i.JWKSURL = auth.Secret{}, []string{"ES256"}, address
+}
+
+func TestAnonymousProblems(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		prefix string
+		issuer string // its user_prefix
+		want   []string
+	}{
+		"apart":            {"anonymous-", "sso-", nil},
+		"no prefix beside": {"anonymous-", "", nil},
+		"alike":            {"guest-", "guest", []string{`user_prefix: "guest-" and the "guest" of the issuer "main" begin alike`}},
+		"alike, shorter":   {"guest", "guest-", []string{`user_prefix: "guest" and the "guest-"`}},
+		"of services":      {"service:x", "", []string{"user_prefix: begins with \"service:\""}},
+		"none":             {"", "", []string{"user_prefix: makes no user id"}},
+		"long":             {strings.Repeat("x", 103), "", []string{"user_prefix: makes no user id"}},
+		"control":          {"a\n", "", []string{"user_prefix: makes no user id"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			issuer, callers := hmacIssuer(auth.ForClients), hmacIssuer(auth.ForCallers)
+			issuer.UserPrefix, callers.UserPrefix = c.issuer, "anonymous-"
+			wantLines(t, auth.AnonymousProblems(auth.Anonymous{Enabled: true, UserPrefix: c.prefix}, []auth.Issuer{issuer, callers}), c.want)
+			wantLines(t, auth.AnonymousProblems(auth.Anonymous{UserPrefix: c.prefix}, []auth.Issuer{issuer}), nil)
 		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"maps"
 	"math/big"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -241,6 +242,8 @@ func TestVerifyRefusals(t *testing.T) {
 		"sub with control":      {hs256(t, jwt.MapClaims{"sub": "a\nb"}), fault.TokenClaimInvalid, "control"},
 		"sub of a service":      {hs256(t, jwt.MapClaims{"sub": "service:billing"}), fault.TokenClaimInvalid, "service:"},
 		"sub of another issuer": {hs256(t, jwt.MapClaims{"sub": "sso-alice"}), fault.TokenClaimInvalid, "another issuer"},
+		"jti a number":          {hs256(t, jwt.MapClaims{"jti": 7}), fault.TokenClaimInvalid, "jti"},
+		"kid a number":          {raw(`{"alg":"HS256","kid":7}`, `{}`), fault.TokenMalformed, "kid"},
 		"claims too deep":       {hs256(t, jwt.MapClaims{"x": nested}), fault.TokenClaimInvalid, "32"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -256,6 +259,55 @@ func TestVerifyRefusals(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+func TestVerifyIssuedAtAndTokenID(t *testing.T) {
+	t.Parallel()
+	v := newVerifier(t, auth.ForClients, hmacIssuer(auth.ForClients))
+	issued := time.Now().Add(-time.Hour).Unix()
+	identity, err := v.Verify(t.Context(), hs256(t, jwt.MapClaims{"iat": float64(issued) + 0.75, "nbf": 1, "jti": "t-1"}))
+	if err != nil || identity.IssuedAt.Unix() != issued || identity.TokenID != "t-1" {
+		t.Errorf("identity %+v, %v", identity, err)
+	}
+	identity, err = v.Verify(t.Context(), hs256(t, jwt.MapClaims{"nbf": 1}))
+	if err != nil || !identity.IssuedAt.IsZero() || identity.TokenID != "" {
+		t.Errorf("identity %+v, %v", identity, err)
+	}
+}
+
+// The secret before the present one verifies, and signs nothing.
+func TestPreviousSecret(t *testing.T) {
+	t.Parallel()
+	issuer := hmacIssuer(auth.ForClients)
+	issuer.PreviousSecret = auth.Secret{Env: other}
+	v := newVerifier(t, auth.ForClients, issuer)
+	for _, key := range []string{secret, other} {
+		wantGood(t, v, signedBy(t, key))
+	}
+	_, err := v.Verify(t.Context(), signedBy(t, "a-third-secret-of-at-least-32-bytes!"))
+	wantReason(t, err, fault.TokenSignatureInvalid, "does not match")
+	token, err := auth.Sign(issuer, texts, "alice", time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantGood(t, newVerifier(t, auth.ForClients, hmacIssuer(auth.ForClients)), token)
+}
+
+// Nobody's token may name a user who needs none.
+func TestAnonymousUsersAreNobodyElses(t *testing.T) {
+	t.Parallel()
+	v, err := auth.NewVerifier(auth.ForClients, []auth.Issuer{hmacIssuer(auth.ForClients)}, texts, "anonymous-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := auth.NewAnonymous("anonymous-"), auth.NewAnonymous("anonymous-")
+	if one.Kind != auth.ForClients || one.Issuer != auth.AnonymousIssuer || !one.ExpiresAt.IsZero() || one.Claims["anonymous"] != true ||
+		!regexp.MustCompile(`^anonymous-[a-z2-7]{26}$`).MatchString(one.Subject) || one.Subject == two.Subject {
+		t.Errorf("identities %+v, %+v", one, two)
+	}
+	_, err = v.Verify(t.Context(), hs256(t, jwt.MapClaims{"sub": one.Subject}))
+	wantReason(t, err, fault.TokenClaimInvalid, `begins with "anonymous-", which is kept for another issuer`)
+	wantGood(t, v, hs256(t, jwt.MapClaims{"sub": "anonymous"}))
 }
 
 // An RSA public key must never serve as an HMAC secret.
@@ -294,37 +346,49 @@ func TestVerifyCallers(t *testing.T) {
 
 func TestVerifyClock(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		v := newVerifier(t, auth.ForClients, hmacIssuer(auth.ForClients))
-		start := time.Now()
-		token := hs256(t, jwt.MapClaims{
-			"nbf": start.Add(10 * time.Second).Unix(), "iat": start.Add(10 * time.Second).Unix(), "exp": start.Add(time.Minute).Unix(),
+	for _, skew := range []time.Duration{0, 5 * time.Second, time.Minute} {
+		t.Run(skew.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				issuer := hmacIssuer(auth.ForClients)
+				issuer.Skew = skew
+				v := newVerifier(t, auth.ForClients, issuer)
+				start := time.Now()
+				token := hs256(t, jwt.MapClaims{
+					"nbf": start.Add(2 * time.Minute).Unix(), "iat": start.Add(2 * time.Minute).Unix(), "exp": start.Add(3 * time.Minute).Unix(),
+				})
+				for _, step := range []struct {
+					at     time.Duration
+					reason fault.Reason
+				}{
+					{2*time.Minute - skew - time.Millisecond, fault.TokenNotYetValid},
+					{2*time.Minute - skew, ""},
+					{3*time.Minute - time.Millisecond, ""},
+					{3 * time.Minute, fault.TokenExpired}, // and no leeway at the end
+				} {
+					time.Sleep(time.Until(start.Add(step.at))) // of the bubble's clock
+					_, err := v.Verify(t.Context(), token)
+					if step.reason == "" && err != nil {
+						t.Errorf("after %v: %v", step.at, err)
+					}
+					if step.reason != "" {
+						wantReason(t, err, step.reason, "")
+					}
+				}
+			})
 		})
-		for _, step := range []struct {
-			at     time.Duration
-			reason fault.Reason
-		}{
-			{5*time.Second - time.Millisecond, fault.TokenNotYetValid},
-			{5 * time.Second, ""}, // an issuer's clock may be 5 s ahead
-			{time.Minute - time.Millisecond, ""},
-			{time.Minute, fault.TokenExpired}, // and no leeway at the end
-		} {
-			time.Sleep(time.Until(start.Add(step.at))) // of the bubble's clock
-			_, err := v.Verify(t.Context(), token)
-			if step.reason == "" && err != nil {
-				t.Errorf("after %v: %v", step.at, err)
-			}
-			if step.reason != "" {
-				wantReason(t, err, step.reason, "")
-			}
-		}
-	})
+	}
 }
 
 func FuzzVerify(f *testing.F) {
-	issuers := []auth.Issuer{hmacIssuer(auth.ForClients)}
-	v := newVerifier(f, auth.ForClients, issuers...)
+	key := ecdsaKey(f, elliptic.P256())
+	at := &endpoint{}
+	at.serve(jwk(f, key.Public(), "a", nil), jwk(f, ecdsaKey(f, elliptic.P256()).Public(), "b", nil))
+	v, _, stop := following(f, at, texts, hmacIssuer(auth.ForClients), keysIssuer("sso"))
+	f.Cleanup(stop)
 	for _, token := range []string{
+		es256(f, "sso", key, "a"), es256(f, "sso", key, "b"), es256(f, "sso", key, "c"), es256(f, "sso", key, ""),
+		withKid(f, jwt.SigningMethodHS256, "sso", []byte(secret), "a"),
 		"", "a.b.c", hs256(f, nil), hs256(f, jwt.MapClaims{"aud": []any{1}, "sub": 7, "exp": 1e308}),
 		signed(f, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil),
 	} {
