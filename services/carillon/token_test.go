@@ -85,6 +85,7 @@ func TestTokenRefusals(t *testing.T) {
 	t.Parallel()
 	name := writeFile(t, testConfig)
 	public := writeFile(t, `auth: {issuers: [{name: a, for: clients, algorithms: [ES256], public_key: {env: PEM}}]}`)
+	fetched := writeFile(t, `auth: {issuers: [{name: sso, for: clients, algorithms: [ES256], jwks_url: "https://sso.example/keys"}]}`)
 	env := map[string]string{
 		"SECRET": testSecret,
 		"PEM": `-----BEGIN PUBLIC KEY-----
@@ -93,16 +94,18 @@ iTo7Tu6KPAqv7D7gS2XpJFbZiItSs3m9+9Ue6GnvHw/GW2ZZaVtszggXIw==
 -----END PUBLIC KEY-----`,
 	}
 	for args, says := range map[string]string{
-		"":                                 "--user",
-		"--user a --service b":             "can't be used together",
-		"--user a --config " + name:        "choose one by --issuer: main, second",
-		"--user a --issuer x":              `no issuer "x" for clients`,
-		"--service a --issuer main":        `no issuer "main" for callers`,
-		"--user a --config absent.yaml":    "does not exist",
-		"--user a --config " + public:      "none can sign; --issuer dev-clients",
-		"--user a --claim x":               "not KEY=VALUE",
-		"--user a --claim x=1 --claim x=2": "x is given twice",
-		"--user a --claim x=[1":            "x: is not JSON",
+		"":                                          "--user",
+		"--user a --service b":                      "can't be used together",
+		"--user a --config " + name:                 "choose one by --issuer: main, second",
+		"--user a --issuer x":                       `no issuer "x" for clients`,
+		"--service a --issuer main":                 `no issuer "main" for callers`,
+		"--user a --config absent.yaml":             "does not exist",
+		"--user a --config " + public:               "none can sign; --issuer dev-clients",
+		"--user b --config " + fetched:              "none can sign; --issuer dev-clients",
+		"--user a --issuer sso --config " + fetched: `"sso" has no secret, so it can only verify`,
+		"--user a --claim x":                        "not KEY=VALUE",
+		"--user a --claim x=1 --claim x=2":          "x is given twice",
+		"--user a --claim x=[1":                     "x: is not JSON",
 		"--user a --ttl=-1s --config " + name + " --issuer main": "ttl",
 		"--user a --claim sub=x --issuer main --config " + name:  "the claim sub is set by Carillon",
 		"--user service:a --issuer main --config " + name:        "service:",

@@ -34,7 +34,13 @@ func Problems(issuers []Issuer, load Load) []string {
 	var problems []string
 	for i, configured := range issuers {
 		at := func(j int) string { return fmt.Sprintf("the same as that of [%d]", j) }
-		add := func(line string) { problems = append(problems, fmt.Sprintf("[%d].%s", i, line)) }
+		add := func(line string) {
+			dot := "."
+			if line == noKeys {
+				dot = ": "
+			}
+			problems = append(problems, fmt.Sprintf("[%d]%s%s", i, dot, line))
+		}
 		_, own := compile(configured, load)
 		for _, line := range own {
 			add(line)
@@ -73,7 +79,7 @@ func prefixProblem(i, earlier Issuer) string {
 }
 
 // compile checks one issuer and loads its keys, or makes a set of those to be fetched;
-// the problems are lines "key: …".
+// the problems are lines "key: …", or noKeys.
 func compile(i Issuer, load Load) (*issuer, []string) {
 	problems := misuses(i)
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }

@@ -46,7 +46,7 @@ func TestProblems(t *testing.T) {
 		"secret is short":    {func(i *auth.Issuer) { i.Secret.Env = secret[1:] }, []string{"[0].secret: has 31 bytes; it needs at least 32"}},
 		"secret is missing":  {func(i *auth.Issuer) { i.Secret = auth.Secret{File: "x"} }, []string{"[0].secret: there is no such file"}},
 		"secret is a key":    {func(i *auth.Issuer) { i.Secret = ec }, []string{"[0].secret: is PEM, not an HMAC secret; a public key belongs in public_key"}},
-		"no key":             {func(i *auth.Issuer) { i.Secret = auth.Secret{} }, []string{"[0].secret: none of secret, public_key and jwks_url"}},
+		"no key":             {func(i *auth.Issuer) { i.Secret = auth.Secret{} }, []string{"[0]: none of secret, public_key and jwks_url"}},
 		"two keys":           {func(i *auth.Issuer) { i.PublicKey = ec }, []string{"an issuer has one of"}},
 		"key is missing":     {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, auth.Secret{File: "x"} }, []string{"[0].public_key: there is no such file"}},
 		"key is no PEM":      {func(i *auth.Issuer) { i.Secret, i.PublicKey = auth.Secret{}, auth.Secret{Env: "x"} }, []string{"[0].public_key: is not PEM"}},
@@ -163,7 +163,7 @@ func TestProblemsTogether(t *testing.T) {
 		"one iss":             {[]auth.Issuer{named("a", "x", ""), named("b", "x", "b-")}, []string{"[1].issuer: is the same as that of [0], which is also for clients"}},
 		"no prefix":           {[]auth.Issuer{named("a", "", ""), named("b", "b", "")}, []string{`[1].user_prefix: is required, since "a" has none`}},
 		"prefixes alike":      {[]auth.Issuer{named("a", "", "x"), named("b", "b", "x-")}, []string{`[1].user_prefix: "x-" and the "x" of "a" begin alike`}},
-		"everything is wrong": {[]auth.Issuer{{}, {Name: "b"}}, []string{"[0].name", "[0].for", "[0].algorithms", "[0].secret", "[1].for", "[1].algorithms", "[1].secret", "[1].issuer"}},
+		"everything is wrong": {[]auth.Issuer{{}, {Name: "b"}}, []string{"[0].name", "[0].for", "[0].algorithms", "[0]: none of", "[1].for", "[1].algorithms", "[1]: none of", "[1].issuer"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

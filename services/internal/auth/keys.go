@@ -40,6 +40,9 @@ func (h *heldKeys) find(context.Context, jwt.SigningMethod, string) ([]any, erro
 	return *h.keys.Load(), nil
 }
 
+// noKeys is the one problem that is no single key's.
+const noKeys = "none of secret, public_key and jwks_url is given"
+
 // oneOfKeys says why an issuer's configuration does not say once where its keys are.
 func oneOfKeys(i Issuer) (problem string) {
 	var given []string
@@ -53,7 +56,7 @@ func oneOfKeys(i Issuer) (problem string) {
 	}
 	switch {
 	case len(given) == 0:
-		return "secret: none of secret, public_key and jwks_url is given"
+		return noKeys
 	case len(given) > 1:
 		return given[0] + ": is given, and " + given[1] + " too; an issuer has one of secret, public_key and jwks_url"
 	case i.JWKSURL != "" && !fetchable(i.JWKSURL):

@@ -152,7 +152,7 @@ type Ops struct {
 
 // Auth says whose tokens are good.
 type Auth struct {
-	Issuers []auth.Issuer `yaml:"issuers" help:"Issuers of tokens. An issuer is for clients or for callers, and has a secret or a public key."`
+	Issuers []auth.Issuer `yaml:"issuers" help:"Issuers of tokens. An issuer is for clients or for callers, and has a secret, a public key or a jwks_url."`
 	// RolesSecret is zero if roles need not talk across processes.
 	RolesSecret auth.Secret    `yaml:"roles_secret" help:"The secret that edges and presence share, at least 32 bytes."`
 	Anonymous   auth.Anonymous `yaml:"anonymous" help:"Clients without a token."`

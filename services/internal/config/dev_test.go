@@ -68,6 +68,36 @@ func TestDev(t *testing.T) {
 	}
 }
 
+// The callers of a file stay bound to its issuer, and dev's own to that of dev.
+func TestDevBindsCallers(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		issuers string
+		billing string // the issuer that billing is known by
+	}{
+		"beside an issuer": {`auth: {issuers: [{name: services, for: callers, algorithms: [HS256], secret: {env: SECRET}}]}`, "services"},
+		"alone":            {"", "dev-callers"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text := c.issuers + "\ncallers: [{name: billing}, {name: dev, publish: [\"chat.{room}\"]}]\n"
+			loaded := process{file: text, command: config.Dev, env: map[string]string{"SECRET": strings.Repeat("x", auth.MinSecretBytes)}}.mustLoad(t)
+			callers, err := auth.NewCallers(loaded.Callers, loaded.Auth.Issuers...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, issuer := range loaded.Auth.Issuers {
+				for caller, of := range map[string]string{"billing": c.billing, config.DevCaller: "dev-callers"} {
+					err := callers.Known(auth.Identity{Kind: auth.ForCallers, Issuer: issuer.Name, Subject: caller})
+					if (err == nil) != (issuer.Name == of) {
+						t.Errorf("%s of %s: %v", caller, issuer.Name, err)
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestGenerateKeys(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "a", "data")
