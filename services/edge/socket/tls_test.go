@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -34,8 +35,12 @@ func (b *below) Write(p []byte) (int, error) {
 	held := b.held
 	b.mu.Unlock()
 	if held {
-		<-b.over
-		return 0, net.ErrClosed
+		select {
+		case <-b.over:
+			return 0, net.ErrClosed
+		case <-time.After(5 * time.Second): // the deadline that TLS sets
+			return 0, os.ErrDeadlineExceeded
+		}
 	}
 	return b.Conn.Write(p)
 }
