@@ -100,10 +100,14 @@ func assignAll(ctx context.Context, sessions []*session, do func(context.Context
 	for _, a := range all {
 		select {
 		case <-a.over:
+		case <-ctx.Done():
+		}
+		select {
+		case <-a.over:
 			if a.done {
 				count++
 			}
-		case <-ctx.Done():
+		default:
 		}
 	}
 	return count
