@@ -31,7 +31,7 @@ func (s *session) authenticate(ctx context.Context, token string) (auth.Identity
 		}
 		return identity, nil
 	case shown == nil && s.edge.options.Credentials.AnonymousPrefix != "":
-		return newAnonymous(s.edge.options.Credentials.AnonymousPrefix), nil
+		return auth.NewAnonymous(s.edge.options.Credentials.AnonymousPrefix), nil
 	case shown == nil:
 		return auth.Identity{}, fault.New(fault.TokenMissing, "token", "no token: send one in the handshake or in connect.token")
 	case token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(shown.token)) == 0:

@@ -18,8 +18,6 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/control"
 )
 
-func tellsIdentity(o *edge.Options) { o.Verifier = identified{o.Verifier} }
-
 // apply has the edge carry out a command that is issued now, unless it says when.
 func (w *world) apply(t testing.TB, c control.Command) int {
 	t.Helper()
@@ -93,7 +91,7 @@ func TestDisconnectConnection(t *testing.T) {
 // A command that comes late is about the connections of its time.
 func TestCommandsOfThePast(t *testing.T) {
 	t.Parallel()
-	w := start(t, tellsIdentity)
+	w := start(t, nil)
 	c := w.connect(t, "alice")
 	long := time.Now().Add(-time.Hour)
 	for _, command := range []control.Command{
@@ -136,7 +134,7 @@ func (w *world) wantRevoked(t *testing.T, token string) {
 
 func TestRevokedButConnected(t *testing.T) {
 	t.Parallel()
-	w := start(t, tellsIdentity)
+	w := start(t, nil)
 	cut := time.Now().Add(-time.Minute).Truncate(time.Second)
 	issued := func(at time.Time) string { return tokenWith(t, jwt.MapClaims{"iat": at.Unix()}) }
 	old, same, undated, fresh := issued(cut.Add(-time.Hour)), issued(cut), tokenWith(t, jwt.MapClaims{"iat": nil}), issued(cut.Add(time.Second))
@@ -180,7 +178,7 @@ func TestRevokedButConnected(t *testing.T) {
 
 func TestRevokedByID(t *testing.T) {
 	t.Parallel()
-	w := start(t, tellsIdentity)
+	w := start(t, nil)
 	named := func(user, id string) string { return tokenWith(t, jwt.MapClaims{"sub": user, "jti": id}) }
 	c, other, nameless, bob := w.enter(t, named("alice", "one")), w.enter(t, named("alice", "two")), w.connect(t, "alice"), w.enter(t, named("bob", "one"))
 	if count := w.apply(t, control.Command{Kind: control.RevokeTokens, User: "alice", TokenID: "one"}); count != 1 {
@@ -204,7 +202,7 @@ func TestRevokedByID(t *testing.T) {
 
 func TestARevocationIsForgottenWhenItEnds(t *testing.T) {
 	t.Parallel()
-	w := start(t, tellsIdentity)
+	w := start(t, nil)
 	text := tokenWith(t, nil)
 	end := time.Now().Add(700 * time.Millisecond)
 	w.apply(t, control.Command{Kind: control.RevokeTokens, User: "alice", IssuedBefore: time.Now(), ExpiresAt: end})
@@ -218,7 +216,7 @@ func TestARevocationIsForgottenWhenItEnds(t *testing.T) {
 // Between revoking and connecting there is no gap, whichever is first.
 func TestRevokeWhileConnecting(t *testing.T) {
 	t.Parallel()
-	w := start(t, tellsIdentity)
+	w := start(t, nil)
 	for i := range 50 {
 		user := fmt.Sprint("user-", i)
 		c := w.dial(t, http.Header{"Authorization": {"Bearer " + tokenWith(t, jwt.MapClaims{"sub": user})}})

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"crypto/rand"
 	"net/http"
 	"slices"
 	"strings"
@@ -149,12 +148,4 @@ func tokenRevoked(message string) *fault.Error {
 		message = "the token has been revoked"
 	}
 	return fault.New(fault.TokenRevoked, "", "%s", message)
-}
-
-// newAnonymous makes up who a client without a token is.
-func newAnonymous(prefix string) auth.Identity {
-	return auth.Identity{
-		Kind: auth.ForClients, Issuer: auth.AnonymousIssuer, Subject: prefix + strings.ToLower(rand.Text()),
-		Claims: map[string]any{"anonymous": true},
-	}
 }

@@ -15,7 +15,6 @@ import (
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
 	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/edge/authorization"
-	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
@@ -113,18 +112,6 @@ func startLawful(t testing.TB, change ...func(*edge.Options)) (*world, *law) {
 		}
 	})
 	return w, l
-}
-
-// identified fills in what the verifier does not tell.
-type identified struct{ edge.Verifier }
-
-func (i identified) Verify(ctx context.Context, token string) (auth.Identity, error) {
-	identity, err := i.Verifier.Verify(ctx, token)
-	if issued, ok := identity.Claims["iat"].(float64); ok {
-		identity.IssuedAt = time.Unix(int64(issued), 0)
-	}
-	identity.TokenID, _ = identity.Claims["jti"].(string)
-	return identity, err
 }
 
 // tokenWith is alice's token for an hour with other claims; nil takes one away.
