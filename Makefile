@@ -84,6 +84,10 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s)
 bench: ## Run the benchmarks (BENCH=regexp, PACKAGES=…)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
 
+.PHONY: abuse
+abuse: ## Measure what honest people meet beside each kind of abuse; wants two idle cores
+	$(GO) test -run '^$$' -bench '^BenchmarkAbuse$$' -benchtime 1x -timeout 15m ./services/e2e
+
 .PHONY: chaos
 chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a quarter of an hour (ARGS="--seed 1 --duration 5m …")
 	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)

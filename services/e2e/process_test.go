@@ -58,7 +58,8 @@ type command struct {
 	program   string
 	arguments []string
 	environ   []string
-	user      *syscall.Credential // nil: that of the tests
+	user      *syscall.Credential   // nil: that of the tests
+	launch    func(*exec.Cmd) error // nil: as usual
 }
 
 // process is one that runs, or ran.
@@ -82,7 +83,11 @@ func start(t testing.TB, c command) *process {
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.cmd.Start(); err != nil {
+	launch := c.launch
+	if launch == nil {
+		launch = (*exec.Cmd).Start
+	}
+	if err := launch(p.cmd); err != nil {
 		t.Fatalf("%s: %v", c.name, err)
 	}
 	go func() {
