@@ -52,14 +52,20 @@ type process struct {
 	// clientTokens and callerTokens check tokens; auth.Replace takes both at once.
 	clientTokens *auth.Verifier
 	callerTokens *auth.Verifier
+	flags        *config.Flags // with which config was loaded
+	// authority decides what users may do; nil without the presence role.
+	authority *presence.Service
+	// authorizer asks those who decide, each of authorities by its address.
+	authorizer  *authorization.Client
+	authorities map[string]grpc.ClientConnInterface
 }
 
 // listeners are bound before anything else, so that a port taken is said at once.
 type listeners struct{ ops, presence, publish, publishHTTP, edge net.Listener }
 
-func newProcess(command config.Command, c *config.Config, env environment, logger *slog.Logger) *process {
+func newProcess(command config.Command, c *config.Config, flags *config.Flags, env environment, logger *slog.Logger) *process {
 	return &process{
-		command: command, config: c, env: env, logger: logger,
+		command: command, config: c, flags: flags, env: env, logger: logger,
 		parts: lifecycle.New(logger), ops: ops.New(logger, c.Ops.PProf), namespaces: namespace.NewSet(c.Namespaces),
 	}
 }
@@ -116,6 +122,7 @@ func (p *process) start(ctx context.Context) error {
 		{p.has(config.EdgeRole), p.openEdge},
 		{p.has(config.PublishRole), p.startPublish},
 		{p.has(config.EdgeRole), p.startEdge},
+		{true, p.watchConfiguration},
 	}
 	for _, s := range steps {
 		if s.needed {
@@ -213,6 +220,7 @@ func (p *process) startPresence(context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.authority = service
 	server := rpc.NewServer(rpc.Options{Logger: p.logger, TLS: presenceTLS, Authenticate: map[string]rpc.Authenticator{
 		presence.AuthorizationService: rpc.Bearer(p.roleKey),
 		presence.ReportService:        rpc.Bearer(p.roleKey),
@@ -242,12 +250,11 @@ func (p *process) dialPresence(addresses ...string) (*grpc.ClientConn, error) {
 
 // openEdge makes the edge, and with it the store, which publishing shares.
 func (p *process) openEdge(ctx context.Context) error {
-	replicas := p.config.Presence.Addresses
-	authorizing, err := p.dialPresence(replicas...)
+	err := p.openAuthorizer()
 	if err != nil {
 		return err
 	}
-	p.parts.OnStop("authorization client", authorizing.Close)
+	replicas := p.config.Presence.Addresses
 	if len(replicas) == 0 {
 		replicas = []string{"in this process"}
 	}
@@ -268,7 +275,7 @@ func (p *process) openEdge(ctx context.Context) error {
 	}
 	options := edge.Options{
 		TLS: edgeTLS, LocalOnly: p.command == config.Dev,
-		Verifier: p.clientTokens, Authorizer: authorization.New(authorizing), Roster: members, Namespaces: p.namespaces,
+		Verifier: p.clientTokens, Authorizer: p.authorizer, Roster: members, Namespaces: p.namespaces,
 		Credentials: credentialsOf(p.config), Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
 		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
 			if err := p.openStore(ctx, receiver); err != nil {
@@ -280,8 +287,11 @@ func (p *process) openEdge(ctx context.Context) error {
 	if p.command == config.Dev {
 		options.Console = p.console()
 	}
-	p.edge, err = edge.New(options)
-	return err
+	if p.edge, err = edge.New(options); err != nil {
+		return err
+	}
+	p.watchRules()
+	return nil
 }
 
 // startEdge is the last to start, so that it is the first to stop.

@@ -34,7 +34,7 @@ func (r *roleCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	p := newProcess(r.command, loaded, env, logger)
+	p := newProcess(r.command, loaded, &r.Flags, env, logger)
 	return p.run(env.ctx)
 }
 

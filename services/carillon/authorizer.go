@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc"
+
+	"github.com/carillon-rt/carillon/services/edge/authorization"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
+)
+
+// openAuthorizer reaches those who decide what users may do: the presence role, or the
+// operator's own service in its place.
+func (p *process) openAuthorizer() error {
+	addresses, dial := p.config.Presence.Addresses, p.dialPresence
+	if own := p.config.Authorization.Addresses; len(own) > 0 {
+		addresses, dial = own, p.dialAuthorization
+	}
+	var conns []*grpc.ClientConn
+	p.parts.OnStop("authorization client", func() error {
+		var errs []error
+		for _, conn := range conns {
+			errs = append(errs, conn.Close())
+		}
+		return errors.Join(errs...)
+	})
+	open := func(addresses ...string) (*grpc.ClientConn, error) {
+		conn, err := dial(addresses...)
+		if err == nil {
+			conns = append(conns, conn)
+		}
+		return conn, err
+	}
+	all, err := open(addresses...)
+	if err != nil {
+		return err
+	}
+	p.authorizer = authorization.New(all)
+	p.authorities = map[string]grpc.ClientConnInterface{}
+	switch len(addresses) {
+	case 0:
+		p.authorities["in this process"] = all
+	case 1:
+		p.authorities[addresses[0]] = all
+	default: // each tells of its own rules
+		for _, address := range addresses {
+			if p.authorities[address], err = open(address); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *process) dialAuthorization(addresses ...string) (*grpc.ClientConn, error) {
+	return rpc.Dial(addresses, p.roleKey.Credentials())
+}
+
+// watchRules follows the rules of those who decide, once there is an edge to tell.
+func (p *process) watchRules() {
+	p.parts.Start("rules", func(ctx context.Context) error {
+		p.authorizer.Watch(ctx, p.authorities, p.logger, func() {})
+		return nil
+	})
+}

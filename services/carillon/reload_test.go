@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	carillon "github.com/carillon-rt/carillon/clients/go"
+	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
+	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/config"
+)
+
+// patience is how long anything may take.
+const patience = 20 * time.Second
+
+// written gathers what a process in this one writes.
+type written struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (w *written) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.text = append(w.text, p...)
+	return len(p), nil
+}
+
+func (w *written) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return string(w.text)
+}
+
+// eventually tries again until there is no error.
+func eventually(t *testing.T, try func() error) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline.C:
+			t.Fatal(err)
+		case <-again.C:
+		}
+	}
+}
+
+// serving runs carillon serve in this process until the test ends.
+type serving struct {
+	t    *testing.T
+	file string
+	log  *written
+}
+
+const servingConfig = `
+auth:
+  issuers:
+    - {name: main, for: clients, algorithms: [HS256], secret: {env: SECRET}}
+    - {name: services, for: callers, algorithms: [HS256], secret: {env: SECRET}}
+  roles_secret: {env: SECRET}
+namespaces:
+  - {name: chat, ephemeral: true, rules: [{channel: "chat.{room}", subscribe: "true", publish: %q}]}
+`
+
+func serve(t *testing.T, text string) *serving {
+	t.Helper()
+	s := &serving{t: t, file: writeFile(t, text), log: &written{}}
+	arguments := []string{"serve", "--config", s.file, "--data-dir", t.TempDir(), "--edge.rate.messages=10000"}
+	for _, listener := range []string{"edge.listen", "presence.listen", "publish.listen", "publish.http-listen", "ops.listen"} {
+		arguments = append(arguments, "--"+listener, "127.0.0.1:0")
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, arguments, testSecrets, &written{}, s.log) }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Errorf("serve does not stop:\n%s", s.log)
+		}
+	})
+	return s
+}
+
+func testSecrets(name string) string { return map[string]string{"SECRET": testSecret}[name] }
+
+// write puts another file in the place of the configuration.
+func (s *serving) write(text string) {
+	s.t.Helper()
+	next := filepath.Join(filepath.Dir(s.file), "next.yaml")
+	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.Rename(next, s.file); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *serving) logs(pattern string) string {
+	s.t.Helper()
+	var found []string
+	eventually(s.t, func() error {
+		if found = regexp.MustCompile(pattern).FindStringSubmatch(s.log.String()); found == nil {
+			return fmt.Errorf("does not log %q:\n%s", pattern, s.log)
+		}
+		return nil
+	})
+	return found[len(found)-1]
+}
+
+// connect connects a user.
+func (s *serving) connect(user string) *carillon.Client {
+	s.t.Helper()
+	token, err := auth.Sign(auth.Issuer{Name: "main", For: auth.ForClients, Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: "SECRET"}}, config.Secrets(testSecrets), user, time.Hour, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	url := "ws://" + s.logs(`msg=listening on=edge address=(\S+)`) + "/v1/ws"
+	var client *carillon.Client
+	eventually(s.t, func() error {
+		ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+		defer cancel()
+		client, err = carillon.Dial(ctx, carillon.Options{URL: url, Token: token})
+		return err
+	})
+	s.t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// publishes tries until a publish is allowed, or refused by the rules.
+func (s *serving) publishes(client *carillon.Client, allowed bool) {
+	s.t.Helper()
+	eventually(s.t, func() error {
+		ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+		defer cancel()
+		_, err := client.Publish(ctx, "chat.lobby", `{"type":"say"}`, "")
+		refusal, refused := errors.AsType[*carillon.Error](err)
+		switch {
+		case err == nil && allowed:
+			return nil
+		case refused && refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_POLICY_DENIED && !allowed:
+			return nil
+		}
+		return fmt.Errorf("the publish has the outcome %v, wanted allowed %t:\n%s", err, allowed, s.log)
+	})
+}
+
+// A publish that was allowed, which an edge remembers for a minute, is refused soon after
+// the file says so, over a connection that stays; and the other way round.
+func TestRulesChangeWhileAProcessRuns(t *testing.T) {
+	t.Parallel()
+	s := serve(t, fmt.Sprintf(servingConfig, "true"))
+	client := s.connect("alice")
+	s.publishes(client, true)
+	s.write(fmt.Sprintf(servingConfig, "false"))
+	s.publishes(client, false)
+	s.logs(`level=INFO msg="the configuration has changed" applied=\[rules\]`)
+
+	s.write(fmt.Sprintf(servingConfig, "nope"))
+	s.logs(`level=ERROR msg="the configuration has a problem; the one before holds" problem="namespaces\[0\].rules\[0\].publish: .*undeclared reference to 'nope'.* \(carillon.yaml:\d+\)"`)
+	s.publishes(client, false)
+
+	s.write(fmt.Sprintf(servingConfig, "true") + "log: {level: debug}\nedge: {max_inflight: 7}\n")
+	s.publishes(client, true)
+	s.logs(`level=WARN msg="the configuration has changed in options that need a restart" options="\[log.level edge.max_inflight\]"`)
+}
+
+// SIGHUP loads the file without waiting for a look at it.
+func TestASignalLoadsTheConfiguration(t *testing.T) {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP) // whatever serve does, it must not end these tests
+	defer signal.Stop(caught)
+	s := serve(t, fmt.Sprintf(servingConfig, "true"))
+	client := s.connect("alice")
+	s.publishes(client, true)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	s.logs(`level=INFO msg="the configuration is as before"`)
+}
+
+// own is an AuthorizationService that is not Carillon's: another server, which allows
+// users named root, and has no WatchPolicy.
+type own struct {
+	authzv1.UnimplementedAuthorizationServiceServer
+	shown chan string
+}
+
+func (o *own) CheckPermissions(ctx context.Context, req *authzv1.CheckPermissionsRequest) (*authzv1.CheckPermissionsResponse, error) {
+	if tokens := metadata.ValueFromIncomingContext(ctx, "authorization"); len(tokens) == 1 {
+		select {
+		case o.shown <- strings.TrimPrefix(tokens[0], "Bearer "):
+		default:
+		}
+	}
+	res := &authzv1.CheckPermissionsResponse{}
+	for range req.GetChecks() {
+		res.Decisions = append(res.Decisions, &authzv1.Decision{Allowed: req.GetUserId() == "root", Message: "you are not root", CacheFor: durationpb.New(time.Minute)})
+	}
+	return res, nil
+}
+
+// With authorization.addresses that service decides, whatever the rules say, and is
+// shown the credential of a role.
+func TestAnAuthorizationServiceOfOnesOwnDecides(t *testing.T) {
+	t.Parallel()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, service := grpc.NewServer(), &own{shown: make(chan string, 1)}
+	authzv1.RegisterAuthorizationServiceServer(server, service)
+	var running sync.WaitGroup
+	running.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() {
+		server.Stop()
+		running.Wait()
+	})
+
+	s := serve(t, fmt.Sprintf(servingConfig, "true")+fmt.Sprintf("authorization: {addresses: [%q]}\n", listener.Addr()))
+	s.publishes(s.connect("alice"), false)
+	s.publishes(s.connect("root"), true)
+	s.logs(`msg="the authorization service does not tell when its rules change.*address=` + listener.Addr().String())
+	key, err := auth.NewRoleKey([]byte(testSecret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if identity, err := key.Verify(t.Context(), <-service.shown); err != nil || identity.Kind != auth.ForRoles {
+		t.Errorf("it was shown the credential of %+v, %v", identity, err)
+	}
+}
