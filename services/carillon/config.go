@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/presence/policy"
 )
 
 // environment is what commands need of the process; main binds it for kong.
@@ -38,13 +41,22 @@ type configCheckCommand struct {
 	config.Flags
 }
 
-// Run prints OK, or returns config.Problems.
+// Run prints OK and a line for each thing that is most likely not meant, or returns
+// config.Problems.
 func (c *configCheckCommand) Run(env environment) error {
-	if _, err := config.Load(&c.Flags, c.For, env.getenv, env.checks...); err != nil {
+	loaded, places, err := config.LoadWithPlaces(&c.Flags, c.For, env.getenv, env.checks...)
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(env.stdout, "OK")
-	return err
+	if _, err := fmt.Fprintln(env.stdout, "OK"); err != nil {
+		return err
+	}
+	for _, warning := range append(loaded.Warnings(c.For), warnOfRules(loaded)...) {
+		if _, err := fmt.Fprintln(env.stdout, "warning:", places.Line(warning)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type configPrintCommand struct {
@@ -59,4 +71,32 @@ func (c *configPrintCommand) Run(env environment) error {
 		return err
 	}
 	return config.Print(env.stdout, loaded)
+}
+
+// checkRules finds rules that do not compile. It names a namespace by its place, as
+// the other checks do, so that the file's line is found.
+func checkRules(c *config.Config) []string {
+	var all []string
+	for i, n := range c.Namespaces {
+		_, problems := policy.Compile([]namespace.Namespace{n})
+		for _, problem := range problems {
+			all = append(all, strings.Replace(problem, "namespaces["+n.Name+"]", fmt.Sprintf("namespaces[%d]", i), 1))
+		}
+	}
+	return all
+}
+
+// warnOfRules finds rules that are most likely not meant so. Where somebody else decides
+// there are none to warn of.
+func warnOfRules(c *config.Config) []string {
+	if len(c.Authorization.Addresses) > 0 {
+		return nil
+	}
+	var all []string
+	for i, n := range c.Namespaces {
+		for _, warning := range policy.Warnings(n, c.Auth.Anonymous.Enabled) {
+			all = append(all, fmt.Sprintf("namespaces[%d].%s", i, warning))
+		}
+	}
+	return all
 }

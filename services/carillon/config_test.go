@@ -21,10 +21,11 @@ func runCommand(t *testing.T, env map[string]string, args ...string) (stdout str
 	t.Helper()
 	var cli struct {
 		Token   tokenCommand   `cmd:""`
+		Can     canCommand     `cmd:""`
 		Config  configCommand  `cmd:""`
 		Version versionCommand `cmd:""`
 	}
-	cli.Token, cli.Config = newTokenCommand(), newConfigCommand()
+	cli.Token, cli.Can, cli.Config = newTokenCommand(), newCanCommand(), newConfigCommand()
 	parser, err := kong.New(&cli)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +35,7 @@ func runCommand(t *testing.T, env map[string]string, args ...string) (stdout str
 		return "", err
 	}
 	var out strings.Builder
-	err = parsed.Run(environment{stdout: &out, getenv: func(name string) string { return env[name] }})
+	err = parsed.Run(environment{ctx: t.Context(), stdout: &out, getenv: func(name string) string { return env[name] }})
 	return out.String(), err
 }
 
@@ -60,8 +61,11 @@ func TestConfigCheck(t *testing.T) {
 	t.Parallel()
 	name := writeFile(t, testConfig)
 	env := map[string]string{"SECRET": testSecret}
-	if out, err := runCommand(t, env, "config", "check", "--config", name); err != nil || out != "OK\n" {
+	if out, err := runCommand(t, env, "config", "check", "--config", name); err != nil || !strings.HasPrefix(out, "OK\n") {
 		t.Errorf("%q, %v", out, err)
+	}
+	if out, err := runCommand(t, env, "config", "check", "--config", name, "--for", "dev"); err != nil || strings.Contains(out, ".tls: ") {
+		t.Errorf("%q, %v; nobody reaches dev from elsewhere", out, err)
 	}
 	out, err := runCommand(t, env, "config", "check", "--config", name, "--for", "edge", "--log.level=loud")
 	problems, ok := errors.AsType[config.Problems](err)
@@ -70,6 +74,43 @@ func TestConfigCheck(t *testing.T) {
 	}
 	if _, err := runCommand(t, env, "config", "check", "--for", "gateway"); err == nil {
 		t.Error("checks for an unknown command")
+	}
+}
+
+// What is allowed and most likely not meant is told with its line.
+func TestConfigCheckWarns(t *testing.T) {
+	t.Parallel()
+	name := writeFile(t, `edge: {listen: "127.0.0.1:1"}
+presence: {listen: "127.0.0.1:2"}
+publish: {listen: "127.0.0.1:3", http_listen: ":4"}
+auth:
+  anonymous: {enabled: true}
+  issuers:
+    - {name: main, for: clients, algorithms: [HS256], secret: {env: SECRET}}
+    - {name: services, for: callers, algorithms: [HS512], secret: {env: SECRET}}
+callers: [{name: idle}]
+namespaces:
+  - {name: void, ephemeral: true}
+  - name: chat
+    ephemeral: true
+    rules:
+      - {channel: "chat.{room}", subscribe: "true", publish: "true"}
+      - channel: chat.staff
+        subscribe: has(claims.staff)
+`)
+	out, err := runCommand(t, map[string]string{"SECRET": testSecret}, "config", "check", "--config", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `OK
+warning: publish.tls: publish.http_listen is ":4", whose connections are not encrypted; give cert_file and key_file, or put a proxy that ends TLS before it (carillon.yaml:3)
+warning: callers[0]: "idle" may do nothing; give it publish, presence, history, purge or control, or drop it (carillon.yaml:9)
+warning: namespaces[0].rules: there are none, so no user may do anything in this namespace; give it a rule for those who may (carillon.yaml:11)
+warning: namespaces[1].rules[0].publish: is true for clients without a token too (auth.anonymous); write !has(claims.anonymous) to keep them out (carillon.yaml:15)
+warning: namespaces[1].rules[1].channel: is never reached: rules[0] (chat.{room}) decides for all these channels; put this rule before it (carillon.yaml:16)
+`
+	if out != want {
+		t.Errorf("%s\nwant\n%s", out, want)
 	}
 }
 

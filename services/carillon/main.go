@@ -9,18 +9,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/carillon-rt/carillon/services/internal/config"
-	"github.com/carillon-rt/carillon/services/internal/namespace"
-	"github.com/carillon-rt/carillon/services/presence/policy"
 )
 
-// Exit statuses: a run that failed, and a command line or configuration that cannot
-// be run.
+// Exit statuses: a run that failed, or the answer no; and a command line or
+// configuration that cannot be run.
 const (
 	exitFailed = 1
 	exitUsage  = 2
@@ -36,6 +33,7 @@ type cli struct {
 	Send     sendCommand    `cmd:"" help:"Publish a message to a channel."`
 	Tail     tailCommand    `cmd:"" help:"Follow a channel."`
 	Who      whoCommand     `cmd:"" help:"List the members of a channel."`
+	Can      canCommand     `cmd:"" help:"Say whether a user or a service may do something in a channel, and why."`
 	Chaos    chaosCommand   `cmd:"" help:"Put a system of its own through faults, and report every broken promise."`
 	Config   configCommand  `cmd:"" help:"Check or print the configuration."`
 	Version  versionCommand `cmd:"" help:"Print the version."`
@@ -54,6 +52,9 @@ type usageError struct{ error }
 func exitStatus(err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
+	}
+	if errors.Is(err, errDenied) {
+		return exitFailed
 	}
 	if problems, ok := errors.AsType[config.Problems](err); ok {
 		for _, problem := range problems {
@@ -74,7 +75,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	commands := cli{
 		Dev: newRoleCommand(config.Dev), Serve: newRoleCommand(config.Serve), Edge: newRoleCommand(config.EdgeRole),
 		Presence: newRoleCommand(config.PresenceRole), Publish: newRoleCommand(config.PublishRole),
-		Token: newTokenCommand(), Send: newSendCommand(), Tail: newTailCommand(), Who: newWhoCommand(), Config: newConfigCommand(),
+		Token: newTokenCommand(), Send: newSendCommand(), Tail: newTailCommand(), Who: newWhoCommand(), Can: newCanCommand(), Config: newConfigCommand(),
 	}
 	helped := false
 	parser, err := kong.New(&commands, kong.Name("carillon"),
@@ -91,17 +92,4 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return usageError{fmt.Errorf("%w (carillon --help shows how)", err)}
 	}
 	return parsed.Run(env)
-}
-
-// checkRules finds rules that do not compile. It names a namespace by its place, as
-// the other checks do, so that the file's line is found.
-func checkRules(c *config.Config) []string {
-	var all []string
-	for i, n := range c.Namespaces {
-		_, problems := policy.Compile([]namespace.Namespace{n})
-		for _, problem := range problems {
-			all = append(all, strings.Replace(problem, "namespaces["+n.Name+"]", fmt.Sprintf("namespaces[%d]", i), 1))
-		}
-	}
-	return all
 }

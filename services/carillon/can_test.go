@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/config"
+)
+
+const canConfig = `auth:
+  issuers:
+    - {name: main, for: clients, algorithms: [HS256], user_prefix: "u-", secret: {env: SECRET}}
+    - {name: services, for: callers, algorithms: [HS256], secret: {env: SECRET}}
+callers:
+  - {name: billing, publish: ["user.{id}", "invoices.{rest...}"], presence: ["chat.{room}"]}
+namespaces:
+  - name: user
+    history: {}
+  - name: chat
+    ephemeral: true
+    rules:
+      - {channel: "chat.news", subscribe: "true"}
+      - channel: chat.{room}
+        subscribe: room in claims.rooms
+        publish: room in claims.rooms && (message_type != "adminAction" || claims.admin == true)
+        history: has(claims.reader)
+`
+
+func signed(t *testing.T, kind auth.Kind, issuer, subject string, claims map[string]any) string {
+	t.Helper()
+	token, err := auth.Sign(auth.Issuer{Name: issuer, For: kind, UserPrefix: map[auth.Kind]string{auth.ForClients: "u-"}[kind], Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: "SECRET"}},
+		config.Secrets(testSecrets), subject, time.Hour, claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+func TestCan(t *testing.T) {
+	t.Parallel()
+	file := writeFile(t, canConfig)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--user=ann", "--subscribe=chat.news"}, `allowed
+  rule: namespaces[1].rules[0].subscribe (carillon.yaml:13)
+  channel: chat.news
+  subscribe: true
+`},
+		{[]string{"--user=ann", "--presence=chat.news"}, `allowed
+  rule: namespaces[1].rules[0].subscribe (carillon.yaml:13)
+  channel: chat.news
+  subscribe: true
+`},
+		{[]string{"--user=ann", "--publish=chat.news"}, `denied
+  rule: namespaces[1].rules[0].publish (carillon.yaml:13)
+  channel: chat.news
+  it says nothing of publish, so nobody may
+  the user is told: the rule chat[0].publish does not allow it
+`},
+		{[]string{"--user=ann", "--claim", `rooms=["lobby"]`, "--publish=chat.lobby", "--type=adminAction"}, `denied
+  rule: namespaces[1].rules[1].publish (carillon.yaml:16)
+  channel: chat.{room}
+  publish: room in claims.rooms && (message_type != "adminAction" || claims.admin == true)
+    room in claims.rooms: true
+    message_type != "adminAction" || claims.admin == true: cannot be evaluated: no such key: admin
+    room = "lobby"
+    claims.rooms = ["lobby"]
+    message_type = "adminAction"
+    claims.admin = not there
+  the user is told: the rule chat[1].publish wants "admin", which the token's claims do not have
+`},
+		{[]string{"--token", signed(t, auth.ForClients, "main", "u-ann", map[string]any{"reader": 1, "rooms": []string{"x"}}), "--history=chat.lobby"}, `allowed
+  rule: namespaces[1].rules[1].history (carillon.yaml:17)
+  channel: chat.{room}
+  history: has(claims.reader)
+    has(claims.reader): true
+    claims.reader = 1
+`},
+		{[]string{"--user=ann", "--subscribe=chat.a.b"}, `denied
+  no rule of the namespace "chat" matches the channel
+  namespace: namespaces[1] (carillon.yaml:10)
+`},
+		{[]string{"--user=ann", "--subscribe=user.ann"}, "allowed\n  it is the user's own inbox, which wants no rule\n"},
+		{[]string{"--user=ann", "--publish=user.ann"}, "denied\n  no rule of the namespace \"user\" matches the channel\n  namespace: namespaces[0] (carillon.yaml:8)\n"},
+		{[]string{"--user=ann", "--subscribe=nope.x"}, "denied\n  there is no namespace \"nope\"\n"},
+		{[]string{"--service=billing", "--publish=invoices.2026.x"}, "allowed\n  pattern: callers[0].publish[1] (carillon.yaml:6)\n  which is: invoices.{rest...}\n"},
+		{[]string{"--token", signed(t, auth.ForCallers, "services", "billing", nil), "--presence=chat.x"}, "allowed\n  pattern: callers[0].presence[0] (carillon.yaml:6)\n  which is: chat.{room}\n"},
+		{[]string{"--service=billing", "--history=chat.x"}, "denied\n  caller: callers[0] (carillon.yaml:6)\n  of whose 0 patterns for history none covers the channel\n"},
+		{[]string{"--service=ghost", "--publish=chat.x"}, "denied\n  there is no caller \"ghost\"\n"},
+	} {
+		out, err := runCommand(t, map[string]string{"SECRET": testSecret}, append([]string{"can", "--config", file}, c.args...)...)
+		if denied := strings.HasPrefix(c.want, "denied"); out != c.want || errors.Is(err, errDenied) != denied || (err != nil) != denied {
+			t.Errorf("%s: %v\n%s\nwant\n%s", c.args, err, out, c.want)
+		}
+		if status := exitStatus(err, io.Discard); status != map[bool]int{true: exitFailed}[errors.Is(err, errDenied)] {
+			t.Errorf("%s: exit %d", c.args, status)
+		}
+	}
+}
+
+// Without a configuration the rules of dev answer, and its keys.
+func TestCanInDev(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := config.GenerateKeys(dir); err != nil {
+		t.Fatal(err)
+	}
+	token, err := runCommand(t, nil, "token", "--user=ann", "--data-dir", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []string{"--user=ann", "--token=" + strings.TrimSpace(token), "--service=dev"} {
+		out, err := runCommand(t, nil, "can", who, "--publish=chat.lobby", "--data-dir", dir)
+		if err != nil || !strings.HasPrefix(out, "allowed\n") {
+			t.Errorf("%s: %v\n%s", who, err, out)
+		}
+	}
+	if out, err := runCommand(t, nil, "can", "--user=ann", "--subscribe=user.bob", "--data-dir", dir); !errors.Is(err, errDenied) || !strings.Contains(out, "id == user: false\n    id = \"bob\"\n    user = \"ann\"\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// What cannot be asked is not answered no.
+func TestCanRefusals(t *testing.T) {
+	t.Parallel()
+	file := writeFile(t, canConfig)
+	good := signed(t, auth.ForClients, "main", "u-ann", nil)
+	for args, says := range map[string]string{
+		"--publish chat.x":                                                  "--user",
+		"--user a":                                                          "--subscribe",
+		"--user a --service b --publish chat.x":                             "can't be used together",
+		"--user a --publish chat.x --history chat.x":                        "can't be used together",
+		"--user a --publish chat":                                           "--publish: channel has 1 tokens",
+		"--user a --publish chat.*":                                         "--publish: channel has the byte",
+		"--user a --claim x --publish chat.x":                               "not KEY=VALUE",
+		"--service a --claim x=1 --publish chat.x":                          "--claim: goes with --user",
+		"--user a --type x --subscribe chat.x":                              "--type: goes with --publish",
+		"--user " + strings.Repeat("a", 200) + " --publish chat.x":          "--user: userId has 200 bytes",
+		"--token x --publish chat.x":                                        "the token is not good: TOKEN_MALFORMED",
+		"--token " + good[:len(good)-4] + "AAAA --publish chat.x":           "the token is not good: TOKEN_SIGNATURE_INVALID",
+		"--user a --publish chat.x --config absent.yaml":                    "does not exist",
+		"--user a --publish chat.x --config " + writeFile(t, "nonsense: 1"): "unknown key",
+	} {
+		out, err := runCommand(t, map[string]string{"SECRET": testSecret}, append([]string{"can", "--config", file}, strings.Fields(args)...)...)
+		if err == nil || !strings.Contains(err.Error(), says) || out != "" || errors.Is(err, errDenied) {
+			t.Errorf("%s: %q, %v; want an error saying %q", args, out, err, says)
+		}
+	}
+}
