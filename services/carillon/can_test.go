@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -151,5 +152,33 @@ func TestCanRefusals(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), says) || out != "" || errors.Is(err, errDenied) {
 			t.Errorf("%s: %q, %v; want an error saying %q", args, out, err, says)
 		}
+	}
+}
+
+// docs/authorization.md shows what can prints for its configuration.
+func TestDocumentedAnswer(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/authorization.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string) string {
+		_, rest, _ := strings.Cut(string(text), "```"+kind+"\n")
+		inner, _, ok := strings.Cut(rest, "```")
+		if !ok {
+			t.Fatalf("the page has no block of %s", kind)
+		}
+		return inner
+	}
+	arguments := []string{"can", "--config", writeFile(t, block("yaml")), "--user=alice", `--claim=rooms=["lobby"]`, "--publish=chat.lobby", "--type=adminAction"}
+	if command := strings.NewReplacer("'", "", "carillon.yaml", arguments[2], " alice", "=alice", "--claim ", "--claim=", "publish ", "publish=", "type ", "type=").Replace(block("sh")); command != "bin/carillon "+strings.Join(arguments, " ")+"\n" {
+		t.Errorf("the page has the command %s", command)
+	}
+	env := map[string]string{"CLIENTS_SECRET": testSecret, "CALLERS_SECRET": testSecret}
+	if out, err := runCommand(t, env, arguments...); !errors.Is(err, errDenied) || out != block("text") {
+		t.Errorf("%v\n%s\nand the page has\n%s", err, out, block("text"))
+	}
+	if out, err := runCommand(t, env, "config", "check", "--config", arguments[2]); err != nil || strings.Contains(out, "namespaces[") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
