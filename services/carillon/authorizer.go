@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/carillon-rt/carillon/services/edge/authorization"
-	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
 // openAuthorizer reaches those who decide what users may do: the presence role, or the
@@ -54,13 +53,13 @@ func (p *process) openAuthorizer() error {
 }
 
 func (p *process) dialAuthorization(addresses ...string) (*grpc.ClientConn, error) {
-	return rpc.Dial(addresses, p.roleKey.Credentials())
+	return p.dial(addresses, p.roleKey.Credentials(), "authorization.tls", p.config.Authorization.TLS)
 }
 
 // watchRules follows the rules of those who decide, once there is an edge to tell.
 func (p *process) watchRules() {
 	p.parts.Start("rules", func(ctx context.Context) error {
-		p.authorizer.Watch(ctx, p.authorities, p.logger, func() {})
+		p.authorizer.Watch(ctx, p.authorities, p.logger, p.edge.Recheck)
 		return nil
 	})
 }

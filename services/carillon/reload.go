@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 )
@@ -46,6 +47,15 @@ func (p *process) reload(before, now *config.Config) {
 		}
 		applied = append(applied, what)
 	}
+	within := func(list string) func(string) bool {
+		return func(path string) bool { return strings.HasPrefix(path, list) }
+	}
+	apply("issuers", within("auth.issuers"), func() error {
+		return auth.Replace(now.Auth.Issuers, p.clientTokens, p.callerTokens)
+	})
+	apply("callers", within("callers"), func() error {
+		return p.callers.Replace(now.Callers, now.Auth.Issuers...)
+	})
 	if p.authority != nil {
 		apply("rules", decidesAnything, func() error { return p.authority.Replace(namespace.NewSet(now.Namespaces)) })
 	}

@@ -68,14 +68,14 @@ func eventually(t *testing.T, try func() error) {
 	}
 }
 
-// serving runs carillon serve in this process until the test ends.
-type serving struct {
+// served runs carillon serve in this process until the test ends.
+type served struct {
 	t    *testing.T
 	file string
 	log  *written
 }
 
-const servingConfig = `
+const servedConfig = `
 auth:
   issuers:
     - {name: main, for: clients, algorithms: [HS256], secret: {env: SECRET}}
@@ -85,9 +85,9 @@ namespaces:
   - {name: chat, ephemeral: true, rules: [{channel: "chat.{room}", subscribe: "true", publish: %q}]}
 `
 
-func serve(t *testing.T, text string) *serving {
+func serve(t *testing.T, text string) *served {
 	t.Helper()
-	s := &serving{t: t, file: writeFile(t, text), log: &written{}}
+	s := &served{t: t, file: writeFile(t, text), log: &written{}}
 	arguments := []string{"serve", "--config", s.file, "--data-dir", t.TempDir(), "--edge.rate.messages=10000"}
 	for _, listener := range []string{"edge.listen", "presence.listen", "publish.listen", "publish.http-listen", "ops.listen"} {
 		arguments = append(arguments, "--"+listener, "127.0.0.1:0")
@@ -112,7 +112,7 @@ func serve(t *testing.T, text string) *serving {
 func testSecrets(name string) string { return map[string]string{"SECRET": testSecret}[name] }
 
 // write puts another file in the place of the configuration.
-func (s *serving) write(text string) {
+func (s *served) write(text string) {
 	s.t.Helper()
 	next := filepath.Join(filepath.Dir(s.file), "next.yaml")
 	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
@@ -123,7 +123,7 @@ func (s *serving) write(text string) {
 	}
 }
 
-func (s *serving) logs(pattern string) string {
+func (s *served) logs(pattern string) string {
 	s.t.Helper()
 	var found []string
 	eventually(s.t, func() error {
@@ -136,7 +136,7 @@ func (s *serving) logs(pattern string) string {
 }
 
 // connect connects a user.
-func (s *serving) connect(user string) *carillon.Client {
+func (s *served) connect(user string) *carillon.Client {
 	s.t.Helper()
 	token, err := auth.Sign(auth.Issuer{Name: "main", For: auth.ForClients, Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: "SECRET"}}, config.Secrets(testSecrets), user, time.Hour, nil)
 	if err != nil {
@@ -155,7 +155,7 @@ func (s *serving) connect(user string) *carillon.Client {
 }
 
 // publishes tries until a publish is allowed, or refused by the rules.
-func (s *serving) publishes(client *carillon.Client, allowed bool) {
+func (s *served) publishes(client *carillon.Client, allowed bool) {
 	s.t.Helper()
 	eventually(s.t, func() error {
 		ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -176,18 +176,18 @@ func (s *serving) publishes(client *carillon.Client, allowed bool) {
 // the file says so, over a connection that stays; and the other way round.
 func TestRulesChangeWhileAProcessRuns(t *testing.T) {
 	t.Parallel()
-	s := serve(t, fmt.Sprintf(servingConfig, "true"))
+	s := serve(t, fmt.Sprintf(servedConfig, "true"))
 	client := s.connect("alice")
 	s.publishes(client, true)
-	s.write(fmt.Sprintf(servingConfig, "false"))
+	s.write(fmt.Sprintf(servedConfig, "false"))
 	s.publishes(client, false)
 	s.logs(`level=INFO msg="the configuration has changed" applied=\[rules\]`)
 
-	s.write(fmt.Sprintf(servingConfig, "nope"))
+	s.write(fmt.Sprintf(servedConfig, "nope"))
 	s.logs(`level=ERROR msg="the configuration has a problem; the one before holds" problem="namespaces\[0\].rules\[0\].publish: .*undeclared reference to 'nope'.* \(carillon.yaml:\d+\)"`)
 	s.publishes(client, false)
 
-	s.write(fmt.Sprintf(servingConfig, "true") + "log: {level: debug}\nedge: {max_inflight: 7}\n")
+	s.write(fmt.Sprintf(servedConfig, "true") + "log: {level: debug}\nedge: {max_inflight: 7}\n")
 	s.publishes(client, true)
 	s.logs(`level=WARN msg="the configuration has changed in options that need a restart" options="\[log.level edge.max_inflight\]"`)
 }
@@ -197,7 +197,7 @@ func TestASignalLoadsTheConfiguration(t *testing.T) {
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, syscall.SIGHUP) // whatever serve does, it must not end these tests
 	defer signal.Stop(caught)
-	s := serve(t, fmt.Sprintf(servingConfig, "true"))
+	s := serve(t, fmt.Sprintf(servedConfig, "true"))
 	client := s.connect("alice")
 	s.publishes(client, true)
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
@@ -244,7 +244,7 @@ func TestAnAuthorizationServiceOfOnesOwnDecides(t *testing.T) {
 		running.Wait()
 	})
 
-	s := serve(t, fmt.Sprintf(servingConfig, "true")+fmt.Sprintf("authorization: {addresses: [%q]}\n", listener.Addr()))
+	s := serve(t, fmt.Sprintf(servedConfig, "true")+fmt.Sprintf("authorization: {addresses: [%q]}\n", listener.Addr()))
 	s.publishes(s.connect("alice"), false)
 	s.publishes(s.connect("root"), true)
 	s.logs(`msg="the authorization service does not tell when its rules change.*address=` + listener.Addr().String())
@@ -254,5 +254,37 @@ func TestAnAuthorizationServiceOfOnesOwnDecides(t *testing.T) {
 	}
 	if identity, err := key.Verify(t.Context(), <-service.shown); err != nil || identity.Kind != auth.ForRoles {
 		t.Errorf("it was shown the credential of %+v, %v", identity, err)
+	}
+}
+
+// Callers and issuers are taken too: a caller gets what it was not given before, and an
+// issuer comes that there was not.
+func TestReloadOfCallersAndIssuers(t *testing.T) {
+	t.Parallel()
+	s := serve(t, fmt.Sprintf(servedConfig, "true"))
+	s.connect("alice")
+	token, err := auth.Sign(auth.Issuer{Name: "second", For: auth.ForClients, Algorithms: []string{"HS256"}, Issuer: "second", UserPrefix: "second-", Secret: auth.Secret{Env: "SECRET"}},
+		config.Secrets(testSecrets), "bob", time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		client, err := carillon.Dial(ctx, carillon.Options{URL: "ws://" + s.logs(`msg=listening on=edge address=(\S+)`) + "/v1/ws", Token: token})
+		if err == nil {
+			err = client.Close()
+		}
+		return err
+	}
+	if err := dial(); err == nil {
+		t.Fatal("the token of an issuer that is not configured is taken")
+	}
+	with := strings.Replace(fmt.Sprintf(servedConfig, "true"), "  roles_secret:",
+		"    - {name: second, for: clients, issuer: second, user_prefix: second-, algorithms: [HS256], secret: {env: SECRET}}\n  roles_secret:", 1)
+	s.write(with + "callers: [{name: billing, publish: [\"chat.{room}\"]}]\n")
+	s.logs(`applied="\[issuers callers\]"`)
+	if err := dial(); err != nil {
+		t.Errorf("the token of the new issuer: %v", err)
 	}
 }
