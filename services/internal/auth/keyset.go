@@ -37,6 +37,8 @@ const (
 	// maxRetry.
 	firstRetry = time.Second
 	maxRetry   = time.Minute
+
+	keysUnavailable = "the keys of the issuer %q cannot be fetched"
 )
 
 // keySet is the keys that one issuer publishes: fetched by run, at intervals and when a
@@ -68,11 +70,26 @@ func (s *keySet) same(other *keySet) bool {
 	return s.issuer == other.issuer && s.url == other.url && s.every == other.every
 }
 
+// ErrKeysAwaited is the cause of an error of Verify that could be none after a wait,
+// which WithoutWaiting has ruled out.
+var ErrKeysAwaited = errors.New("keys are being fetched")
+
+type withoutWaiting struct{}
+
+// WithoutWaiting returns a context in which Verify does not wait for keys.
+func WithoutWaiting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, withoutWaiting{}, true)
+}
+
 // find implements keySource: one key, which it may wait for, 2 s at most.
 func (s *keySet) find(ctx context.Context, method jwt.SigningMethod, id string) ([]any, error) {
 	found := s.fitting(method, id)
 	if len(found) == 0 {
-		if ended := s.ask(); ended != nil {
+		switch ended := s.ask(); {
+		case ended == nil:
+		case ctx.Value(withoutWaiting{}) != nil:
+			return nil, fault.Unavailable(fault.IssuerKeysUnavailable, ErrKeysAwaited, keysUnavailable, s.issuer)
+		default:
 			timeout := time.NewTimer(findTimeout)
 			defer timeout.Stop()
 			select {
@@ -91,7 +108,7 @@ func (s *keySet) find(ctx context.Context, method jwt.SigningMethod, id string) 
 	case len(found) > 1:
 		return nil, fault.New(fault.TokenSignatureInvalid, "", "the issuer has %d keys of the id %.100q for %s", len(found), id, method.Alg())
 	case s.unsure():
-		return nil, fault.Unavailable(fault.IssuerKeysUnavailable, nil, "the keys of the issuer %q cannot be fetched", s.issuer)
+		return nil, fault.Unavailable(fault.IssuerKeysUnavailable, nil, keysUnavailable, s.issuer)
 	case id == "":
 		return nil, fault.New(fault.TokenSignatureInvalid, "", "the issuer has no key for %s", method.Alg())
 	default:

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
 
+	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
 
@@ -30,34 +32,49 @@ type call struct {
 // The order is the same for both kinds of call: authenticate, recover, log, validate.
 
 // admit authenticates a call by its headers alone, so that none of its messages, of
-// which each may be MaxMessageBytes long, is kept for somebody who may not call.
+// which each may be MaxMessageBytes long, is kept for somebody who may not call. All
+// calls of the connection wait meanwhile, so what takes a while is left to admitted.
 func (s *Server) admit(ctx context.Context, info *tap.Info) (_ context.Context, err error) {
-	c := call{server: s, ctx: withVouched(ctx), method: info.FullMethodName, start: time.Now()}
+	ctx = withVouched(ctx)
+	c := call{server: s, ctx: auth.WithoutWaiting(ctx), method: info.FullMethodName, start: time.Now()}
 	defer func() {
 		if panicked := recover(); panicked != nil || err != nil {
 			err = c.finish(panicked, err)
 		}
 	}()
-	if err := c.authenticate(); err != nil {
+	switch err := c.authenticate(); {
+	case errors.Is(err, auth.ErrKeysAwaited):
+		return ctx, nil
+	case err != nil:
 		return nil, err
+	default:
+		return context.WithValue(c.ctx, authenticatedKey{}, true), nil
 	}
-	return c.ctx, nil
 }
 
-// admitted is a call that admit has let through.
-func (s *Server) admitted(ctx context.Context, method string) call {
-	c := call{server: s, ctx: ctx, method: method, start: time.Now()}
-	if identity, ok := IdentityFrom(ctx); ok {
+type authenticatedKey struct{}
+
+// admitted authenticates a call that admit has left to it, and notes who calls.
+func (c *call) admitted() error {
+	if c.ctx.Value(authenticatedKey{}) == nil {
+		if err := c.authenticate(); err != nil {
+			return err
+		}
+	}
+	if identity, ok := IdentityFrom(c.ctx); ok {
 		c.caller = identity.Subject
 	}
-	return c
+	return nil
 }
 
 func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	s.running.Add(1)
 	defer s.running.Add(-1)
-	c := s.admitted(ctx, info.FullMethod)
+	c := call{server: s, ctx: ctx, method: info.FullMethod, start: time.Now()}
 	defer func() { err = c.finish(recover(), err) }()
+	if err := c.admitted(); err != nil {
+		return nil, err
+	}
 	if err := s.validate(req); err != nil {
 		return nil, err
 	}
@@ -65,12 +82,15 @@ func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 }
 
 func (s *Server) interceptStream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
-	c := s.admitted(stream.Context(), info.FullMethod)
+	c := call{server: s, ctx: stream.Context(), method: info.FullMethod, start: time.Now()}
 	if s.endStreams != nil && !open(c.service()) {
 		s.running.Add(1)
 		defer s.running.Add(-1)
 	}
 	defer func() { err = c.finish(recover(), err) }()
+	if err := c.admitted(); err != nil {
+		return err
+	}
 	return handle(service, &validatedStream{ServerStream: stream, ctx: c.ctx, server: s})
 }
 

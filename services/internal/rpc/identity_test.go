@@ -7,15 +7,25 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"io"
+	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
 	grpccredentials "google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
@@ -95,6 +105,92 @@ func overTLS(t *testing.T, authority tls.Certificate, want tls.ClientAuthType, s
 		t.Fatal(err, clientErr)
 	}
 	return peer.NewContext(t.Context(), &peer.Peer{AuthInfo: grpccredentials.TLSInfo{State: server.ConnectionState()}})
+}
+
+// A token whose key must be fetched first holds up its own call, not the others of the
+// connection, which in the HTTP twin are everybody's.
+func TestKeysAreAwaitedByTheirCallAlone(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := jwkset.NewJWKFromKey(key.Public(), jwkset.JWKOptions{Metadata: jwkset.JWKMetadataOptions{KID: "a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := json.Marshal(jwkset.JWKSMarshal{Keys: []jwkset.JWKMarshal{public.Marshal()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan struct{})
+	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		<-answer
+		_, _ = w.Write(set) // the test sees what does not arrive
+	}))
+	defer keys.Close()
+	const secret = "0123456789abcdef0123456789abcdef"
+	verifier, err := auth.NewVerifier(auth.ForCallers, []auth.Issuer{
+		{Name: "fetched", For: auth.ForCallers, Issuer: "fetched", Algorithms: []string{"ES256"}, JWKSURL: keys.URL},
+		{Name: "held", For: auth.ForCallers, Issuer: "held", Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: "SECRET"}},
+	}, func(auth.Secret) ([]byte, error) { return []byte(secret), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	running.Go(func() { verifier.Run(ctx, slog.New(slog.DiscardHandler)) })
+
+	opts := options(io.Discard)
+	seen := make(chan struct{}, 100)
+	opts.Authenticate[publishService] = rpc.Bearer(seeing{verifier, seen})
+	server, memory := rpc.NewServer(opts), rpc.NewMemory()
+	(&service{publish: accept}).register(server)
+	client := publishv1.NewPublishServiceClient(serve(t, server, memory))
+	publish := func(method jwt.SigningMethod, iss string, key any) error {
+		token := jwt.NewWithClaims(method, jwt.MapClaims{"iss": iss, "sub": "billing", "aud": auth.CallerAudience, "exp": time.Now().Add(time.Hour).Unix()})
+		token.Header["kid"] = "a"
+		text, err := token.SignedString(key)
+		if err != nil {
+			return err
+		}
+		_, err = client.Publish(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+text), request())
+		return err
+	}
+	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting, refused := make(chan error, 1), make(chan error, 1)
+	go func() { waiting <- publish(jwt.SigningMethodES256, "fetched", key) }()
+	go func() { refused <- publish(jwt.SigningMethodES256, "fetched", stranger) }()
+	<-seen
+	<-seen
+	for range 10 {
+		if err := publish(jwt.SigningMethodHS256, "held", []byte(secret)); err != nil {
+			t.Error(err)
+		}
+	}
+	close(answer)
+	if err := <-waiting; err != nil {
+		t.Errorf("the call whose key was awaited: %v", err)
+	}
+	if err := <-refused; reasonOf(err) != fault.TokenSignatureInvalid {
+		t.Errorf("a stranger's call, whose key was awaited: %v", err)
+	}
+}
+
+// seeing tells of each token that it is shown.
+type seeing struct {
+	rpc.Verifier
+	seen chan<- struct{}
+}
+
+func (s seeing) Verify(ctx context.Context, token string) (auth.Identity, error) {
+	s.seen <- struct{}{}
+	return s.Verifier.Verify(ctx, token)
 }
 
 func TestCallersAreAuthenticated(t *testing.T) {
