@@ -146,6 +146,11 @@ func TestACertificateIsReplacedWithoutARestart(t *testing.T) {
 		if s := serial(); s == second {
 			t.Error("the certificate after a broken one is not used")
 		}
+		time.Sleep(time.Second)
+		serial()
+		if n := strings.Count(log.String(), "new TLS files are used"); n != 2 {
+			t.Errorf("said %d times that new files are used:\n%s", n, log.String())
+		}
 	})
 }
 
