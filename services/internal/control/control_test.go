@@ -400,6 +400,7 @@ type memory struct {
 	mu     sync.Mutex
 	topics map[string][]func([]byte)
 	last   uint64
+	away   bool // nothing can be told
 }
 
 func (m *memory) Append(_ context.Context, entry []byte, _ time.Duration) (uint64, error) {
@@ -416,8 +417,11 @@ func (*memory) Follow(context.Context, func(context.Context, uint64, []byte), fu
 
 func (m *memory) Tell(topic string, text []byte) error {
 	m.mu.Lock()
-	heard := slices.Clone(m.topics[topic])
+	heard, away := slices.Clone(m.topics[topic]), m.away
 	m.mu.Unlock()
+	if away {
+		return errors.New("away")
+	}
 	for _, h := range heard {
 		go h(text)
 	}
@@ -475,6 +479,23 @@ func TestHowLongAnEdgeIsWaitedFor(t *testing.T) {
 		}
 		if err := log.Tell("to.nobody", nil); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A dispatcher that could not ask who is there when it was started does not take the
+// first edge that it hears of for the only one.
+func TestADispatcherThatCouldNotAskWaitsForAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &memory{topics: map[string][]func([]byte){}, away: true}
+		d := startDispatcher(t, log)
+		log.away = false
+		_ = log.Tell("here", []byte(`{"edge":"A"}`))
+		synctest.Wait()
+		_, _ = log.Hear("who", func([]byte) { _ = log.Tell("here", []byte(`{"edge":"B"}`)) })
+		if outcome := issue(t, d, disconnect("ann")); len(outcome.Unreachable) != 2 {
+			t.Errorf("%+v, want A and B to be missed", outcome)
 		}
 	})
 }

@@ -71,6 +71,7 @@ type Dispatcher struct {
 	mu     sync.Mutex
 	edges  map[string]time.Time // when each was last heard of
 	heard  time.Time            // when any was
+	asked  time.Time            // when they were asked to say that they are here; zero: that failed
 	rounds map[uint64]*round
 	last   uint64 // number of a round
 }
@@ -96,7 +97,7 @@ func NewDispatcher(log Log) (*Dispatcher, error) {
 		}
 		d.stops = append(d.stops, stop)
 	}
-	_ = log.Tell(topicWho, nil) // or it is asked when it matters
+	d.ask() // or when it matters
 	return d, nil
 }
 
@@ -179,11 +180,9 @@ func (d *Dispatcher) end(r *round) {
 func (d *Dispatcher) gather(ctx context.Context, r *round) (map[string]reply, []Unreachable, error) {
 	deadline := time.NewTimer(answerWithin)
 	defer deadline.Stop()
-	var learned <-chan time.Time // nil: they are known
-	if d.quiet() {
-		_ = d.log.Tell(topicWho, nil) // if it gets lost, no edge is known
-		learned = time.After(learnWithin)
-	}
+	known := time.NewTimer(d.learn())
+	defer known.Stop()
+	learned := known.C
 	for late := false; ; {
 		missing := d.missing(r)
 		if late || len(missing) == 0 && learned == nil {
@@ -202,11 +201,30 @@ func (d *Dispatcher) gather(ctx context.Context, r *round) (map[string]reply, []
 	}
 }
 
-// quiet tells whether nothing has been heard of any edge for a while.
-func (d *Dispatcher) quiet() bool {
+// learn asks who is there unless that is known, and returns when it will be.
+func (d *Dispatcher) learn() time.Duration {
+	d.mu.Lock()
+	known := !d.asked.IsZero() && time.Since(d.heard) <= quietAfter
+	d.mu.Unlock()
+	if !known {
+		d.ask()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.heard.IsZero() || time.Since(d.heard) > quietAfter
+	if d.asked.IsZero() {
+		return learnWithin
+	}
+	return max(0, learnWithin-time.Since(d.asked))
+}
+
+// ask has every edge say that it is here.
+func (d *Dispatcher) ask() {
+	err := d.log.Tell(topicWho, nil)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.asked = time.Now(); err != nil {
+		d.asked = time.Time{}
+	}
 }
 
 // missing are the edges that have yet to answer.

@@ -202,7 +202,7 @@ func (c *cluster) whole(stream string) {
 }
 
 // stepDown has the leader of a stream give way.
-func (c *cluster) stepDown(stream string) { //nolint:unparam // as leaderOf
+func (c *cluster) stepDown(stream string) {
 	c.t.Helper()
 	if err := c.leaderOf(stream).server.JetStreamStepdownStream(server.DEFAULT_GLOBAL_ACCOUNT, stream); err != nil {
 		c.t.Fatal(err)

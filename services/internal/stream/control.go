@@ -187,15 +187,7 @@ func (c *Control) occupy(connected context.Context, js jetstream.JetStream) {
 	retry := backoff{next: 100 * time.Millisecond, max: ensureMaxWait}
 	for {
 		err := c.ensure(connected, js)
-		c.mu.Lock()
-		news := err != nil && (c.err == nil || c.err.Error() != err.Error())
-		c.err = err
-		if err == nil {
-			c.connected, c.js = connected, js
-			close(c.changed)
-			c.changed = make(chan struct{})
-		}
-		c.mu.Unlock()
+		news := c.settle(connected, js, err)
 		if err == nil || connected.Err() != nil {
 			return
 		}
@@ -206,6 +198,21 @@ func (c *Control) occupy(connected context.Context, js jetstream.JetStream) {
 			return
 		}
 	}
+}
+
+// settle notes what came of ensuring the stream, and tells whether a failure is news.
+func (c *Control) settle(connected context.Context, js jetstream.JetStream, err error) (news bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		news = c.err == nil || c.err.Error() != err.Error()
+		c.err = err
+		return news
+	}
+	c.connected, c.js, c.err = connected, js, nil
+	close(c.changed)
+	c.changed = make(chan struct{})
+	return false
 }
 
 func (c *Control) ensure(ctx context.Context, js jetstream.JetStream) error {
