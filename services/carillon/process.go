@@ -14,11 +14,13 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 
+	"github.com/carillon-rt/carillon/services/control"
 	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/edge/authorization"
 	"github.com/carillon-rt/carillon/services/edge/roster"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
+	commands "github.com/carillon-rt/carillon/services/internal/control"
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/ops"
@@ -47,6 +49,8 @@ type process struct {
 	store      *stream.Store
 	presence   *rpc.Memory // reaches the presence role of this process; nil without one
 	edge       *edge.Edge
+	edgeID     string
+	agent      *commands.Agent // of edge
 	stopping   atomic.Bool
 
 	// clientTokens and callerTokens check tokens; auth.Replace takes both at once.
@@ -258,8 +262,9 @@ func (p *process) openEdge(ctx context.Context) error {
 	if len(replicas) == 0 {
 		replicas = []string{"in this process"}
 	}
+	p.edgeID = rand.Text()
 	members, err := roster.New(roster.Options{
-		EdgeID: rand.Text(), Addresses: replicas, Logger: p.logger,
+		EdgeID: p.edgeID, Addresses: replicas, Logger: p.logger,
 		Dial: func(address string) (*grpc.ClientConn, error) { return p.dialPresence(address) },
 	})
 	if err != nil {
@@ -276,7 +281,7 @@ func (p *process) openEdge(ctx context.Context) error {
 	options := edge.Options{
 		TLS: edgeTLS, LocalOnly: p.command == config.Dev,
 		Verifier: p.clientTokens, Authorizer: p.authorizer, Roster: members, Namespaces: p.namespaces,
-		Credentials: credentialsOf(p.config), Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
+		Ready: p.obeying, Credentials: credentialsOf(p.config), Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
 		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
 			if err := p.openStore(ctx, receiver); err != nil {
 				return nil, err
@@ -290,6 +295,7 @@ func (p *process) openEdge(ctx context.Context) error {
 	if p.edge, err = edge.New(options); err != nil {
 		return err
 	}
+	p.followControl()
 	p.watchRules()
 	return nil
 }
@@ -316,6 +322,10 @@ func (p *process) startPublish(context.Context) error {
 	if err != nil {
 		return err
 	}
+	controlling, err := p.newControl()
+	if err != nil {
+		return err
+	}
 	publishTLS, err := p.serverTLS("publish", p.config.Publish.TLS, secure.HTTP2)
 	if err != nil {
 		return err
@@ -324,9 +334,11 @@ func (p *process) startPublish(context.Context) error {
 		Logger: p.logger, TLS: publishTLS, EndStreams: service.Close, Authenticate: map[string]rpc.Authenticator{
 			publish.PublishService: rpc.Callers(p.callerTokens, p.callers),
 			publish.HistoryService: rpc.Callers(p.callerTokens, p.callers),
+			control.ServiceName:    rpc.Callers(p.callerTokens, p.callers),
 		},
 	})
 	service.Register(server)
+	controlling.Register(server)
 	memory := rpc.NewMemory()
 	p.parts.Start("publish", func(ctx context.Context) error {
 		health := time.NewTicker(healthInterval)
@@ -335,8 +347,9 @@ func (p *process) startPublish(context.Context) error {
 		go func() { served <- server.Serve(ctx, p.listeners.publish, memory) }()
 		for {
 			ready := p.store.Ready() == nil
-			server.SetServing(publish.PublishService, ready)
-			server.SetServing(publish.HistoryService, ready)
+			for _, name := range []string{publish.PublishService, publish.HistoryService, control.ServiceName} {
+				server.SetServing(name, ready)
+			}
 			select {
 			case err := <-served:
 				return err
@@ -349,7 +362,7 @@ func (p *process) startPublish(context.Context) error {
 		return err
 	}
 	p.parts.OnStop("publish.http client", conn.Close)
-	handler, err := twin.New(conn, p.logger, publish.Twin())
+	handler, err := twin.New(conn, p.logger, publish.Twin(), control.Twin())
 	if err != nil {
 		return err
 	}
