@@ -9,3 +9,6 @@ func (e *Edge) QueuedBelow(bytes int) bool {
 	}
 	return true
 }
+
+// RecheckAll checks all sessions again and returns when it is done.
+func (e *Edge) RecheckAll() { e.recheckAll(e.context, e.all()) }

@@ -2,11 +2,15 @@ package edge_test
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
+	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/internal/control"
 )
 
@@ -125,4 +129,30 @@ func TestRecheckOfManySessions(t *testing.T) {
 	for _, c := range clients {
 		c.quiet(4)
 	}
+}
+
+// BenchmarkRecheck is what a change of the rules costs for each session, with eight
+// subscriptions, when the answers are remembered.
+func BenchmarkRecheck(b *testing.B) {
+	const sessions, subscriptions = 1000, 8
+	w, law := startLawful(b, func(o *edge.Options) {
+		o.Limits.MaxSubscriptions = subscriptions
+		o.Logger = slog.New(slog.DiscardHandler)
+	})
+	law.change(func() {
+		law.rule = func(map[string]any, *authzv1.PermissionCheck) *authzv1.Decision {
+			return &authzv1.Decision{Allowed: true, CacheFor: durationpb.New(time.Hour)}
+		}
+	})
+	for i := range sessions {
+		c := w.connect(b, fmt.Sprint("user-", i))
+		for j := range subscriptions {
+			c.follow(2+j, fmt.Sprint("chat.", j))
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		w.edge.RecheckAll()
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/sessions, "µs/session")
 }

@@ -18,6 +18,7 @@ const maxRevocations = 1 << 20
 // revocations are the tokens that are good no more, though they have not expired.
 type revocations struct {
 	logger *slog.Logger
+	most   int
 
 	mu     sync.Mutex
 	users  map[channel.User]revocation
@@ -36,7 +37,7 @@ type tokenName struct {
 }
 
 func newRevocations(logger *slog.Logger) *revocations {
-	return &revocations{logger: logger, users: map[channel.User]revocation{}, tokens: map[tokenName]time.Time{}}
+	return &revocations{logger: logger, most: maxRevocations, users: map[channel.User]revocation{}, tokens: map[tokenName]time.Time{}}
 }
 
 // add remembers what a command revokes. Where one is known already, what both revoke
@@ -52,9 +53,9 @@ func (r *revocations) add(c control.Command, now time.Time) {
 	if c.TokenID != "" {
 		known = knownToken
 	}
-	if !known && len(r.users)+len(r.tokens) >= maxRevocations {
+	if !known && len(r.users)+len(r.tokens) >= r.most {
 		if !r.full {
-			r.logger.Error("too many revocations are in force: more end connections, but do not keep tokens from opening others", "limit", maxRevocations)
+			r.logger.Error("too many revocations are in force: more end connections, but do not keep tokens from opening others", "limit", r.most)
 		}
 		r.full = true
 		return
@@ -78,13 +79,13 @@ func later(a, b time.Time) time.Time {
 // time. The caller holds mu.
 func (r *revocations) sweep(now time.Time) {
 	const least = 1024
-	if count := len(r.users) + len(r.tokens); count < max(least, min(2*r.swept, maxRevocations)) {
+	if count := len(r.users) + len(r.tokens); count < min(max(least, 2*r.swept), r.most) {
 		return
 	}
 	maps.DeleteFunc(r.users, func(_ channel.User, v revocation) bool { return !now.Before(v.until) })
 	maps.DeleteFunc(r.tokens, func(_ tokenName, until time.Time) bool { return !now.Before(until) })
 	r.swept = len(r.users) + len(r.tokens)
-	r.full = r.full && r.swept >= maxRevocations
+	r.full = r.full && r.swept >= r.most
 }
 
 // cover tells whether the token of an identity has been revoked.
