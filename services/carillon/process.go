@@ -278,8 +278,12 @@ func (p *process) openEdge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	proxies, err := edge.ParseProxies(p.config.Edge.TrustedProxies)
+	if err != nil {
+		return err
+	}
 	options := edge.Options{
-		TLS: edgeTLS, LocalOnly: p.command == config.Dev,
+		TLS: edgeTLS, TrustedProxies: proxies, LocalOnly: p.command == config.Dev,
 		Verifier: p.clientTokens, Authorizer: p.authorizer, Roster: members, Namespaces: p.namespaces,
 		Ready: p.obeying, Credentials: credentialsOf(p.config), Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, Logger: p.logger, Meter: p.meter,
 		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
@@ -302,16 +306,12 @@ func (p *process) openEdge(ctx context.Context) error {
 
 // startEdge is the last to start, so that it is the first to stop.
 func (p *process) startEdge(context.Context) error {
-	p.parts.Start("edge", func(ctx context.Context) error { return p.edge.Serve(ctx, p.listeners.edge) })
-	return nil
-}
-
-func limitsOf(c config.Edge) edge.Limits {
-	return edge.Limits{
-		MaxFrameBytes: int(c.MaxFrameBytes), MaxSubscriptions: c.MaxSubscriptions, MaxQueueBytes: int(c.MaxQueueBytes),
-		MaxInflight: c.MaxInflight, MaxConnections: c.MaxConnections, Rate: namespace.Rate(c.Rate),
-		ConnectTimeout: c.ConnectTimeout, PingInterval: c.PingInterval, PongTimeout: c.PongTimeout,
+	listener, err := p.edgeListener()
+	if err != nil {
+		return err
 	}
+	p.parts.Start("edge", func(ctx context.Context) error { return p.edge.Serve(ctx, listener) })
+	return nil
 }
 
 func (p *process) startPublish(context.Context) error {

@@ -12,6 +12,7 @@ import (
 // The close codes of docs/protocol.md. Those below 3000 are RFC 6455's (7.4.1) and
 // IANA's, those from 4000 on private.
 const (
+	closeNotUTF8         socket.CloseCode = 1007
 	closeRateLimited     socket.CloseCode = 1008
 	closeFrameTooBig     socket.CloseCode = 1009
 	closeInternal        socket.CloseCode = 1011
@@ -60,6 +61,14 @@ func closingOf(cause *fault.Error) (socket.CloseCode, string) {
 	default:
 		return closeInternal, "internal"
 	}
+}
+
+// violationName is the name of the close code of a *socket.Violation.
+func violationName(code socket.CloseCode) string {
+	if code == closeNotUTF8 {
+		return "invalid_utf8"
+	}
+	return "protocol_error"
 }
 
 // reconnectAfter is how long a client should wait that a fault has disconnected,

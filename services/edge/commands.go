@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -56,7 +57,7 @@ func (s *session) publish(ctx context.Context, p frame.Publish) (frame.Event, er
 	if err := message.CheckID(p.MessageID); err != nil {
 		return nil, err
 	}
-	if publication.Payload, err = payloadOf(p); err != nil {
+	if publication.Payload, err = payloadOf(p, s.edge.options.Limits.MaxJSONDepth); err != nil {
 		return nil, err
 	}
 	if err := s.unresolved.admit(name, publication.ID, time.Now()); err != nil {
@@ -78,14 +79,14 @@ func (s *session) store(ctx context.Context, p message.Publication) (message.Rec
 	return s.edge.hub.broker.Publish(ctx, p)
 }
 
-func payloadOf(p frame.Publish) (message.Payload, error) {
+func payloadOf(p frame.Publish, maxDepth int) (message.Payload, error) {
 	switch {
 	case p.JSON == nil && p.Data == nil:
 		return message.Payload{}, fault.New(fault.FieldRequired, "data", "data is required")
 	case p.JSON != nil && p.ContentType != "":
 		return message.Payload{}, fault.New(fault.FieldInvalid, "contentType", "contentType is for data that is not JSON")
 	case p.JSON != nil:
-		return message.JSON("data", p.JSON)
+		return message.JSONWithin("data", p.JSON, cmp.Or(maxDepth, message.MaxPayloadDepth))
 	default:
 		return message.Bytes("dataBase64", p.Data, p.ContentType)
 	}

@@ -52,6 +52,9 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	if err != nil {
 		return err
 	}
+	if refusal := s.edge.gate.welcome(s, channel.User(identity.Subject)); refusal != nil {
+		return refusal
+	}
 	s.clientName, s.clientVersion = c.ClientName, c.ClientVersion
 	if refusal := s.edge.enroll(s, identity); refusal != nil {
 		return refusal.At("token")

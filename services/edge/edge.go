@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -85,6 +86,8 @@ type Options struct {
 	Credentials Credentials
 	// Ready, if not nil, is asked at each handshake, which is refused while it fails.
 	Ready func() error
+	// TrustedProxies are believed about a client's address in X-Forwarded-For; nil: nobody.
+	TrustedProxies []netip.Prefix
 	// DrainWindow is the time over which a stopping edge spreads its disconnects and
 	// its clients' reconnects.
 	DrainWindow time.Duration
@@ -104,6 +107,7 @@ type Edge struct {
 	hub         *hub
 	codecs      []*codec
 	metrics     *metrics
+	gate        *gate
 	index       *index
 	revocations *revocations
 	rechecks    *rechecks
@@ -115,7 +119,6 @@ type Edge struct {
 	mu       sync.Mutex
 	draining bool
 	sessions map[*session]struct{}
-	full     bool // the connection limit has been logged
 }
 
 // New makes an edge.
@@ -132,6 +135,7 @@ func New(options Options) (*Edge, error) {
 	if e.metrics, err = newMetrics(options.Meter); err != nil {
 		return nil, err
 	}
+	e.gate = newGate(&e.options, e.metrics)
 	e.hub = newHub(e.metrics, options.Logger)
 	if e.hub.broker, err = options.OpenBroker(e.hub); err != nil {
 		return nil, err
@@ -162,19 +166,19 @@ func (e *Edge) enter() bool {
 	return !e.draining
 }
 
-// admit registers a session, unless the edge is draining or full.
-func (e *Edge) admit(s *session) *fault.Error {
+// admit registers a session, unless the edge is draining or full, or has as many of that
+// address as it may.
+func (e *Edge) admit(s *session, from netip.Addr) *fault.Error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.draining {
 		return fault.Unavailable(fault.Draining, nil, "this edge is stopping")
 	}
 	if len(e.sessions) >= e.options.Limits.MaxConnections {
-		if !e.full {
-			e.options.Logger.Warn("connection limit reached: refusing connections", "limit", e.options.Limits.MaxConnections, "option", "edge.max_connections")
-		}
-		e.full = true
-		return fault.New(fault.ConnectionLimit, "", "this edge has its %d connections", e.options.Limits.MaxConnections)
+		return e.gate.tooMany()
+	}
+	if refusal := e.gate.admit(s, from); refusal != nil {
+		return refusal
 	}
 	e.sessions[s] = struct{}{}
 	e.metrics.connected(1)
@@ -190,7 +194,6 @@ func (e *Edge) start(s *session) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.sessions, s)
-		e.full = false
 		e.metrics.connected(-1)
 	})
 }

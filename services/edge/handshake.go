@@ -3,6 +3,7 @@ package edge
 import (
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,10 @@ import (
 // answered over HTTP; what is wrong with the token too, but a browser, which cannot
 // see that answer, is upgraded, told, and closed.
 func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	from := proxies(e.options.TrustedProxies).addressOf(r)
+	if !e.letIn(w, r, from) {
+		return
+	}
 	offered := subprotocols(r)
 	c, echo, err := e.chooseCodec(offered)
 	if err != nil {
@@ -37,18 +42,18 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, refusal)
 		return
 	}
-	s := newSession(e, c, r.RemoteAddr)
-	s.credential = shown
+	s := newSession(e, c, remoteOf(r, from))
+	s.credential, s.visit.arrival = shown, arrivalOf(r.Context())
 	s.socket, err = socket.Accept(w, r, socket.Options{
 		Subprotocol: echo, MaxMessageBytes: e.options.Limits.MaxFrameBytes, MaxQueueBytes: e.options.Limits.MaxQueueBytes,
-		OnControl: s.heard, Go: e.goroutines.Go,
+		OnControl: s.control, Go: e.goroutines.Go,
 	})
 	if err != nil {
 		s.logger.Debug("handshake refused", "error", err)
 		return
 	}
 	if refusal == nil {
-		refusal = e.admit(s)
+		refusal = e.admit(s, countedAs(from))
 	}
 	if refusal != nil {
 		e.metrics.refused(refusal)
@@ -57,6 +62,23 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	e.start(s)
+}
+
+// letIn looks at what a handshake costs before anything else does; where it refuses it
+// has answered.
+func (e *Edge) letIn(w http.ResponseWriter, r *http.Request, from netip.Addr) bool {
+	if most := e.maxHeaderBytes(); headerBytes(r) > most {
+		e.metrics.limited("header_bytes")
+		w.Header().Set("Connection", "close")
+		writeError(w, http.StatusRequestHeaderFieldsTooLarge, fault.New(fault.HeaderInvalid, "", "the request line and the headers have more than %d bytes", most))
+		return false
+	}
+	if refusal := e.gate.knock(countedAs(from)); refusal != nil {
+		e.metrics.refused(refusal)
+		answerHasty(w, refusal)
+		return false
+	}
+	return true
 }
 
 // subprotocols lists what the client offers, in its order.

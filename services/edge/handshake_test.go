@@ -246,7 +246,13 @@ func TestHandshakesRefusedOverHTTP(t *testing.T) {
 			http.StatusUnauthorized,
 			`{"error":{"code":"UNAUTHENTICATED","field":"Authorization","message":"Authorization must be: Bearer \u003ctoken\u003e","reason":"TOKEN_MALFORMED"}}`,
 		},
-		{"12 KiB of headers", http.Header{"X": {strings.Repeat("x", 12<<10)}}, http.StatusRequestHeaderFieldsTooLarge, "431"},
+		{
+			"8 KiB of headers",
+			http.Header{"X": {strings.Repeat("x", 8<<10)}},
+			http.StatusRequestHeaderFieldsTooLarge,
+			`{"error":{"code":"INVALID_ARGUMENT","message":"the request line and the headers have more than 8192 bytes","reason":"HEADER_INVALID"}}`,
+		},
+		{"16 KiB of headers", http.Header{"X": {strings.Repeat("x", 16<<10)}}, http.StatusRequestHeaderFieldsTooLarge, "431"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

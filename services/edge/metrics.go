@@ -28,11 +28,12 @@ type metrics struct {
 	gaps        metric.Int64Counter
 	repairs     metric.Int64Counter
 	recoveries  metric.Int64Counter
+	limits      metric.Int64Counter
 }
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
 	var m metrics
-	var errs [10]error
+	var errs [11]error
 	m.connections, errs[0] = meter.Int64UpDownCounter("carillon.edge.connections", metric.WithDescription("Open connections."))
 	m.closes, errs[1] = meter.Int64Counter("carillon.edge.closes", metric.WithDescription("Connections closed, by code and by who closed."))
 	m.commands, errs[2] = meter.Int64Counter("carillon.edge.commands", metric.WithDescription("Commands of clients, by name and outcome."))
@@ -45,6 +46,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.gaps, errs[7] = meter.Int64Counter("carillon.edge.gaps", metric.WithDescription("Gaps announced: to all subscribers of a channel, or to one that was slow or catching up, by reason."))
 	m.repairs, errs[8] = meter.Int64Counter("carillon.edge.repairs", metric.WithDescription("Times that a channel's messages were read from the store because they had not come by themselves."))
 	m.recoveries, errs[9] = meter.Int64Counter("carillon.edge.recoveries", metric.WithDescription("Subscriptions resumed with everything that was missed, by where that came from: ring or store."))
+	m.limits, errs[10] = meter.Int64Counter("carillon.edge.limits", metric.WithDescription("Times that a limit held something back: a connection, a handshake, a frame, a command or a ping, by limit."))
 	return &m, errors.Join(errs[:]...)
 }
 
@@ -114,4 +116,24 @@ func (m *metrics) recovered(source string) {
 
 func (m *metrics) gap(reason fault.Reason) {
 	m.gaps.Add(context.Background(), 1, metric.WithAttributes(attribute.String("reason", strings.ToLower(string(reason)))))
+}
+
+// limited counts a limit that held something back, by its name: one of a few.
+func (m *metrics) limited(limit string) {
+	m.limits.Add(context.Background(), 1, metric.WithAttributes(attribute.String("limit", limit)))
+}
+
+// limitedBy counts the limit that a refusal comes from, unless that was counted where
+// it was found.
+func (m *metrics) limitedBy(refusal *fault.Error) {
+	switch refusal.Reason {
+	case fault.SubscriptionLimit:
+		m.limited("subscriptions")
+	case fault.PayloadTooDeep:
+		m.limited("json_depth")
+	case fault.FrameTooLarge:
+		m.limited("frame_bytes")
+	case fault.SlowConsumer:
+		m.limited("queue_bytes")
+	}
 }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,10 +19,10 @@ import (
 const (
 	// checkInterval is how often time's demands on sessions are looked at.
 	checkInterval = 500 * time.Millisecond
-	// maxHeaderBytes makes net/http, which adds 4 KiB of its own, allow 8 KiB.
-	maxHeaderBytes    = 4 << 10
-	readHeaderTimeout = 5 * time.Second
-	idleTimeout       = 60 * time.Second
+	// defaultHeaderBytes is what Limits.MaxHeaderBytes is where it says nothing.
+	defaultHeaderBytes = 8 << 10
+	readHeaderTimeout  = 5 * time.Second
+	idleTimeout        = 60 * time.Second
 	// drainPace is the longest wait between two disconnects of a drain, so that an edge
 	// with few connections stops at once.
 	drainPace = time.Millisecond
@@ -35,7 +36,8 @@ const (
 // returns when the last connection has ended.
 func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
-		Handler: e.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: e.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: e.maxHeaderBytes(),
+		ConnContext: e.gate.accepted, ConnState: e.gate.handshakes.changed,
 		ErrorLog: slog.NewLogLogger(e.options.Logger.Handler(), slog.LevelDebug), // of clients' making
 	}
 	if e.options.TLS != nil {
@@ -108,9 +110,28 @@ func (e *Edge) checkSessions(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			e.gate.sweep(now)
 			for _, s := range e.all() {
 				s.check(now)
 			}
 		}
 	}
+}
+
+// maxHeaderBytes is what a request may have before its body. net/http reads 4 KiB more
+// before it refuses one, and does not say why: serveWebSocket does.
+func (e *Edge) maxHeaderBytes() int {
+	return cmp.Or(e.options.Limits.MaxHeaderBytes, defaultHeaderBytes)
+}
+
+// headerBytes is how many bytes the request line and the headers of a request had, about.
+func headerBytes(r *http.Request) int {
+	const perHeader, perLine, hostHeader = len(": \r\n"), len("  HTTP/1.1\r\n"), len("Host: \r\n")
+	n := len(r.Method) + len(r.RequestURI) + perLine + hostHeader + len(r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(value) + perHeader
+		}
+	}
+	return n
 }

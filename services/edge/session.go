@@ -44,6 +44,8 @@ type session struct {
 
 	// Of the reader.
 	limits limits
+	paused atomic.Pointer[context.CancelFunc] // ends the reader's pause; nil while there is none
+	visit  visit                              // of the gate
 
 	mu       sync.Mutex
 	idle     sync.Cond // signalled when pending shrinks and when the worker ends
@@ -72,7 +74,6 @@ func newSession(e *Edge, c *codec, address string) *session {
 	s := &session{
 		edge: e, id: id, codec: c, address: address, opened: time.Now(),
 		logger:   e.options.Logger.With("remote", address, "connection_id", id),
-		limits:   newLimits(e.options.Limits.Rate),
 		inflight: map[uint64]struct{}{},
 	}
 	s.idle.L = &s.mu
@@ -94,6 +95,7 @@ func (s *session) run() {
 	for name, sub := range s.subscriptions {
 		s.leave(name, sub)
 	}
+	s.edge.gate.leave(s)
 	if code, ok := socket.Received(err); ok && !byServer {
 		s.edge.metrics.closed(code, "client")
 	}
@@ -114,43 +116,49 @@ func (s *session) read() error {
 func (s *session) readOne() error {
 	text, err := s.socket.Next()
 	if err != nil {
-		return err
+		return s.cutOff(err)
 	}
-	command, err := s.decode(text)
+	command, size, err := s.decode(text)
 	if refusal, ok := errors.AsType[*fault.Error](err); ok {
 		s.end(refusal, 0)
-		if refusal.Reason == fault.FrameTooLarge { // the rest of it cannot be read
-			return err
-		}
 		return nil
 	}
 	if err != nil {
-		return err
+		return s.cutOff(err)
 	}
-	s.take(command)
+	s.take(command, size)
 	return nil
 }
 
-// decode reads the frame that has begun. Its buffer is borrowed for that long only, so
-// that a connection that is idle, or waits for its turn, has none. A *fault.Error says
-// what is wrong with the frame.
-func (s *session) decode(text bool) (frame.Command, error) {
+// decode reads the frame that has begun, and tells its size. Its buffer is borrowed for
+// that long only, so that a connection that is idle, or waits for its turn, has none. A
+// *fault.Error says what is wrong with the frame.
+func (s *session) decode(text bool) (command frame.Command, size int, err error) {
 	b, _ := buffers.Get().(*bytes.Buffer) // the pool holds nothing else
 	defer buffers.Put(b)
 	b.Reset()
-	err := s.socket.Read(b)
-	if errors.Is(err, socket.ErrTooBig) {
-		limit := s.edge.options.Limits.MaxFrameBytes
-		return frame.Command{}, fault.New(fault.FrameTooLarge, "", "the frame has more than %d bytes", limit)
-	}
-	if err != nil {
-		return frame.Command{}, err
+	if err := s.socket.Read(b); err != nil {
+		return frame.Command{}, 0, err
 	}
 	s.heard()
 	if text != s.codec.Text() {
-		return frame.Command{}, fault.New(fault.FrameMalformed, "", "%s wants %s messages", s.codec.Subprotocol(), kindName(s.codec.Text()))
+		return frame.Command{}, 0, fault.New(fault.FrameMalformed, "", "%s wants %s messages", s.codec.Subprotocol(), kindName(s.codec.Text()))
 	}
-	return s.codec.Decode(b.Bytes())
+	command, err = s.codec.Decode(b.Bytes())
+	return command, b.Len(), err
+}
+
+// cutOff tells a client why nothing more is read of it, if that is its own doing, and
+// returns the error.
+func (s *session) cutOff(err error) error {
+	if errors.Is(err, socket.ErrTooBig) {
+		limit := s.edge.options.Limits.MaxFrameBytes
+		s.end(fault.New(fault.FrameTooLarge, "", "the frame has more than %d bytes", limit), 0)
+	}
+	if wrong, ok := errors.AsType[*socket.Violation](err); ok {
+		s.endWith(wrong.Code, violationName(wrong.Code), fault.New(fault.FrameMalformed, "", "%s", wrong.Message), 0)
+	}
+	return err
 }
 
 func kindName(text bool) string {
@@ -165,12 +173,21 @@ func (s *session) heard() {
 	s.pinged.Store(0)
 }
 
-// take queues a command for the worker, unless it can be answered at once.
-func (s *session) take(command frame.Command) {
+// control takes in a ping or a pong of WebSocket, and tells whether to answer it.
+func (s *session) control(size int) bool {
+	if s.ended.Load() { // then it is not the reader that calls
+		return true
+	}
+	s.heard()
+	return s.payPing(size, maxPingThrottle)
+}
+
+// take queues a command of a size for the worker, unless it can be answered at once.
+func (s *session) take(command frame.Command, size int) {
 	if s.ended.Load() {
 		return
 	}
-	if refusal, fatal := s.limits.admit(command, s.edge.options.Namespaces); refusal != nil {
+	if refusal, fatal := s.pay(command, size); refusal != nil {
 		s.edge.metrics.refused(refusal)
 		if fatal {
 			s.end(refusal, reconnectAfter(refusal))
@@ -192,6 +209,9 @@ func (s *session) take(command frame.Command) {
 		s.edge.metrics.command(command.Body, nil)
 		s.reply(command.ID, frame.Pong{})
 		return
+	}
+	if len(s.inflight) >= s.edge.options.Limits.MaxInflight {
+		s.edge.metrics.limited("inflight")
 	}
 	for len(s.inflight) >= s.edge.options.Limits.MaxInflight && !s.ended.Load() { // the client waits in its socket
 		s.idle.Wait()
@@ -275,7 +295,8 @@ func (s *session) carryOut(command frame.Command) {
 		s.reply(command.ID, event)
 	}
 	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && s.grant.Load() == nil {
-		s.end(fault.From(err), 0) // a connection that cannot connect has no other use
+		refusal := fault.From(err) // a connection that cannot connect has no other use
+		s.end(refusal, reconnectAfter(refusal))
 	}
 }
 
@@ -298,6 +319,7 @@ func (s *session) startWork() {
 }
 
 func (s *session) logRefusal(refusal *fault.Error) {
+	s.edge.metrics.limitedBy(refusal)
 	level := slog.LevelDebug
 	switch refusal.Reason {
 	case fault.Internal, fault.StoreUnavailable, fault.AuthorizationUnavailable, fault.PresenceUnavailable:
@@ -322,12 +344,21 @@ func (s *session) reply(id uint64, event frame.Event) { s.send(s.codec.build(id,
 // end tells the client why and closes the connection; it returns at once, and reports
 // whether nothing else had ended it.
 func (s *session) end(cause *fault.Error, reconnectAfter time.Duration) bool {
-	s.ended.Store(true)
 	code, name := closingOf(cause)
+	return s.endWith(code, name, cause, reconnectAfter)
+}
+
+// endWith is end with a close code that the cause alone does not tell.
+func (s *session) endWith(code socket.CloseCode, name string, cause *fault.Error, reconnectAfter time.Duration) bool {
+	s.ended.Store(true)
+	if wake := s.paused.Load(); wake != nil {
+		(*wake)()
+	}
 	last := s.codec.build(0, frame.Disconnect{Cause: cause, ReconnectAfter: reconnectAfter})
 	first := s.socket.Close(last, code, name, cause.Reason == fault.SlowConsumer)
 	if first {
 		s.edge.metrics.closed(code, name)
+		s.edge.metrics.limitedBy(cause)
 		s.logger.Debug("disconnecting", "code", int(code), "reason", string(cause.Reason), "error", cause)
 	}
 	return first
@@ -349,6 +380,9 @@ func (s *session) retire(cause *fault.Error, reconnectAfter time.Duration) {
 // check does what time demands of a session; the edge calls it about twice a second.
 func (s *session) check(now time.Time) {
 	limits := &s.edge.options.Limits
+	if s.paused.Load() != nil { // who is not listened to cannot be late
+		s.heard()
+	}
 	g, connected := s.grant.Load(), s.connected.Load()
 	age := now.Sub(s.opened)
 	pinged := time.Duration(s.pinged.Load())

@@ -10,6 +10,7 @@ const (
 	opcodeText   = 0x1
 	opcodeBinary = 0x2
 	opcodePing   = 0x9
+	opcodePong   = 0xa
 	finalBit     = 0x80
 
 	// headerRoom is the longest header of an unmasked frame.

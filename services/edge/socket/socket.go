@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 )
@@ -36,8 +37,10 @@ type Options struct {
 	// MaxQueueBytes bounds the frames that wait to be written, the ones being written
 	// included. A larger frame goes alone.
 	MaxQueueBytes int
-	// OnControl is called for each ping and pong, from within Next and Read.
-	OnControl func()
+	// OnControl is called for each ping and pong with the size of its payload, from
+	// within Next and Read, or, once Close has been called, from elsewhere. A ping is
+	// answered if it returns true within 5 s; until then nothing is read.
+	OnControl func(bytes int) bool
 	// Go runs a goroutine that its owner waits for.
 	Go func(func())
 }
@@ -51,6 +54,7 @@ type Socket struct {
 	done    chan struct{}
 	over    func()    // closes done
 	message io.Reader // of what Next found
+	text    bool      // what Next found
 
 	mu      sync.Mutex
 	queue   net.Buffers   // frames that wait; nil while there are none
@@ -73,16 +77,13 @@ const closeTimeout = 5 * time.Second
 
 // Accept upgrades a request. Where it fails it has answered the request.
 func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, error) {
-	h := &hijacker{ResponseWriter: w}
+	h := &hijacker{ResponseWriter: w, maxMessageBytes: options.MaxMessageBytes}
 	accept := &websocket.AcceptOptions{
 		// Any Origin may connect: authentication is by token, never ambient.
 		InsecureSkipVerify: true,
 		CompressionMode:    websocket.CompressionDisabled,
-		OnPongReceived:     func(context.Context, []byte) { options.OnControl() },
-		OnPingReceived: func(context.Context, []byte) bool {
-			options.OnControl()
-			return true
-		},
+		OnPongReceived:     func(_ context.Context, payload []byte) { options.OnControl(len(payload)) },
+		OnPingReceived:     func(_ context.Context, payload []byte) bool { return options.OnControl(len(payload)) },
 	}
 	if options.Subprotocol != "" {
 		accept.Subprotocols = []string{options.Subprotocol}
@@ -96,26 +97,27 @@ func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, e
 	return &Socket{ws: ws, wire: h.wire, options: options, done: done, over: sync.OnceFunc(func() { close(done) })}, nil
 }
 
-// Next waits for a message to begin, which is then to be read. An error means that
-// the connection is gone.
+// Next waits for a message to begin, which is then to be read. Errors: those of Read.
 func (s *Socket) Next() (text bool, err error) {
 	var kind websocket.MessageType
 	kind, s.message, err = s.ws.Reader(context.Background()) // Close ends it
 	if err != nil {
 		return false, fmt.Errorf("read: %w", err)
 	}
-	return kind == websocket.MessageText, nil
+	s.text = kind == websocket.MessageText
+	return s.text, nil
 }
 
 // Read appends the message that has begun to b, which the caller owns. Errors:
-// ErrTooBig; anything else means that the connection is gone.
+// ErrTooBig and *Violation, after which nothing more can be read; anything else means
+// that the connection is gone.
 func (s *Socket) Read(b *bytes.Buffer) error {
-	n, err := b.ReadFrom(io.LimitReader(s.message, int64(s.options.MaxMessageBytes)+1))
-	if err != nil {
+	before := b.Len()
+	if _, err := b.ReadFrom(s.message); err != nil { // the wire bounds it
 		return fmt.Errorf("read: %w", err)
 	}
-	if n > int64(s.options.MaxMessageBytes) {
-		return ErrTooBig
+	if s.text && !utf8.Valid(b.Bytes()[before:]) {
+		return errTextNotUTF8
 	}
 	return nil
 }
@@ -299,6 +301,7 @@ func (s *Socket) Close(last Frame, code CloseCode, reason string, drop bool) boo
 		return false
 	}
 	s.ending = &ending{code, reason, time.Now().Add(closeTimeout)}
+	s.wire.ending.Store(true)
 	if drop || s.corked { // what was corked must not go without its first frame
 		s.queue = nil
 	}

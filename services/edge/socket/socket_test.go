@@ -37,7 +37,7 @@ func newServer(t *testing.T, maxMessage, maxQueue int) *server {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		accepted, err := socket.Accept(w, r, socket.Options{
 			Subprotocol: "test", MaxMessageBytes: maxMessage, MaxQueueBytes: maxQueue,
-			OnControl: func() { s.controls <- struct{}{} }, Go: s.goroutines.Go,
+			OnControl: func(int) bool { s.controls <- struct{}{}; return true }, Go: s.goroutines.Go,
 		})
 		if err == nil {
 			s.sockets <- accepted
@@ -412,7 +412,7 @@ func BenchmarkSend(b *testing.B) {
 	sockets := make(chan *socket.Socket, 1)
 	var goroutines sync.WaitGroup
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, err := socket.Accept(w, r, socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1 << 30, OnControl: func() {}, Go: goroutines.Go})
+		s, err := socket.Accept(w, r, socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1 << 30, OnControl: func(int) bool { return true }, Go: goroutines.Go})
 		if err != nil {
 			b.Error(err)
 		}

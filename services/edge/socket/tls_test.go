@@ -88,7 +88,7 @@ func tlsPair(t *testing.T) (*socket.Socket, *websocket.Conn, *below) {
 	sockets := make(chan *socket.Socket, 1)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		accepted, err := socket.Accept(w, r, socket.Options{
-			MaxMessageBytes: 1 << 20, MaxQueueBytes: 8 << 20, OnControl: func() {}, Go: goroutines.Go,
+			MaxMessageBytes: 1 << 20, MaxQueueBytes: 8 << 20, OnControl: func(int) bool { return true }, Go: goroutines.Go,
 		})
 		if err == nil {
 			sockets <- accepted

@@ -2,9 +2,13 @@ package socket
 
 import (
 	"bufio"
+	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Sizes of the library's buffers: reading is done in frames of some hundred bytes,
@@ -19,7 +23,8 @@ const (
 // small buffers in place of net/http's.
 type hijacker struct {
 	http.ResponseWriter
-	wire *wire
+	maxMessageBytes int
+	wire            *wire
 }
 
 // Hijack takes the connection over from net/http, and with it what was read ahead.
@@ -28,7 +33,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.wire = &wire{Conn: conn}
+	h.wire = &wire{Conn: conn, inspector: inspector{maxMessageBytes: uint64(h.maxMessageBytes)}}
 	if n := buffered.Reader.Buffered(); n > 0 {
 		ahead, _ := buffered.Peek(n) // cannot fail: n bytes are buffered
 		h.wire.ahead = append([]byte(nil), ahead...)
@@ -39,22 +44,80 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // wire is the connection below a WebSocket. Frames pass through it whole, one
 // writer at a time: ours as they were built, the library's control frames as it
 // flushes them. After a close frame it lets no other frame through (RFC 6455, 5.5.1).
+// What the client sends it lets through until that breaks the rules.
 type wire struct {
 	net.Conn
-	ahead []byte // read by net/http before the upgrade; only the reader touches it
+	// Of the reader.
+	ahead     []byte // read by net/http before the upgrade
+	inspector inspector
+	wrong     error // what the client did wrong: nothing more is read
+	late      int   // bytes that came after Socket.Close
+
+	ending atomic.Bool // Socket.Close has been called
+	broken atomic.Bool // wrong is set
 
 	mu     sync.Mutex
 	closed bool // a close frame has been written
 }
 
-// Read returns what net/http had read ahead, then reads from the connection.
+// maxLateBytes bounds what a client may say in place of answering a close.
+const maxLateBytes = 1 << 20
+
+var errTooLate = errors.New("socket: the client does not answer the close frame")
+
+// Read returns what net/http had read ahead, then reads from the connection: what is
+// right of it. Errors: *Violation, ErrTooBig and the connection's.
 func (w *wire) Read(p []byte) (int, error) {
+	if w.wrong != nil {
+		return 0, w.wrong
+	}
+	n, err := w.read(p)
+	if w.ending.Load() {
+		if w.late += n; w.late > maxLateBytes {
+			w.wrong = errTooLate
+		}
+	}
+	right, wrong := w.inspector.inspect(p[:n])
+	if wrong != nil {
+		w.wrong = wrong
+	}
+	if w.wrong == nil {
+		return n, err
+	}
+	w.broken.Store(true)
+	if right == 0 {
+		return 0, w.wrong
+	}
+	return right, nil
+}
+
+func (w *wire) read(p []byte) (int, error) {
 	if len(w.ahead) == 0 {
 		return w.Conn.Read(p)
 	}
 	n := copy(p, w.ahead)
 	w.ahead = w.ahead[n:]
 	return n, nil
+}
+
+// The rest of what a client says that was cut off is read for so long, or so much.
+const (
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 256 << 10
+)
+
+// Close closes the connection, but first hears out a client that was cut off: a system
+// that closes with bytes unread resets the connection, and the client might never see
+// the close frame.
+func (w *wire) Close() error {
+	if w.broken.Load() {
+		if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {
+			_ = c.CloseWrite() // so that the client need not wait for us
+		}
+		_ = w.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, w.Conn, lingerBytes)
+	}
+	return w.Conn.Close()
 }
 
 const (

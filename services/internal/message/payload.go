@@ -34,11 +34,16 @@ func (p Payload) IsJSON() bool { return p.ContentType == "" }
 // into frames, so it must be one valid value in UTF-8, at most 64 levels deep and
 // 256 KiB long.
 func JSON(field string, text []byte) (Payload, error) {
+	return JSONWithin(field, text, MaxPayloadDepth)
+}
+
+// JSONWithin is JSON for a text that may be nested no deeper than so many levels.
+func JSONWithin(field string, text []byte, maxDepth int) (Payload, error) {
 	if len(text) > MaxPayloadBytes {
 		return Payload{}, tooLarge(field, len(text))
 	}
-	if depth := depthOf(text); depth > MaxPayloadDepth {
-		return Payload{}, fault.New(fault.PayloadTooDeep, field, "%s is nested %d levels deep, more than %d", field, depth, MaxPayloadDepth)
+	if depth := depthOf(text); depth > maxDepth {
+		return Payload{}, fault.New(fault.PayloadTooDeep, field, "%s is nested %d levels deep, more than %d", field, depth, maxDepth)
 	}
 	if !utf8.Valid(text) {
 		return Payload{}, fault.New(fault.PayloadInvalid, field, "%s is not valid UTF-8", field)
