@@ -77,6 +77,10 @@ const closeTimeout = 5 * time.Second
 
 // Accept upgrades a request. Where it fails it has answered the request.
 func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, error) {
+	if err := checkRequest(r); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return nil, fmt.Errorf("accept: %w", err)
+	}
 	h := &hijacker{ResponseWriter: w, maxMessageBytes: options.MaxMessageBytes}
 	accept := &websocket.AcceptOptions{
 		// Any Origin may connect: authentication is by token, never ambient.
@@ -95,6 +99,17 @@ func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, e
 	ws.SetReadLimit(-1) // Read has its own limit, so that its caller closes
 	done := make(chan struct{})
 	return &Socket{ws: ws, wire: h.wire, options: options, done: done, over: sync.OnceFunc(func() { close(done) })}, nil
+}
+
+// checkRequest refuses what the WebSocket library lets pass.
+func checkRequest(r *http.Request) error {
+	switch {
+	case len(r.Header.Values("Sec-WebSocket-Version")) > 1:
+		return errors.New("Sec-WebSocket-Version stands more than once (RFC 6455, 11.3.5)")
+	case r.ContentLength != 0: // it would be taken for frames
+		return errors.New("a handshake has no body")
+	}
+	return nil
 }
 
 // Next waits for a message to begin, which is then to be read. Errors: those of Read.
