@@ -180,11 +180,14 @@ func (s *session) throttle(parts []part) (refusal *fault.Error) {
 		s.edge.metrics.limited(p.name())
 		refusal = p.refusal(time.Now())
 	})
-	if wait > maxThrottle {
-		return refusal
+	if wait <= maxThrottle {
+		s.pause(wait)
+		return nil
 	}
-	s.pause(wait)
-	return nil
+	if refusal.RetryAfter > 0 { // what it says counted in what has been given back
+		refusal.RetryAfter = wait
+	}
+	return refusal
 }
 
 // reserve pays all parts in advance and tells how long to wait for what was paid; if
