@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -153,7 +152,7 @@ func (w *worker) listenNot() {
 		return
 	}
 	defer c.close()
-	_ = c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	_ = c.SetReadBuffer(4 << 10)
 	_, err = c.Write(frame(final|text, fmt.Appendf(nil, `{"id":2,"subscribe":{"channel":%q}}`, w.Channel)))
 	large := strings.Repeat("x", 60_000)
 	for id := 3; err == nil && id < 50; id++ {

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -19,22 +20,24 @@ import (
 // Order is what the abuser is told, as one line of JSON on its standard input.
 type Order struct {
 	// Kind is a key of kinds.
-	Kind string
-	// Edge is the host and port of an edge.
-	Edge string
-	// From is the IP address that the abuse comes from.
-	From string
+	Kind string `json:"kind"`
+	// Edge is where an edge listens.
+	Edge netip.AddrPort `json:"edge"`
+	// From is the address that the abuse comes from.
+	From netip.Addr `json:"from"`
 	// Tokens are shown in turn.
-	Tokens []string
+	Tokens []string `json:"tokens"`
 	// Channel is one that they may follow and publish to, whose history has some weight.
-	Channel string
+	Channel string `json:"channel"`
 }
 
 // Report is what it says at the end, as one line of JSON on its standard output. What
 // an attempt is, and what counts as taken and as refused, says each kind.
 type Report struct {
-	Attempted, Taken, Refused int64
-	Elapsed                   time.Duration
+	Attempted int64         `json:"attempted"`
+	Taken     int64         `json:"taken"`
+	Refused   int64         `json:"refused"`
+	Elapsed   time.Duration `json:"elapsed"` // in nanoseconds
 }
 
 // patience is how long it may take until every worker has made an attempt.

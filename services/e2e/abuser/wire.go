@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 )
 
@@ -24,7 +25,7 @@ const final = 0x80
 
 // conn is a connection to the edge.
 type conn struct {
-	net.Conn
+	*net.TCPConn
 
 	in   *bufio.Reader
 	free func() bool
@@ -32,20 +33,20 @@ type conn struct {
 
 // dial connects from the abuser's address. The connection is cut when the work ends.
 func (w *worker) dial() (*conn, error) {
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(w.From)}, Timeout: 5 * time.Second}
-	nc, err := dialer.DialContext(w.ctx, "tcp", w.Edge)
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	nc, err := dialer.DialTCP(w.ctx, "tcp", netip.AddrPortFrom(w.From, 0), w.Edge)
 	if err != nil {
 		return nil, err
 	}
-	_ = nc.(*net.TCPConn).SetLinger(0) // a port in TIME_WAIT could not be used again
-	c := &conn{Conn: nc, in: bufio.NewReaderSize(nc, 4<<10)}
+	_ = nc.SetLinger(0) // a port in TIME_WAIT could not be used again
+	c := &conn{TCPConn: nc, in: bufio.NewReaderSize(nc, 4<<10)}
 	c.free = context.AfterFunc(w.ctx, func() { _ = nc.Close() })
 	return c, nil
 }
 
 func (c *conn) close() {
 	c.free()
-	_ = c.Conn.Close() // it may be closed already
+	_ = c.TCPConn.Close() // it may be closed already
 }
 
 const request = "GET /v1/ws HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
