@@ -19,6 +19,7 @@ var generated = []string{
 	"gen/",
 	"services/carillon/",
 	"services/chaos/load/",
+	"services/control/",
 	"services/edge/authorization/",
 	"services/edge/frame/",
 	"services/edge/roster/",
