@@ -33,6 +33,6 @@ func (p *process) followControl() {
 	p.parts.Start("control agent", func(ctx context.Context) error { return p.agent.Run(ctx) })
 }
 
-// obeying returns nil once the edge has carried out everything that was commanded
-// before it was started.
-func (p *process) obeying() error { return p.agent.CaughtUp() }
+// obeying waits until the edge has carried out everything that was commanded before it
+// was started.
+func (p *process) obeying(ctx context.Context) error { return p.agent.Await(ctx) }

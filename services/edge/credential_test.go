@@ -288,7 +288,7 @@ func TestNobodyComesInBeforeTheEdgeIsReady(t *testing.T) {
 	var mu sync.Mutex
 	behind := errors.New("behind")
 	w := start(t, func(o *edge.Options) {
-		o.Ready = func() error {
+		o.Ready = func(context.Context) error {
 			mu.Lock()
 			defer mu.Unlock()
 			return behind

@@ -84,8 +84,8 @@ type Options struct {
 	Namespaces  namespace.Set
 	Limits      Limits
 	Credentials Credentials
-	// Ready, if not nil, is asked at each handshake, which is refused while it fails.
-	Ready func() error
+	// Ready, if not nil, is waited for at each handshake, which is refused where it fails.
+	Ready func(ctx context.Context) error
 	// TrustedProxies are believed about a client's address in X-Forwarded-For; nil: nobody.
 	TrustedProxies []netip.Prefix
 	// DrainWindow is the time over which a stopping edge spreads its disconnects and
@@ -128,7 +128,7 @@ func New(options Options) (*Edge, error) {
 		index: newIndex(), revocations: newRevocations(options.Logger), rechecks: newRechecks(),
 	}
 	if e.options.Ready == nil {
-		e.options.Ready = func() error { return nil }
+		e.options.Ready = func(context.Context) error { return nil }
 	}
 	e.context, e.cancel = context.WithCancel(context.Background())
 	var err error

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/netip"
@@ -33,7 +34,7 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer e.goroutines.Done()
-	if err := e.options.Ready(); err != nil {
+	if err := e.ready(r.Context()); err != nil {
 		e.refuse(w, fault.Unavailable(fault.ControlUnavailable, err, "this edge does not know yet which tokens are revoked"))
 		return
 	}
@@ -79,6 +80,15 @@ func (e *Edge) letIn(w http.ResponseWriter, r *http.Request, from netip.Addr) bo
 		return false
 	}
 	return true
+}
+
+// readyTimeout is how long a handshake waits for an edge that has just been started.
+const readyTimeout = 2 * time.Second
+
+func (e *Edge) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	return e.options.Ready(ctx)
 }
 
 // subprotocols lists what the client offers, in its order.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 )
 
@@ -31,19 +30,40 @@ type AgentOptions struct {
 // Agent carries out on one edge what services command, and answers them.
 type Agent struct {
 	options  AgentOptions
-	caughtUp atomic.Bool
+	caughtUp chan struct{} // closed once everything of before has been applied
 }
 
 // NewAgent returns an agent that has yet to Run.
-func NewAgent(o AgentOptions) *Agent { return &Agent{options: o} }
+func NewAgent(o AgentOptions) *Agent { return &Agent{options: o, caughtUp: make(chan struct{})} }
 
 // CaughtUp returns nil once everything has been applied that was stored when the agent
 // was started. Before that the edge must let nobody in: tokens may have been revoked.
 func (a *Agent) CaughtUp() error {
-	if a.caughtUp.Load() {
+	if a.hasCaughtUp() {
 		return nil
 	}
-	return errors.New("control: what was commanded before has yet to be carried out")
+	return errBehind
+}
+
+var errBehind = errors.New("control: what was commanded before has yet to be carried out")
+
+func (a *Agent) hasCaughtUp() bool {
+	select {
+	case <-a.caughtUp:
+		return true
+	default:
+		return false
+	}
+}
+
+// Await waits until CaughtUp returns nil, or ctx ends.
+func (a *Agent) Await(ctx context.Context) error {
+	select {
+	case <-a.caughtUp:
+		return nil
+	case <-ctx.Done():
+		return errBehind
+	}
 }
 
 // Run follows the log until ctx ends, and then says goodbye, so that nobody waits for
@@ -61,7 +81,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	followed := make(chan error, 1)
 	go func() {
 		followed <- a.options.Log.Follow(ctx, a.apply, func() {
-			a.caughtUp.Store(true)
+			close(a.caughtUp)
 			a.beat(false)
 		})
 	}()
@@ -82,7 +102,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // beat says that the edge is here, once it serves, or that it goes.
 func (a *Agent) beat(gone bool) {
-	if a.caughtUp.Load() {
+	if a.hasCaughtUp() {
 		a.tell(topicHere, presence{Edge: a.options.EdgeID, Gone: gone})
 	}
 }
@@ -94,14 +114,14 @@ func (a *Agent) apply(ctx context.Context, sequence uint64, text []byte) {
 		return
 	}
 	count := a.options.Edge.Apply(ctx, e.Command)
-	if a.caughtUp.Load() && e.From != "" { // nobody waits for what is long past
+	if a.hasCaughtUp() && e.From != "" { // nobody waits for what is long past
 		a.tell(topicTo+e.From, reply{Edge: a.options.EdgeID, Number: e.Number, Count: count})
 	}
 }
 
 func (a *Agent) list(text []byte) {
 	var l listing
-	if json.Unmarshal(text, &l) != nil || !goodName(l.From) || !a.caughtUp.Load() {
+	if json.Unmarshal(text, &l) != nil || !goodName(l.From) || !a.hasCaughtUp() {
 		return
 	}
 	r := reply{Edge: a.options.EdgeID, Number: l.Number}

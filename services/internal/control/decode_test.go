@@ -81,7 +81,7 @@ func TestAReplyFitsIntoAMessage(t *testing.T) {
 	}
 	log := &told{}
 	a := NewAgent(AgentOptions{Log: log, EdgeID: "E", Edge: lister{many}})
-	a.caughtUp.Store(true)
+	close(a.caughtUp)
 	a.list(encode(listing{From: "D", Number: 1, Limit: 5000}))
 	if len(log.texts) != 1 || log.topics[0] != "to.D" || len(log.texts[0]) > maxReplyBytes {
 		t.Fatalf("told %q, %d bytes", log.topics, len(log.texts[0]))

@@ -186,17 +186,17 @@ func TestVersionAndProtocols(t *testing.T) {
 	server := newServer(t, authority.Server(t), io.Discard, secure.HTTP1)
 	for _, tt := range []struct {
 		name   string
-		client tls.Config
+		client *tls.Config
 		ok     bool
 	}{
-		{"TLS 1.3", tls.Config{MinVersion: tls.VersionTLS13}, true},
-		{"TLS 1.2", tls.Config{MaxVersion: tls.VersionTLS12}, true},
-		{"TLS 1.1", tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, false},
-		{"HTTP/2 too", tls.Config{NextProtos: []string{secure.HTTP2, secure.HTTP1}}, true},
-		{"another protocol", tls.Config{NextProtos: []string{"smtp"}}, false},
+		{"TLS 1.3", &tls.Config{MinVersion: tls.VersionTLS13}, true},
+		{"TLS 1.2", &tls.Config{MaxVersion: tls.VersionTLS12}, true},
+		{"TLS 1.1", &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, false},
+		{"HTTP/2 too", &tls.Config{NextProtos: []string{secure.HTTP2, secure.HTTP1}}, true},
+		{"another protocol", &tls.Config{NextProtos: []string{"smtp"}}, false},
 	} {
 		tt.client.RootCAs, tt.client.ServerName = authority.Pool(), "localhost"
-		_, dialled, err := handshake(t, server, &tt.client)
+		_, dialled, err := handshake(t, server, tt.client)
 		if (err == nil) != tt.ok {
 			t.Errorf("%s: %v", tt.name, err)
 		}
