@@ -17,7 +17,13 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/config"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The NATS server leaves these behind where it is stopped while it makes a stream, as a
+// process is that gets its signal at once.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"))
+}
 
 // devArguments run dev on ports of its own.
 func devArguments(dir string) []string {

@@ -163,6 +163,15 @@ func natsStore(t *testing.T) store {
 			t.Error(err)
 		}
 	})
+	// A server that is stopped while it makes a stream leaves goroutines behind.
+	deadline, tick := time.Now().Add(30*time.Second), time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for opened.Ready() != nil {
+		if time.Now().After(deadline) {
+			t.Fatal(opened.Ready())
+		}
+		<-tick.C
+	}
 	return realStore{opened}
 }
 
