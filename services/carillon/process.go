@@ -51,6 +51,7 @@ type process struct {
 	edge       *edge.Edge
 	edgeID     string
 	agent      *commands.Agent // of edge
+	started    atomic.Bool
 	stopping   atomic.Bool
 
 	// clientTokens and callerTokens check tokens; auth.Replace takes both at once.
@@ -104,10 +105,14 @@ func (p *process) start(ctx context.Context) error {
 	}
 	p.meter = p.ops.MeterProvider().Meter("github.com/carillon-rt/carillon")
 	p.ops.AddCheck("process", func() error {
-		if p.stopping.Load() {
+		switch {
+		case p.stopping.Load():
 			return errors.New("stopping")
+		case !p.started.Load(): // not all checks are there yet
+			return errors.New("starting")
+		default:
+			return nil
 		}
-		return nil
 	})
 	if p.command == config.Dev {
 		p.ops.LocalOnly()
@@ -135,6 +140,7 @@ func (p *process) start(ctx context.Context) error {
 			}
 		}
 	}
+	p.started.Store(true)
 	if p.command == config.Dev {
 		return p.greet()
 	}

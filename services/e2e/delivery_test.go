@@ -38,6 +38,7 @@ func testSystem(t *testing.T, s *system) {
 		"JSON over HTTP":       testHTTP,
 		"ephemeral":            testEphemeral,
 		"policy":               testPolicy,
+		"control":              testControl,
 		"health":               testHealth,
 		"reflection":           testReflection,
 		"a user is no service": testKindsApart,

@@ -13,6 +13,7 @@ func testHealth(t *testing.T, s *system) {
 		service string
 	}{
 		{s.publishers, "carillon.publish.v1.PublishService"},
+		{s.publishers, "carillon.control.v1.ControlService"},
 		{s.presences, "carillon.presence.v1.PresenceService"},
 		{s.presences, "carillon.authz.v1.AuthorizationService"},
 		{s.presences, "carillon.presence.v1.PresenceReportService"},
@@ -39,7 +40,7 @@ func testHealth(t *testing.T, s *system) {
 func testReflection(t *testing.T, s *system) {
 	const common = "grpc.health.v1.Health\ngrpc.reflection.v1.ServerReflection\ngrpc.reflection.v1alpha.ServerReflection\n"
 	for _, server := range s.publishers {
-		if got := output(t, program(t, grpcurlProgram), "-plaintext", server, "list"); got != "carillon.publish.v1.HistoryService\ncarillon.publish.v1.PublishService\n"+common {
+		if got := output(t, program(t, grpcurlProgram), "-plaintext", server, "list"); got != "carillon.control.v1.ControlService\ncarillon.publish.v1.HistoryService\ncarillon.publish.v1.PublishService\n"+common {
 			t.Errorf("services of publish:\n%s", got)
 		}
 	}

@@ -156,6 +156,9 @@ func TestImportRules(t *testing.T) {
 		{"services/publish", "services/carillon", false, false},
 		{"services/publish", "services/e2e", true, false},
 		{"services/e2e", "services/edge", true, true},
+		{"services/control", "gen/carillon/control/v1", false, true},
+		{"services/internal/control", "gen/carillon/control/v1", false, false},
+		{"services/internal/control", "services/control", true, false},
 	}
 	for _, test := range tests {
 		rule := forbidden(module+"/"+test.from, module+"/"+test.to, test.inTest)

@@ -123,7 +123,11 @@ auth:
     - {name: services, for: callers, algorithms: [HS256], secret: {file: %[2]q}}
   roles_secret: {env: E2E_ROLES_SECRET}
 callers:
-  - {name: backend, publish: ["{rest...}"], presence: ["{rest...}"]}
+  - name: backend
+    publish: ["{rest...}"]
+    presence: ["{rest...}"]
+    subscribe: ["chat.{rest...}"]
+    control: [DisconnectUser, DisconnectConnection, SubscribeUser, UnsubscribeUser, RevokeTokens, ListConnections]
 namespaces:
   - name: chat
     history: {max_bytes: 64MiB}

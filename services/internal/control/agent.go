@@ -114,7 +114,10 @@ func (a *Agent) apply(ctx context.Context, sequence uint64, text []byte) {
 		return
 	}
 	count := a.options.Edge.Apply(ctx, e.Command)
-	if a.hasCaughtUp() && e.From != "" { // nobody waits for what is long past
+	// While it catches up nobody waits for what is long past. Should clocks differ by more,
+	// it counts as unreachable once.
+	recent := a.hasCaughtUp() || time.Since(e.Command.At) < forgetAfter
+	if recent && e.From != "" {
 		a.tell(topicTo+e.From, reply{Edge: a.options.EdgeID, Number: e.Number, Count: count})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,25 @@ func TestAReplyFitsIntoAMessage(t *testing.T) {
 	}
 	if len(log.texts) != 1 {
 		t.Errorf("nobody asked, and was told %q", log.topics)
+	}
+}
+
+// An edge that is still catching up answers what was commanded just now: whoever did so
+// hears of the edge a moment later and would miss its answer.
+func TestAnEdgeThatCatchesUpAnswersWhatIsNew(t *testing.T) {
+	t.Parallel()
+	log := &told{}
+	a := NewAgent(AgentOptions{Log: log, EdgeID: "E", Edge: lister{}})
+	for number, age := range []time.Duration{time.Hour, 0} {
+		c := Command{Kind: DisconnectUser, User: "ann", At: time.Now().Add(-age)}
+		a.apply(t.Context(), 1, encode(entry{From: "D", Number: uint64(number), Command: c}))
+	}
+	a.caughtUp.Store(true)
+	a.apply(t.Context(), 1, encode(entry{From: "D", Number: 2, Command: Command{Kind: DisconnectUser, User: "ann"}}))
+	a.apply(t.Context(), 1, encode(entry{Number: 3, Command: Command{Kind: DisconnectUser, User: "ann"}}))
+	want := []string{`{"edge":"E","number":1,"count":0}`, `{"edge":"E","number":2,"count":0}`}
+	if !slices.Equal(log.texts, want) {
+		t.Errorf("told %q, want %q", log.texts, want)
 	}
 }
 
