@@ -152,7 +152,7 @@ func TestRevokedButConnected(t *testing.T) {
 	for _, c := range ended {
 		c.want(`{"disconnect":{"code":"UNAUTHENTICATED","reason":"TOKEN_REVOKED","message":"logged out everywhere","reconnectAfterMs":0}}`)
 	}
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 5*time.Second { // where nothing else runs, milliseconds
 		t.Errorf("took %v", took)
 	}
 	for _, c := range ended {

@@ -45,7 +45,7 @@ func TestHistoryPermissionGovernsSinceRewindAndHistory(t *testing.T) {
 	}
 	c.follow(7, "user.bob") // whose inbox is not one's own, with nothing of its past
 	c.quiet(8)
-	c.say(fmt.Sprintf(`{"id":9,"unsubscribe":{"channel":"user.alice"}}`))
+	c.say(`{"id":9,"unsubscribe":{"channel":"user.alice"}}`)
 	c.hear("unsubscribed")
 	if subscribed := c.subscribe(10, "user.alice", inbox.Epoch, 0); subscribed["recovered"] != true {
 		t.Errorf("one's own inbox: %v", subscribed)

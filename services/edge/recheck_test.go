@@ -37,7 +37,7 @@ func TestRecheckEndsWhatIsAllowedNoMore(t *testing.T) {
 	w.edge.Recheck()
 	c.want(endedByPolicy)
 	bob.want(endedByPolicy)
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 5*time.Second { // where nothing else runs, milliseconds
 		t.Errorf("took %v", took)
 	}
 	if members, _, _ := w.roster.Members(t.Context(), "chat.b", 10); len(members) != 1 || members[0].User != "carol" {
