@@ -102,8 +102,8 @@ func (w *wire) read(p []byte) (int, error) {
 
 // The rest of what a client says that was cut off is read for so long, or so much.
 const (
-	lingerTime  = 500 * time.Millisecond
-	lingerBytes = 256 << 10
+	lingerTime  = time.Second
+	lingerBytes = 4 << 20
 )
 
 // Close closes the connection, but first hears out a client that was cut off: a system
