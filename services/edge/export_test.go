@@ -1,5 +1,16 @@
 package edge
 
+import (
+	"net/http"
+	"net/netip"
+)
+
+// AddressOf is where a request comes from, and what that counts as.
+func AddressOf(r *http.Request, trusted []netip.Prefix) (address, counted netip.Addr) {
+	address = proxies(trusted).addressOf(r)
+	return address, countedAs(address)
+}
+
 // QueuedBelow tells whether every connection has fewer bytes than that waiting.
 func (e *Edge) QueuedBelow(bytes int) bool {
 	for _, s := range e.all() {

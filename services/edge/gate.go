@@ -2,10 +2,7 @@ package edge
 
 import (
 	"log/slog"
-	"math"
-	"net/http"
 	"net/netip"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -78,14 +75,6 @@ func tooHasty(wait time.Duration, format string, args ...any) *fault.Error {
 	refusal := fault.New(fault.RateLimited, "", format, args...)
 	refusal.RetryAfter = wait
 	return refusal
-}
-
-// answerHasty refuses a handshake over HTTP, also a browser's: an upgrade would cost
-// what is short.
-func answerHasty(w http.ResponseWriter, refusal *fault.Error) {
-	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.RetryAfter.Seconds()))))
-	w.Header().Set("Connection", "close")
-	writeError(w, http.StatusTooManyRequests, refusal)
 }
 
 // warnOfAddress says at most once a minute what may be an attack, or a proxy that

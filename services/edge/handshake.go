@@ -75,8 +75,7 @@ func (e *Edge) letIn(w http.ResponseWriter, r *http.Request, from netip.Addr) bo
 		return false
 	}
 	if refusal := e.gate.knock(countedAs(from)); refusal != nil {
-		e.metrics.refused(refusal)
-		answerHasty(w, refusal)
+		e.refuse(w, refusal) // also a browser: an upgrade would cost what is short
 		return false
 	}
 	return true
@@ -141,6 +140,9 @@ func (e *Edge) refuse(w http.ResponseWriter, refusal *fault.Error) {
 		status = http.StatusForbidden
 	case codes.Unavailable:
 		status = http.StatusServiceUnavailable
+	case codes.ResourceExhausted:
+		w.Header().Set("Connection", "close")
+		status = http.StatusTooManyRequests
 	}
 	writeError(w, status, refusal)
 }
