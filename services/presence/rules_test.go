@@ -64,8 +64,9 @@ func TestRulesAreReplacedAndEdgesAreTold(t *testing.T) {
 	if err != nil || second == first || res.GetDecisions()[0].GetAllowed() || !res.GetDecisions()[1].GetAllowed() {
 		t.Fatalf("version %q after %q decides %v, %v", second, first, res, err)
 	}
-	if err := s.service.Replace(allowing("false", "true")); err != nil { // nothing to tell
-		t.Fatal(err)
+	decide := s.service.rules.Load()
+	if err := s.service.Replace(allowing("false", "true")); err != nil || s.service.rules.Load() != decide {
+		t.Fatalf("equal rules are told again (%v)", err)
 	}
 	if err := s.service.Replace(namespace.NewSet(namespaces())); err != nil {
 		t.Fatal(err)

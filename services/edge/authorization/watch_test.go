@@ -161,12 +161,18 @@ func TestAnAnswerFromBeforeAChangeIsNotKept(t *testing.T) {
 		changes := watching(t, c, map[string]grpc.ClientConnInterface{"a": conn})
 		s.versions <- "1"
 		<-changes
+		s.set(true, nil, nil)
+		wantAllowed(t, c, subject("bob"), subscribe("chat.a"), true)
+		s.set(true, entered, release)
 		var asking sync.WaitGroup
 		asking.Go(func() { wantAllowed(t, c, subject("ann"), subscribe("chat.a"), true) })
 		<-entered
 		s.set(false, nil, nil)
 		s.versions <- "2"
 		<-changes
+		if n := c.cache.Len(); n != 0 {
+			t.Errorf("%d answers are kept that nobody will find", n)
+		}
 		close(release)
 		asking.Wait()
 		wantAllowed(t, c, subject("ann"), subscribe("chat.a"), false)

@@ -75,23 +75,15 @@ func (w *warner) rule(i int) {
 	}
 }
 
-// outcome is what an expression comes to whoever asks about whatever channel; unknown
-// if that makes a difference.
+// outcome is what an expression comes to whoever asks about whatever channel; an error if
+// that makes a difference. Logic passes over what is not there, if its other side decides.
 func (e *expression) outcome() ref.Val {
 	if e.program == nil {
 		return types.Bool(e.value)
 	}
-	program, err := e.env.Program(e.checked, cel.EvalOptions(cel.OptPartialEval), cel.CostLimit(maxCost))
+	result, _, err := e.program.Eval(cel.NoVars())
 	if err != nil {
-		return types.NewUnknown(0, nil)
-	}
-	nothing, err := e.env.PartialVars(map[string]any{})
-	if err != nil {
-		return types.NewUnknown(0, nil)
-	}
-	result, _, err := program.Eval(nothing)
-	if err != nil {
-		return types.NewUnknown(0, nil)
+		return types.WrapErr(err)
 	}
 	return result
 }
