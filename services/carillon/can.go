@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -67,7 +70,7 @@ func (c *canCommand) Run(env environment) error {
 	}
 	answer := answer{out: env.stdout, config: loaded, places: places}
 	if who.Kind == auth.ForCallers {
-		return answer.caller(who.Subject, action, name)
+		return answer.caller(who, action, name)
 	}
 	user, err := channel.ParseUser(who.Subject)
 	if err != nil {
@@ -104,15 +107,15 @@ func (c *canCommand) load(env environment) (*config.Config, config.Places, error
 func identityOf(env environment, c *config.Config, token string) (auth.Identity, error) {
 	var last error
 	for _, kind := range []auth.Kind{auth.ForClients, auth.ForCallers} {
-		issuers := c.Auth.Issuers
-		if !slices.ContainsFunc(issuers, func(i auth.Issuer) bool { return i.For == kind }) {
-			issuers = config.DevIssuers(c.DataDir)
+		believed := c.Auth
+		if !slices.ContainsFunc(believed.Issuers, func(i auth.Issuer) bool { return i.For == kind }) {
+			believed.Issuers = config.DevIssuers(c.DataDir)
 		}
-		verifier, err := auth.NewVerifier(kind, issuers, config.Secrets(env.getenv))
+		verifier, err := verifierOf(believed, kind, config.Secrets(env.getenv))
 		if err != nil {
 			return auth.Identity{}, err
 		}
-		identity, err := verifier.Verify(env.ctx, token)
+		identity, err := verifyOnce(env.ctx, verifier, token)
 		if err == nil {
 			return identity, nil
 		}
@@ -121,6 +124,16 @@ func identityOf(env environment, c *config.Config, token string) (auth.Identity,
 		}
 	}
 	return auth.Identity{}, fmt.Errorf("--token: the token is not good: %s: %s", fault.From(last).Reason, fault.From(last).Message)
+}
+
+// verifyOnce verifies a token; keys that an issuer publishes are fetched meanwhile.
+func verifyOnce(ctx context.Context, verifier *auth.Verifier, token string) (auth.Identity, error) {
+	fetching, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { verifier.Run(fetching, slog.New(slog.DiscardHandler)) })
+	defer running.Wait()
+	defer stop()
+	return verifier.Verify(ctx, token)
 }
 
 // answer prints an answer.
@@ -146,12 +159,21 @@ func (a answer) print(allowed bool, lines ...string) error {
 }
 
 // caller answers for a caller, whom patterns allow things.
-func (a answer) caller(name string, action policy.Action, wanted channel.Name) error {
-	i := slices.IndexFunc(a.config.Callers, func(c auth.Caller) bool { return c.Name == name })
+func (a answer) caller(who auth.Identity, action policy.Action, wanted channel.Name) error {
+	i := slices.IndexFunc(a.config.Callers, func(c auth.Caller) bool { return c.Name == who.Subject })
 	if i < 0 {
-		return a.print(false, fmt.Sprintf("  there is no caller %q", name))
+		return a.print(false, fmt.Sprintf("  there is no caller %q", who.Subject))
 	}
 	caller := a.config.Callers[i]
+	if who.Issuer != "" { // by its token
+		callers, err := auth.NewCallers(a.config.Callers, a.config.Auth.Issuers...)
+		if err != nil {
+			return err
+		}
+		if callers.Known(who) != nil {
+			return a.print(false, a.at("caller", fmt.Sprintf("callers[%d]", i)), fmt.Sprintf("  which is not known by the tokens of the issuer %q", who.Issuer))
+		}
+	}
 	patterns := map[policy.Action][]string{
 		policy.Subscribe: caller.Subscribe, policy.Publish: caller.Publish, policy.Presence: caller.Presence, policy.History: caller.History,
 	}[action]

@@ -1,12 +1,21 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
@@ -16,8 +25,9 @@ const canConfig = `auth:
   issuers:
     - {name: main, for: clients, algorithms: [HS256], user_prefix: "u-", secret: {env: SECRET}}
     - {name: services, for: callers, algorithms: [HS256], secret: {env: SECRET}}
+    - {name: other, for: callers, issuer: other, algorithms: [HS256], secret: {env: SECRET}}
 callers:
-  - {name: billing, publish: ["user.{id}", "invoices.{rest...}"], presence: ["chat.{room}"]}
+  - {name: billing, issuer: services, publish: ["user.{id}", "invoices.{rest...}"], presence: ["chat.{room}"]}
 namespaces:
   - name: user
     history: {}
@@ -33,7 +43,8 @@ namespaces:
 
 func signed(t *testing.T, kind auth.Kind, issuer, subject string, claims map[string]any) string {
 	t.Helper()
-	token, err := auth.Sign(auth.Issuer{Name: issuer, For: kind, UserPrefix: map[auth.Kind]string{auth.ForClients: "u-"}[kind], Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: "SECRET"}},
+	iss := map[string]string{"other": "other"}[issuer]
+	token, err := auth.Sign(auth.Issuer{Name: issuer, Issuer: iss, For: kind, UserPrefix: map[auth.Kind]string{auth.ForClients: "u-"}[kind], Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: "SECRET"}},
 		config.Secrets(testSecrets), subject, time.Hour, claims)
 	if err != nil {
 		t.Fatal(err)
@@ -49,23 +60,23 @@ func TestCan(t *testing.T) {
 		want string
 	}{
 		{[]string{"--user=ann", "--subscribe=chat.news"}, `allowed
-  rule: namespaces[1].rules[0].subscribe (carillon.yaml:13)
+  rule: namespaces[1].rules[0].subscribe (carillon.yaml:14)
   channel: chat.news
   subscribe: true
 `},
 		{[]string{"--user=ann", "--presence=chat.news"}, `allowed
-  rule: namespaces[1].rules[0].subscribe (carillon.yaml:13)
+  rule: namespaces[1].rules[0].subscribe (carillon.yaml:14)
   channel: chat.news
   subscribe: true
 `},
 		{[]string{"--user=ann", "--publish=chat.news"}, `denied
-  rule: namespaces[1].rules[0].publish (carillon.yaml:13)
+  rule: namespaces[1].rules[0].publish (carillon.yaml:14)
   channel: chat.news
   it says nothing of publish, so nobody may
   the user is told: the rule chat[0].publish does not allow it
 `},
 		{[]string{"--user=ann", "--claim", `rooms=["lobby"]`, "--publish=chat.lobby", "--type=adminAction"}, `denied
-  rule: namespaces[1].rules[1].publish (carillon.yaml:16)
+  rule: namespaces[1].rules[1].publish (carillon.yaml:17)
   channel: chat.{room}
   publish: room in claims.rooms && (message_type != "adminAction" || claims.admin == true)
     room in claims.rooms: true
@@ -77,7 +88,7 @@ func TestCan(t *testing.T) {
   the user is told: the rule chat[1].publish wants "admin", which the token's claims do not have
 `},
 		{[]string{"--token", signed(t, auth.ForClients, "main", "u-ann", map[string]any{"reader": 1, "rooms": []string{"x"}}), "--history=chat.lobby"}, `allowed
-  rule: namespaces[1].rules[1].history (carillon.yaml:17)
+  rule: namespaces[1].rules[1].history (carillon.yaml:18)
   channel: chat.{room}
   history: has(claims.reader)
     has(claims.reader): true
@@ -85,14 +96,15 @@ func TestCan(t *testing.T) {
 `},
 		{[]string{"--user=ann", "--subscribe=chat.a.b"}, `denied
   no rule of the namespace "chat" matches the channel
-  namespace: namespaces[1] (carillon.yaml:10)
+  namespace: namespaces[1] (carillon.yaml:11)
 `},
 		{[]string{"--user=ann", "--subscribe=user.ann"}, "allowed\n  it is the user's own inbox, which wants no rule\n"},
-		{[]string{"--user=ann", "--publish=user.ann"}, "denied\n  no rule of the namespace \"user\" matches the channel\n  namespace: namespaces[0] (carillon.yaml:8)\n"},
+		{[]string{"--user=ann", "--publish=user.ann"}, "denied\n  no rule of the namespace \"user\" matches the channel\n  namespace: namespaces[0] (carillon.yaml:9)\n"},
 		{[]string{"--user=ann", "--subscribe=nope.x"}, "denied\n  there is no namespace \"nope\"\n"},
-		{[]string{"--service=billing", "--publish=invoices.2026.x"}, "allowed\n  pattern: callers[0].publish[1] (carillon.yaml:6)\n  which is: invoices.{rest...}\n"},
-		{[]string{"--token", signed(t, auth.ForCallers, "services", "billing", nil), "--presence=chat.x"}, "allowed\n  pattern: callers[0].presence[0] (carillon.yaml:6)\n  which is: chat.{room}\n"},
-		{[]string{"--service=billing", "--history=chat.x"}, "denied\n  caller: callers[0] (carillon.yaml:6)\n  of whose 0 patterns for history none covers the channel\n"},
+		{[]string{"--service=billing", "--publish=invoices.2026.x"}, "allowed\n  pattern: callers[0].publish[1] (carillon.yaml:7)\n  which is: invoices.{rest...}\n"},
+		{[]string{"--token", signed(t, auth.ForCallers, "services", "billing", nil), "--presence=chat.x"}, "allowed\n  pattern: callers[0].presence[0] (carillon.yaml:7)\n  which is: chat.{room}\n"},
+		{[]string{"--token", signed(t, auth.ForCallers, "other", "billing", nil), "--presence=chat.x"}, "denied\n  caller: callers[0] (carillon.yaml:7)\n  which is not known by the tokens of the issuer \"other\"\n"},
+		{[]string{"--service=billing", "--history=chat.x"}, "denied\n  caller: callers[0] (carillon.yaml:7)\n  of whose 0 patterns for history none covers the channel\n"},
 		{[]string{"--service=ghost", "--publish=chat.x"}, "denied\n  there is no caller \"ghost\"\n"},
 	} {
 		out, err := runCommand(t, map[string]string{"SECRET": testSecret}, append([]string{"can", "--config", file}, c.args...)...)
@@ -179,6 +191,36 @@ func TestDocumentedAnswer(t *testing.T) {
 		t.Errorf("%v\n%s\nand the page has\n%s", err, out, block("text"))
 	}
 	if out, err := runCommand(t, env, "config", "check", "--config", arguments[2]); err != nil || strings.Contains(out, "namespaces[") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The keys that an issuer publishes are fetched to check a token.
+func TestCanFetchesKeys(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := key.PublicKey.Bytes() // 4, then x and y
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := base64.RawURLEncoding.EncodeToString
+	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","use":"sig","kid":"k","x":%q,"y":%q}]}`, encode(point[1:33]), encode(point[33:]))
+	}))
+	defer keys.Close()
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Hour).Unix()})
+	token.Header["kid"] = "k"
+	text, err := token.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := writeFile(t, fmt.Sprintf(`auth: {issuers: [{name: sso, for: clients, algorithms: [ES256], jwks_url: %q}]}
+namespaces: [{name: chat, ephemeral: true, rules: [{channel: "chat.{room}", subscribe: user == "ann"}]}]
+`, keys.URL))
+	if out, err := runCommand(t, nil, "can", "--config", file, "--token", text, "--subscribe=chat.x"); err != nil || !strings.HasPrefix(out, "allowed\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

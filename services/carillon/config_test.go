@@ -22,10 +22,11 @@ func runCommand(t *testing.T, env map[string]string, args ...string) (stdout str
 	var cli struct {
 		Token   tokenCommand   `cmd:""`
 		Can     canCommand     `cmd:""`
+		Send    sendCommand    `cmd:""`
 		Config  configCommand  `cmd:""`
 		Version versionCommand `cmd:""`
 	}
-	cli.Token, cli.Can, cli.Config = newTokenCommand(), newCanCommand(), newConfigCommand()
+	cli.Token, cli.Can, cli.Send, cli.Config = newTokenCommand(), newCanCommand(), newSendCommand(), newConfigCommand()
 	parser, err := kong.New(&cli)
 	if err != nil {
 		t.Fatal(err)

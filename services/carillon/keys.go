@@ -16,14 +16,10 @@ func (p *process) loadKeys() error {
 	if p.callers, err = auth.NewCallers(c.Callers, c.Auth.Issuers...); err != nil {
 		return err
 	}
-	if p.callerTokens, err = auth.NewVerifier(auth.ForCallers, c.Auth.Issuers, load); err != nil {
+	if p.callerTokens, err = verifierOf(c.Auth, auth.ForCallers, load); err != nil {
 		return err
 	}
-	var reserved []string
-	if c.Auth.Anonymous.Enabled {
-		reserved = append(reserved, c.Auth.Anonymous.UserPrefix)
-	}
-	if p.clientTokens, err = auth.NewVerifier(auth.ForClients, c.Auth.Issuers, load, reserved...); err != nil {
+	if p.clientTokens, err = verifierOf(c.Auth, auth.ForClients, load); err != nil {
 		return err
 	}
 	if p.roleKey, err = roleKey(c.Auth.RolesSecret, load); err != nil {
@@ -42,6 +38,15 @@ func (p *process) loadKeys() error {
 		follow("keys of callers", p.callerTokens)
 	}
 	return nil
+}
+
+// verifierOf checks the tokens of clients or of callers.
+func verifierOf(c config.Auth, kind auth.Kind, load auth.Load) (*auth.Verifier, error) {
+	var reserved []string
+	if kind == auth.ForClients && c.Anonymous.Enabled {
+		reserved = append(reserved, c.Anonymous.UserPrefix)
+	}
+	return auth.NewVerifier(kind, c.Issuers, load, reserved...)
 }
 
 func roleKey(from auth.Secret, load auth.Load) (*auth.RoleKey, error) {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"slices"
@@ -33,29 +35,29 @@ func (p *process) watchConfiguration(context.Context) error {
 }
 
 // reload takes what can change while the process runs from a configuration that has been
-// checked, and names the rest.
-func (p *process) reload(before, now *config.Config) {
+// checked, and names the rest. Its error is about what stays as it was.
+func (p *process) reload(before, now *config.Config) error {
 	changed := config.Differences(before, now)
 	var applied []string
-	apply := func(what string, of func(path string) bool, replace func() error) {
+	var errs []error
+	apply := func(what string, of func(path string) bool, replace func() error) (ok bool) {
 		if !slices.ContainsFunc(changed, of) {
-			return
+			return true
 		}
 		if err := replace(); err != nil {
-			p.logger.Error("the configuration has changed and cannot be taken; what was before holds", "of", what, "error", err)
-			return
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+			return false
 		}
 		applied = append(applied, what)
+		return true
 	}
-	within := func(list string) func(string) bool {
-		return func(path string) bool { return strings.HasPrefix(path, list) }
+	issuers := func(path string) bool { return path == "auth.issuers" }
+	if apply("issuers", issuers, func() error { return auth.Replace(now.Auth.Issuers, p.clientTokens, p.callerTokens) }) {
+		// Callers are known by the names of issuers, so they follow them.
+		apply("callers", func(path string) bool { return path == "callers" || issuers(path) }, func() error {
+			return p.callers.Replace(now.Callers, now.Auth.Issuers...)
+		})
 	}
-	apply("issuers", within("auth.issuers"), func() error {
-		return auth.Replace(now.Auth.Issuers, p.clientTokens, p.callerTokens)
-	})
-	apply("callers", within("callers"), func() error {
-		return p.callers.Replace(now.Callers, now.Auth.Issuers...)
-	})
 	if p.authority != nil {
 		apply("rules", decidesAnything, func() error { return p.authority.Replace(namespace.NewSet(now.Namespaces)) })
 	}
@@ -65,6 +67,7 @@ func (p *process) reload(before, now *config.Config) {
 	if rest := config.NeedRestart(p.command, config.Differences(p.config, now)); len(rest) > 0 {
 		p.logger.Warn("the configuration has changed in options that need a restart", "options", rest)
 	}
+	return errors.Join(errs...)
 }
 
 // decidesAnything tells whether rules depend on what a path names.

@@ -192,6 +192,41 @@ func TestRulesChangeWhileAProcessRuns(t *testing.T) {
 	s.logs(`level=WARN msg="the configuration has changed in options that need a restart" options="\[log.level edge.max_inflight\]"`)
 }
 
+// A subscription that was allowed ends soon after the file says otherwise, and the
+// connection goes on.
+func TestALiveSubscriptionEndsWithItsPermission(t *testing.T) {
+	t.Parallel()
+	s := serve(t, fmt.Sprintf(servedConfig, "true"))
+	client := s.connect("alice")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := client.Subscribe(ctx, "chat.lobby"); err != nil {
+		t.Fatal(err)
+	}
+	s.write(strings.Replace(fmt.Sprintf(servedConfig, "true"), `subscribe: "true"`, `subscribe: "false"`, 1))
+	written := time.Now()
+	for {
+		select {
+		case push, ok := <-client.Pushes():
+			if !ok {
+				t.Fatalf("the connection ended: %v", client.Err())
+			}
+			ended := push.GetUnsubscribed()
+			if ended == nil {
+				continue
+			}
+			if ended.GetChannel() != "chat.lobby" || ended.GetReason() != clientv1.ErrorReason_ERROR_REASON_POLICY_DENIED || ended.GetResubscribe() {
+				t.Errorf("got %v", ended)
+			}
+			t.Logf("%v after the file was written", time.Since(written))
+			s.publishes(client, true)
+			return
+		case <-ctx.Done():
+			t.Fatalf("the subscription goes on:\n%s", s.log)
+		}
+	}
+}
+
 // SIGHUP loads the file without waiting for a look at it.
 func TestASignalLoadsTheConfiguration(t *testing.T) {
 	caught := make(chan os.Signal, 1)
@@ -287,4 +322,26 @@ func TestReloadOfCallersAndIssuers(t *testing.T) {
 	if err := dial(); err != nil {
 		t.Errorf("the token of the new issuer: %v", err)
 	}
+}
+
+// A caller is known by the name of its issuer, which may change beside it.
+func TestCallersFollowTheirIssuers(t *testing.T) {
+	t.Parallel()
+	const callers = "callers: [{name: billing, publish: [\"chat.{room}\"]}]\n"
+	s := serve(t, fmt.Sprintf(servedConfig, "true")+callers)
+	token, err := auth.Sign(auth.Issuer{Name: "any", For: auth.ForCallers, Algorithms: []string{"HS256"}, Secret: auth.Secret{Env: "SECRET"}}, config.Secrets(testSecrets), "billing", time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := func() {
+		t.Helper()
+		eventually(t, func() error {
+			_, err := runCommand(t, nil, "send", "chat.x", "1", "--token", token, "--server", s.logs(`msg=listening on=publish address=(\S+)`))
+			return err
+		})
+	}
+	publish()
+	s.write(strings.Replace(fmt.Sprintf(servedConfig, "true"), "name: services,", "name: backends,", 1) + callers)
+	s.logs(`applied="\[issuers callers\]"`)
+	publish()
 }

@@ -27,8 +27,9 @@ type Watch struct {
 	Ask    <-chan os.Signal
 	Logger *slog.Logger
 	// Changed is told of a configuration without problems that differs from the one
-	// before, one at a time.
-	Changed func(before, now *Config)
+	// before, one at a time. If it returns an error it is told of it once more at the
+	// next load.
+	Changed func(before, now *Config) error
 }
 
 // Run watches until ctx ends. What has problems is logged, a line each, and changes
@@ -74,9 +75,11 @@ func (w *Watch) load(quiet bool) {
 	case err != nil:
 		w.Logger.Error("the configuration cannot be loaded; the one before holds", "error", err)
 	case !reflect.DeepEqual(now, w.Current):
-		before := w.Current
+		if err := w.Changed(w.Current, now); err != nil {
+			w.Logger.Error("the configuration has changed, and not all of it can be taken; SIGHUP tries again", "error", err)
+			return
+		}
 		w.Current = now
-		w.Changed(before, now)
 	case !quiet:
 		w.Logger.Info("the configuration is as before")
 	}

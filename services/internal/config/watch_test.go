@@ -3,6 +3,7 @@ package config_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,6 +28,7 @@ type watched struct {
 	mu      sync.Mutex
 	log     bytes.Buffer
 	changes []string
+	refusal error // of changes
 }
 
 // Write takes the log.
@@ -36,10 +38,11 @@ func (w *watched) Write(p []byte) (int, error) {
 	return w.log.Write(p)
 }
 
-func (w *watched) changed(before, now *config.Config) {
+func (w *watched) changed(before, now *config.Config) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.changes = append(w.changes, before.Namespaces[0].Rules[0].Subscribe+" to "+now.Namespaces[0].Rules[0].Subscribe)
+	return w.refusal
 }
 
 const watchedFile = "namespaces: [{name: chat, ephemeral: true, rules: [{channel: \"chat.{room}\", subscribe: %q}]}]\n"
@@ -185,6 +188,29 @@ func TestASignalLoadsAtOnce(t *testing.T) {
 		}
 		w.mu.Unlock()
 		w.want([]string{"second to third"}, "the configuration is as before") // that of the file, which looks different now
+	})
+}
+
+// What could not be taken is tried again when somebody asks.
+func TestAChangeThatIsNotTakenIsToldAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := watchFile(t)
+		w.want([]string{"first to second"})
+		refuse := func(err error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.refusal = err
+		}
+		refuse(errors.New("the secret is not there"))
+		w.write("third")
+		w.want([]string{"second to third"}, `level=ERROR msg="the configuration has changed, and not all of it can be taken; SIGHUP tries again" error="the secret is not there"`)
+		refuse(nil)
+		w.want(nil)
+		w.ask <- syscall.SIGHUP
+		w.want([]string{"second to third"})
+		w.ask <- syscall.SIGHUP
+		w.want(nil, "the configuration is as before")
 	})
 }
 
