@@ -2,8 +2,8 @@ package policy
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -87,7 +87,7 @@ func (e *expression) operands(a activation) []Value {
 			}
 		}
 		if literal, ok := constant(operand); ok {
-			value = fmt.Sprint(literal)
+			value = strconv.FormatBool(literal)
 		}
 		values = append(values, Value{text, value})
 	}
@@ -125,7 +125,7 @@ func valueText(v ref.Val) string {
 	case *types.Err:
 		return "cannot be evaluated: " + shortened(v.Error())
 	case types.Bool:
-		return fmt.Sprint(bool(v))
+		return strconv.FormatBool(bool(v))
 	default:
 		return "not evaluated"
 	}
@@ -167,10 +167,12 @@ func (e *expression) paths(a activation) [][]string {
 func (a activation) at(path []string) string {
 	value, _ := a.ResolveName(path[0])
 	for _, field := range path[1:] {
-		object, ok := value.(map[string]any)
-		if value, ok = object[field]; !ok {
+		object, _ := value.(map[string]any) // of anything else there are no fields
+		inner, ok := object[field]
+		if !ok {
 			return "not there"
 		}
+		value = inner
 	}
 	text, err := json.Marshal(value)
 	if err != nil {
