@@ -108,7 +108,7 @@ func TestAnEdgeThatCatchesUpAnswersWhatIsNew(t *testing.T) {
 		c := Command{Kind: DisconnectUser, User: "ann", At: time.Now().Add(-age)}
 		a.apply(t.Context(), 1, encode(entry{From: "D", Number: uint64(number), Command: c}))
 	}
-	a.caughtUp.Store(true)
+	close(a.caughtUp)
 	a.apply(t.Context(), 1, encode(entry{From: "D", Number: 2, Command: Command{Kind: DisconnectUser, User: "ann"}}))
 	a.apply(t.Context(), 1, encode(entry{Number: 3, Command: Command{Kind: DisconnectUser, User: "ann"}}))
 	want := []string{`{"edge":"E","number":1,"count":0}`, `{"edge":"E","number":2,"count":0}`}
