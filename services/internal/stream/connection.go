@@ -113,6 +113,10 @@ func (c *connection) error(on events, sub *nats.Subscription, err error) {
 		on.slow()
 		return
 	}
+	if refusesLogin(err) {
+		c.failed(err)
+		return
+	}
 	subject := ""
 	if sub != nil {
 		subject = sub.Subject

@@ -3,6 +3,8 @@ package stream
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 )
@@ -53,4 +55,12 @@ func secured(current func() *tls.Config) []nats.Option {
 		})
 	}
 	return options
+}
+
+// refusesLogin tells whether a server would not let this process in. nats.go tells so at
+// every try, as an error of the connection.
+func refusesLogin(err error) bool {
+	return slices.ContainsFunc([]error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
+	}, func(refusal error) bool { return errors.Is(err, refusal) })
 }

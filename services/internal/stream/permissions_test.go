@@ -132,7 +132,12 @@ func exercise(t *testing.T, at, publisher *Store, r *recorder, name channel.Name
 	if again := publish(t, publisher, first); !again.Duplicate || again.Offset != receipt.Offset {
 		t.Errorf("again: %+v after %+v", again, receipt)
 	}
-	byClient := publish(t, at, text(name, "2"))
+	second := text(name, "2")
+	second.ID = "two"
+	byClient := publish(t, at, second)
+	if again := publish(t, at, second); !again.Duplicate { // compared with what is stored
+		t.Errorf("again: %+v after %+v", again, byClient)
+	}
 	publish(t, publisher, text("cursor.doc", "3"))
 	publish(t, at, text("cursor.doc", "4"))
 	expecting := text(name, "5")
@@ -221,8 +226,9 @@ func TestPermissionsLetEveryRoleWork(t *testing.T) {
 	publisher := readyStore(t, g.as("publish", nil))
 	exercise(t, at, publisher, r, "chat.lobby")
 	discuss(t, at, publisher)
-	fewer := func(ns *namespace.Namespace) { ns.History.MaxAge = time.Minute }
-	readyStore(t, g.as("edge", newRecorder(), fewer)) // as one with another configuration does
+	for i, user := range []string{"edge", "publish"} { // each with another configuration
+		readyStore(t, g.as(user, nil, func(ns *namespace.Namespace) { ns.History.MaxAge = time.Minute * time.Duration(i+1) }))
+	}
 
 	both := newRecorder()
 	all := readyStore(t, g.as("serve", both))
