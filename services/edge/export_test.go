@@ -23,3 +23,20 @@ func (e *Edge) QueuedBelow(bytes int) bool {
 
 // RecheckAll checks all sessions again and returns when it is done.
 func (e *Edge) RecheckAll() { e.recheckAll(e.context, e.all()) }
+
+// Paused tells whether somebody is not read.
+func (e *Edge) Paused() bool {
+	for _, s := range e.all() {
+		if s.paused.Load() != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Handshakes is how many connections have not said connect.
+func (e *Edge) Handshakes() int {
+	e.gate.handshakes.mu.Lock()
+	defer e.gate.handshakes.mu.Unlock()
+	return e.gate.handshakes.all.Len()
+}
