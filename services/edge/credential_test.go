@@ -319,6 +319,12 @@ func (n *noted) Write(b []byte) (int, error) {
 	return n.text.Write(b)
 }
 
+func (n *noted) String() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.String()
+}
+
 // Good or bad, and whatever else is wrong, a token is in no line of the log, at the
 // lowest level.
 func TestNoTokenIsLogged(t *testing.T) {

@@ -30,17 +30,17 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !e.enter() {
-		e.refuse(w, fault.Unavailable(fault.Draining, nil, "this edge is stopping"))
+		e.refuse(w, r, from, fault.Unavailable(fault.Draining, nil, "this edge is stopping"))
 		return
 	}
 	defer e.goroutines.Done()
 	if err := e.ready(r.Context()); err != nil {
-		e.refuse(w, fault.Unavailable(fault.ControlUnavailable, err, "this edge does not know yet which tokens are revoked"))
+		e.refuse(w, r, from, fault.Unavailable(fault.ControlUnavailable, err, "this edge does not know yet which tokens are revoked"))
 		return
 	}
 	shown, refusal := e.handshakeCredential(r, offered)
 	if refusal != nil && (refusal.Reason == fault.OriginForbidden || r.Header.Get("Origin") == "") {
-		e.refuse(w, refusal)
+		e.refuse(w, r, from, refusal)
 		return
 	}
 	s := newSession(e, c, remoteOf(r, from))
@@ -75,7 +75,7 @@ func (e *Edge) letIn(w http.ResponseWriter, r *http.Request, from netip.Addr) bo
 		return false
 	}
 	if refusal := e.gate.knock(countedAs(from)); refusal != nil {
-		e.refuse(w, refusal) // also a browser: an upgrade would cost what is short
+		e.refuse(w, r, from, refusal) // also a browser: an upgrade would cost what is short
 		return false
 	}
 	return true
@@ -126,8 +126,9 @@ func (e *Edge) chooseCodec(offered []string) (c *codec, echo string, err error) 
 }
 
 // refuse answers a handshake that is not upgraded.
-func (e *Edge) refuse(w http.ResponseWriter, refusal *fault.Error) {
+func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, from netip.Addr, refusal *fault.Error) {
 	e.metrics.refused(refusal)
+	e.refusals.log(e.options.Logger, "handshake refused", refusal, "remote", remoteOf(r, from), "origin", shortened(r.Header.Get("Origin")))
 	if refusal.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((refusal.RetryAfter+time.Second-1)/time.Second)))
 	}

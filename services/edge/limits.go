@@ -89,6 +89,11 @@ const (
 	maxPingThrottle = 4 * time.Second
 )
 
+// maxPingBytes is the size up to which a ping of the protocol has a rate of its own, as
+// much as a control frame of WebSocket may hold (RFC 6455, 5.5); a larger one costs what
+// any command does.
+const maxPingBytes = 125
+
 // limits are the token buckets of one connection, each made when it is first needed;
 // they belong to its reader.
 type limits struct {
@@ -103,7 +108,7 @@ type limits struct {
 // has paid those before, so that it is its own bucket that a client empties which does
 // not heed refusals. fatal means that the connection is to end.
 func (s *session) pay(command frame.Command, size int) (refusal *fault.Error, fatal bool) {
-	if _, isPing := command.Body.(frame.Ping); isPing {
+	if _, isPing := command.Body.(frame.Ping); isPing && size <= maxPingBytes {
 		s.payPing(size, maxThrottle)
 		return nil, false
 	}

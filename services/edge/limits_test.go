@@ -196,6 +196,25 @@ func TestACommandThatNeverFits(t *testing.T) {
 	}
 }
 
+// A ping is free while it is one: a frame that is as large as a publish costs as much.
+func TestLargePings(t *testing.T) {
+	t.Parallel()
+	w, counted := limited(t, func(o *edge.Options) { o.Limits.Rate = namespace.Rate{Messages: 2, Per: hour} })
+	c := w.connect(t, "alice") // one of 2
+	for id := 2; id < 20; id++ {
+		c.say(fmt.Sprintf(`{"id":%d,"ping":{}}`, id))
+		c.hear("pong")
+	}
+	padding := strings.Repeat("x", 125)
+	c.say(`{"id":20,"ping":{"padding":"` + padding + `"}}`)
+	c.hear("pong")
+	c.say(`{"id":21,"ping":{"padding":"` + padding + `"}}`)
+	if refused := c.hear("error"); refused["reason"] != "RATE_LIMITED" {
+		t.Errorf("refused: %v", refused)
+	}
+	counted.wantCounted(t, "connection_messages")
+}
+
 func TestRateExceededDisconnects(t *testing.T) {
 	t.Parallel()
 	w, counted := limited(t, func(o *edge.Options) {

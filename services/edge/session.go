@@ -144,9 +144,18 @@ func (s *session) decode(text bool) (command frame.Command, size int, err error)
 	if text != s.codec.Text() {
 		return frame.Command{}, 0, fault.New(fault.FrameMalformed, "", "%s wants %s messages", s.codec.Subprotocol(), kindName(s.codec.Text()))
 	}
+	if b.Len() > largeFrame {
+		s.edge.decoding.Lock()
+		defer s.edge.decoding.Unlock()
+	}
 	command, err = s.codec.Decode(b.Bytes())
 	return command, b.Len(), err
 }
+
+// largeFrame is the size beyond which frames are decoded one at a time: 64 KiB of JSON
+// take a millisecond, during which those who send small ones would wait for everybody
+// who sends large ones.
+const largeFrame = 4 << 10
 
 // cutOff tells a client why nothing more is read of it, if that is its own doing, and
 // returns the error.
@@ -320,14 +329,7 @@ func (s *session) startWork() {
 
 func (s *session) logRefusal(refusal *fault.Error) {
 	s.edge.metrics.limitedBy(refusal)
-	level := slog.LevelDebug
-	switch refusal.Reason {
-	case fault.Internal, fault.StoreUnavailable, fault.AuthorizationUnavailable, fault.PresenceUnavailable:
-		level = slog.LevelWarn
-	case fault.PolicyDenied:
-		level = slog.LevelInfo
-	}
-	s.logger.Log(context.Background(), level, "command refused", "user_id", string(s.user), "reason", string(refusal.Reason), "error", refusal)
+	s.edge.refusals.log(s.logger, "command refused", refusal, "user_id", string(s.user))
 }
 
 // send queues a frame that the client cannot do without: one that does not read is
@@ -359,7 +361,7 @@ func (s *session) endWith(code socket.CloseCode, name string, cause *fault.Error
 	if first {
 		s.edge.metrics.closed(code, name)
 		s.edge.metrics.limitedBy(cause)
-		s.logger.Debug("disconnecting", "code", int(code), "reason", string(cause.Reason), "error", cause)
+		s.edge.refusals.log(s.logger, "disconnecting", cause, "code", int(code))
 	}
 	return first
 }
