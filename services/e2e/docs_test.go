@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -208,5 +209,33 @@ func TestDocumentedConfiguration(t *testing.T) {
 	}
 	if !checked {
 		t.Error("README.md has no configuration")
+	}
+}
+
+var testName = regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Za-z0-9_]+)`")
+
+// What docs/security.md gives as a proof is there.
+func TestProofsAreThere(t *testing.T) {
+	t.Parallel()
+	var source strings.Builder
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") || entry.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		source.Write(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := testName.FindAllStringSubmatch(page(t, "docs/security.md"), -1)
+	if len(names) < 100 {
+		t.Fatalf("the page names %d tests", len(names))
+	}
+	for _, name := range names {
+		if !strings.Contains(source.String(), "func "+name[1]+"(") {
+			t.Errorf("there is no %s", name[1])
+		}
 	}
 }
