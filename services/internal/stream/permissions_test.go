@@ -55,7 +55,8 @@ func secretOf(user string) func() (string, error) {
 	return func() (string, error) { return "secret-of-" + user, nil }
 }
 
-func startGuarded(t *testing.T) *guarded {
+// startGuarded also takes out of the permissions what is given.
+func startGuarded(t *testing.T, without ...string) *guarded {
 	t.Helper()
 	for user, variable := range map[string]string{
 		"edge": "CARILLON_EDGE_PASSWORD", "publish": "CARILLON_PUBLISH_PASSWORD", "serve": "CARILLON_SERVE_PASSWORD", "admin": "CARILLON_NATS_ADMIN_PASSWORD",
@@ -66,9 +67,16 @@ func startGuarded(t *testing.T) *guarded {
 	if err != nil {
 		t.Fatal(err)
 	}
+	text := strings.Replace(string(permissions), "accounts {\n", stranger, 1)
+	for _, line := range without {
+		if !strings.Contains(text, line) {
+			t.Fatalf("the permissions do not hold %q", line)
+		}
+		text = strings.Replace(text, line, "", 1) // of edge, which is the first
+	}
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"permissions.conf": strings.Replace(string(permissions), "accounts {\n", stranger, 1),
+		"permissions.conf": text,
 		"nats.conf":        "listen: \"127.0.0.1:-1\"\njetstream { store_dir: \"" + filepath.Join(dir, "js") + "\", max_file: 1TB }\ninclude \"permissions.conf\"\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -242,6 +250,18 @@ func TestPermissionsLetEveryRoleWork(t *testing.T) {
 func TestPublishMayMakeTheStreams(t *testing.T) {
 	g := startGuarded(t)
 	publish(t, readyStore(t, g.as("publish", nil)), text("chat.lobby", "1"))
+	if refused := g.log.violations(); len(refused) > 0 {
+		t.Errorf("refused:\n%s", strings.Join(refused, "\n"))
+	}
+}
+
+func TestEdgesNeedNotMakeTheStreams(t *testing.T) {
+	g := startGuarded(t, `, "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*"`)
+	publisher := readyStore(t, g.as("publish", nil))
+	r := newRecorder()
+	at := readyStore(t, g.as("edge", r))
+	exercise(t, at, publisher, r, "chat.lobby")
+	discuss(t, at, publisher)
 	if refused := g.log.violations(); len(refused) > 0 {
 		t.Errorf("refused:\n%s", strings.Join(refused, "\n"))
 	}
