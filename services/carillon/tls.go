@@ -22,7 +22,7 @@ import (
 // serverTLS is what a listener speaks TLS with; nil if it does not.
 func (p *process) serverTLS(name string, files config.ServerTLS, protocol string) (*tls.Config, error) {
 	if !secure.Server(files).Enabled() {
-		return nil, nil
+		return nil, nil //nolint:nilnil // as documented
 	}
 	c, err := secure.NewServer(secure.Server(files), p.logger.With("listener", name), protocol)
 	if err != nil {
@@ -43,11 +43,11 @@ func (p *process) dial(addresses []string, creds credentials.PerRPCCredentials, 
 	return rpc.DialTLS(addresses, creds, current)
 }
 
-// natsTLS and natsLogin are how an external NATS is reached.
+// natsTLS is what an external NATS is spoken to with; nil: what its URL says.
 func (p *process) natsTLS() (func() *tls.Config, error) {
 	c := secure.Client(p.config.NATS.TLS)
 	if !c.Used() {
-		return nil, nil
+		return nil, nil //nolint:nilnil // as documented
 	}
 	current, err := secure.NewClient(c, p.logger.With("for", "nats.tls"))
 	if err != nil {
@@ -56,6 +56,7 @@ func (p *process) natsTLS() (func() *tls.Config, error) {
 	return current, nil
 }
 
+// natsLogin is how it is told who this is.
 func (p *process) natsLogin() stream.Login {
 	n := p.config.NATS
 	return stream.Login{CredentialsFile: n.Credentials, User: n.User, Password: func() (string, error) {
@@ -96,18 +97,16 @@ func (f *clientFlags) dial(server string) (*grpc.ClientConn, error) {
 	return rpc.DialTLS([]string{strings.TrimSuffix(address, "/")}, nil, current)
 }
 
-// httpClient is what a command reaches an edge with; nil: the default one.
+// httpClient is what a command reaches an edge with.
 func (f *clientFlags) httpClient() (*http.Client, error) {
 	if f.CA == "" {
-		return nil, nil
+		return http.DefaultClient, nil
 	}
 	current, err := f.tls()
 	if err != nil {
 		return nil, err
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = current()
-	return &http.Client{Transport: transport}, nil
+	return &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: current()}}, nil
 }
 
 func (f *clientFlags) tls() (func() *tls.Config, error) {

@@ -165,7 +165,7 @@ func writeBatches(to net.Conn, frames net.Buffers) error {
 		_, err := to.Write(frames[0])
 		return err
 	}
-	buffer := batches.Get().(*[batchBytes]byte)
+	buffer, _ := batches.Get().(*[batchBytes]byte) // it holds nothing else
 	defer batches.Put(buffer)
 	filled := 0
 	for _, frame := range frames {

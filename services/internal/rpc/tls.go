@@ -143,11 +143,12 @@ func withVouched(ctx context.Context) context.Context {
 	if len(names) != 1 {
 		return ctx
 	}
-	state, ok := info.memory.vouchers.states.Load(names[0])
+	found, _ := info.memory.vouchers.states.Load(names[0])
+	state, ok := found.(*tls.ConnectionState)
 	if !ok {
 		return ctx
 	}
 	vouched := *p
-	vouched.AuthInfo = credentials.TLSInfo{State: *state.(*tls.ConnectionState), CommonAuthInfo: info.CommonAuthInfo}
+	vouched.AuthInfo = credentials.TLSInfo{State: *state, CommonAuthInfo: info.CommonAuthInfo}
 	return peer.NewContext(ctx, &vouched)
 }

@@ -128,9 +128,9 @@ func (x *external) credentialed() (credentials []byte) {
 			x.t.Fatal(err)
 		}
 	}
-	pair := func(make func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
+	pair := func(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
 		x.t.Helper()
-		key, err := make()
+		key, err := create()
 		must(err)
 		public, err := key.PublicKey()
 		must(err)
