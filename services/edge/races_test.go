@@ -365,6 +365,8 @@ func TestConnectWhileTheStoreIsSlow(t *testing.T) {
 			<-held
 		}
 	}})
+	listener := w.connect(t, "listener")
+	listener.follow(2, "chat.a")
 	c := w.dial(t, nil)
 	c.say(fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subscriptions":[{"channel":"chat.a"},{"channel":"chat.b","since":{"epoch":%q,"offset":%d}}]}}`,
 		token(t, "alice", time.Hour), first.Epoch, first.Offset))
@@ -374,6 +376,8 @@ func TestConnectWhileTheStoreIsSlow(t *testing.T) {
 		w.publish(t, "chat.a", large)
 	}
 	last := w.publish(t, "chat.a", "1")
+	for listener.hear("message")["offset"] != float64(last.Offset) { // then it has come to this edge
+	}
 	close(held)
 	subscriptions, ok := c.hear("connected")["subscriptions"].([]any)
 	if !ok || len(subscriptions) != 2 {

@@ -330,6 +330,28 @@ func TestCloseTakesFiveSecondsInAll(t *testing.T) {
 	}
 }
 
+// A client that goes on talking in place of answering a close is not heard for 5 s.
+func TestAClientThatTalksOn(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, 1<<20, 1<<20)
+	conn := upgrade(t, srv, nil)
+	s := <-srv.sockets
+	ended := readAll(s)
+	began := time.Now()
+	s.Close(nil, 4400, "malformed", false)
+	large := append([]byte{0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0}, make([]byte, 1<<16)...)
+	for {
+		if _, err := conn.Write(large); err != nil {
+			break
+		}
+	}
+	<-s.Done()
+	<-ended
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("closing took %v", took)
+	}
+}
+
 // fill sends to a client that does not read until nothing moves any more: the queue and
 // the system's buffers are full.
 func fill(t *testing.T, s *socket.Socket, bound int) {
