@@ -34,8 +34,8 @@ func TestEveryLimitIsAnOption(t *testing.T) {
 func fill(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(v.Field(i))
+		for _, field := range v.Fields() {
+			fill(field)
 		}
 	case reflect.Int, reflect.Int64:
 		v.SetInt(1)

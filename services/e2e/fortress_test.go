@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -127,9 +128,7 @@ func (f *fortress) edgeLog(i int) *process { return f.processes[2+i] }
 // claims are those of a good token for a user, over which others go.
 func claims(user string, over jwt.MapClaims) jwt.MapClaims {
 	all := jwt.MapClaims{"sub": user, "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix()}
-	for name, value := range over {
-		all[name] = value
-	}
+	maps.Copy(all, over)
 	return all
 }
 
@@ -185,23 +184,20 @@ func handshake(t testing.TB, edge, query string, header http.Header, subprotocol
 	return &rawClient{ws: ws}, response.StatusCode
 }
 
-// say sends a command and returns its reply, or the close code that came in its place;
-// pushes before it are passed over.
-func (c *rawClient) say(t testing.TB, name string, body any) (reply map[string]json.RawMessage, closed websocket.StatusCode) {
+// say sends a command and returns its reply; nil if the connection was closed in its
+// place. Pushes before it are passed over.
+func (c *rawClient) say(t testing.TB, name string, body any) map[string]json.RawMessage {
 	t.Helper()
 	c.next++
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := c.ws.Write(ctx, websocket.MessageText, []byte(encode(t, map[string]any{"id": c.next, name: body}))); err != nil {
-		return nil, websocket.CloseStatus(err)
+		return nil
 	}
 	for {
-		frame, closed := c.hear(t)
-		if frame == nil {
-			return nil, closed
-		}
-		if string(frame["id"]) == fmt.Sprint(c.next) {
-			return frame, 0
+		frame, _ := c.hear(t)
+		if frame == nil || string(frame["id"]) == fmt.Sprint(c.next) {
+			return frame
 		}
 	}
 }

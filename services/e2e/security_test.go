@@ -64,7 +64,7 @@ func testCrossSiteHijacking(t *testing.T, f *fortress) {
 		if c == nil {
 			continue
 		}
-		reply, _ := c.say(t, "connect", map[string]any{})
+		reply := c.say(t, "connect", map[string]any{})
 		if !strings.Contains(string(reply["connected"]), `"userId":"victim"`) {
 			t.Errorf("Origin %q: %s", origin, reply)
 		}
@@ -74,7 +74,7 @@ func testCrossSiteHijacking(t *testing.T, f *fortress) {
 	if status != http.StatusSwitchingProtocols {
 		t.Fatalf("any Origin without a cookie: %d", status)
 	}
-	if reply, _ := c.say(t, "connect", map[string]any{"token": userToken(t, "partner", nil)}); reply["connected"] == nil {
+	if reply := c.say(t, "connect", map[string]any{"token": userToken(t, "partner", nil)}); reply["connected"] == nil {
 		t.Errorf("any Origin with a token: %s", reply)
 	}
 }
@@ -88,7 +88,7 @@ func testSpoofedByHeader(t *testing.T, f *fortress) {
 		"X-User":        {"alice"}, "X-Forwarded-User": {"alice"}, "X-Forwarded-For": {"203.0.113.7"}, "Nats-Msg-Id": {"1"}, "Carillon-Publisher": {"service:backend"},
 	})
 	c.say(t, "connect", map[string]any{})
-	reply, _ := c.say(t, "publish", map[string]any{
+	reply := c.say(t, "publish", map[string]any{
 		"channel": channel, "data": "hello", "publisher": "alice", "offset": 1, "time": 1,
 		"headers": map[string]string{"Nats-Sequence": "1", "Carillon-Publisher": "alice"},
 	})
@@ -120,7 +120,7 @@ func testSubjectWildcards(t *testing.T, f *fortress) {
 			"subscribe": {"channel": name}, "unsubscribe": {"channel": name}, "publish": {"channel": name, "data": 1},
 			"presence": {"channel": name}, "history": {"channel": name},
 		} {
-			if reply, _ := c.say(t, command, body); refusal(t, reply) != "CHANNEL_INVALID" {
+			if reply := c.say(t, command, body); refusal(t, reply) != "CHANNEL_INVALID" {
 				t.Errorf("%s of %q: %s, want CHANNEL_INVALID", command, name, reply)
 			}
 		}
@@ -130,7 +130,7 @@ func testSubjectWildcards(t *testing.T, f *fortress) {
 		}
 	}
 	for _, name := range []string{"rt.in.0.chat.a", "_INBOX.a", "JS.API"} { // good names, of no namespace
-		if reply, _ := c.say(t, "subscribe", map[string]any{"channel": name}); refusal(t, reply) != "NAMESPACE_UNKNOWN" {
+		if reply := c.say(t, "subscribe", map[string]any{"channel": name}); refusal(t, reply) != "NAMESPACE_UNKNOWN" {
 			t.Errorf("%s: %s", name, reply)
 		}
 	}
@@ -194,7 +194,7 @@ func testInboxAliases(t *testing.T, f *fortress) {
 		"user.victim": "POLICY_DENIED", "user.%76ictim": "CHANNEL_INVALID", "user.victim%00": "POLICY_DENIED", "user.victim%2e": "CHANNEL_INVALID",
 		"user.Victim": "POLICY_DENIED", "user.victim.": "CHANNEL_INVALID", "user.victim.x": "CHANNEL_INVALID", "user.%": "CHANNEL_INVALID", "user.%zz": "CHANNEL_INVALID", "USER.victim": "NAMESPACE_UNKNOWN",
 	} {
-		reply, _ := c.say(t, "subscribe", map[string]any{"channel": name})
+		reply := c.say(t, "subscribe", map[string]any{"channel": name})
 		if got := refusal(t, reply); got != want && (want != "POLICY_DENIED" || got != "CHANNEL_INVALID") {
 			t.Errorf("%s: %s, want %s", name, reply, want)
 		}
@@ -208,7 +208,7 @@ func wantUnauthenticated(t *testing.T, f *fortress, token, reason string) {
 		t.Errorf("%s at the handshake: %d, want 401", reason, status)
 	}
 	c, _ := handshake(t, f.edges[0], "", nil)
-	if reply, _ := c.say(t, "connect", map[string]any{"token": token}); refusal(t, reply) != reason {
+	if reply := c.say(t, "connect", map[string]any{"token": token}); refusal(t, reply) != reason {
 		t.Errorf("in connect: %s, want %s", reply, reason)
 	}
 	if frame, closed := c.hear(t); frame == nil && closed != 4401 && closed != 4419 {
@@ -227,7 +227,7 @@ func testAlgConfusion(t *testing.T, f *fortress) {
 	wantUnauthenticated(t, f, ec, "TOKEN_ALGORITHM_NOT_ALLOWED")
 	c, _ := handshake(t, f.edges[0], "", nil)
 	good := signedWith(t, jwt.SigningMethodRS256, f.keys["pem"], "", claims("victim", jwt.MapClaims{"iss": "pem"}))
-	if reply, _ := c.say(t, "connect", map[string]any{"token": good}); !strings.Contains(string(reply["connected"]), `"userId":"pem-victim"`) {
+	if reply := c.say(t, "connect", map[string]any{"token": good}); !strings.Contains(string(reply["connected"]), `"userId":"pem-victim"`) {
 		t.Errorf("the good token: %s", reply)
 	}
 }
@@ -237,7 +237,7 @@ func testKidCollisions(t *testing.T, f *fortress) {
 	for _, issuer := range []string{"a", "b"} {
 		c, _ := handshake(t, f.edges[0], "", nil)
 		good := signedWith(t, jwt.SigningMethodRS256, f.keys[issuer], "k1", claims("victim", jwt.MapClaims{"iss": issuer}))
-		if reply, _ := c.say(t, "connect", map[string]any{"token": good}); !strings.Contains(string(reply["connected"]), fmt.Sprintf(`"userId":"%s-victim"`, issuer)) {
+		if reply := c.say(t, "connect", map[string]any{"token": good}); !strings.Contains(string(reply["connected"]), fmt.Sprintf(`"userId":"%s-victim"`, issuer)) {
 			t.Errorf("issuer %s: %s", issuer, reply)
 		}
 	}
@@ -288,11 +288,11 @@ func testForgedReports(t *testing.T, f *fortress) {
 // A connection does not outlive its token, nor without a warning.
 func testExpired(t *testing.T, f *fortress) {
 	c, _ := handshake(t, f.edges[0], "", nil)
-	if reply, _ := c.say(t, "connect", map[string]any{"token": userToken(t, "late", jwt.MapClaims{"exp": time.Now().Add(3 * time.Second).Unix()})}); reply["connected"] == nil {
+	if reply := c.say(t, "connect", map[string]any{"token": userToken(t, "late", jwt.MapClaims{"exp": time.Now().Add(3 * time.Second).Unix()})}); reply["connected"] == nil {
 		t.Fatalf("%s", reply)
 	}
 	c.hearPush(t, "tokenExpiring")
-	if reply, _ := c.say(t, "refresh", map[string]any{"token": userToken(t, "somebody-else", nil)}); refusal(t, reply) != "TOKEN_SUBJECT_CHANGED" {
+	if reply := c.say(t, "refresh", map[string]any{"token": userToken(t, "somebody-else", nil)}); refusal(t, reply) != "TOKEN_SUBJECT_CHANGED" {
 		t.Errorf("refresh with another user's token: %s", reply)
 	}
 	if disconnect := c.hearPush(t, "disconnect"); !strings.Contains(disconnect, `"TOKEN_EXPIRED"`) {
@@ -312,7 +312,7 @@ func testRevoked(t *testing.T, f *fortress) {
 	for _, edge := range f.edges {
 		for range 3 {
 			c, _ := handshake(t, edge, "", nil)
-			if reply, _ := c.say(t, "connect", map[string]any{"token": token}); reply["connected"] == nil {
+			if reply := c.say(t, "connect", map[string]any{"token": token}); reply["connected"] == nil {
 				t.Fatalf("%s", reply)
 			}
 			clients = append(clients, c)
@@ -351,7 +351,7 @@ func testRevoked(t *testing.T, f *fortress) {
 	}
 	wantUnauthenticated(t, f, token, "TOKEN_REVOKED")
 	c, _ := handshake(t, f.edges[1], "", nil)
-	if reply, _ := c.say(t, "connect", map[string]any{"token": userToken(t, "revoked", jwt.MapClaims{"iat": time.Now().Add(2 * time.Second).Unix()})}); reply["connected"] == nil {
+	if reply := c.say(t, "connect", map[string]any{"token": userToken(t, "revoked", jwt.MapClaims{"iat": time.Now().Add(2 * time.Second).Unix()})}); reply["connected"] == nil {
 		t.Errorf("with a token issued since: %s", reply)
 	}
 	if err := bystander.subscribe(t, "chat.still-here"); err != nil {
@@ -364,10 +364,10 @@ func testMessageTypes(t *testing.T, f *fortress) {
 	for role, want := range map[string]string{"user": "POLICY_DENIED", "admin": ""} {
 		c, _ := handshake(t, f.edges[0], "", nil)
 		c.say(t, "connect", map[string]any{"token": userToken(t, "sender-"+role, jwt.MapClaims{"role": role})})
-		if reply, _ := c.say(t, "publish", map[string]any{"channel": "chat.types", "data": map[string]any{"type": "adminAction"}}); refusal(t, reply) != want {
+		if reply := c.say(t, "publish", map[string]any{"channel": "chat.types", "data": map[string]any{"type": "adminAction"}}); refusal(t, reply) != want {
 			t.Errorf("%s: %s, want %q", role, reply, want)
 		}
-		if reply, _ := c.say(t, "publish", map[string]any{"channel": "chat.types", "data": map[string]any{"type": "text"}}); reply["published"] == nil {
+		if reply := c.say(t, "publish", map[string]any{"channel": "chat.types", "data": map[string]any{"type": "text"}}); reply["published"] == nil {
 			t.Errorf("%s: %s", role, reply)
 		}
 	}
@@ -429,7 +429,7 @@ func TestNoTokenInLogs(t *testing.T) {
 		tokens = append(tokens, token)
 		return token
 	}
-	for _, make := range []func(user string) string{
+	for _, made := range []func(user string) string{
 		func(user string) string { return use(userToken(t, user, nil)) },
 		func(user string) string { return use(userToken(t, user, jwt.MapClaims{"exp": 1})) },
 		func(user string) string {
@@ -437,17 +437,17 @@ func TestNoTokenInLogs(t *testing.T) {
 		},
 		func(user string) string { return use("not-a-token-" + strings.Repeat(user, 20)) },
 	} {
-		handshake(t, f.edges[0], "", http.Header{"Authorization": {"Bearer " + make("header")}})
-		handshake(t, f.edges[0], "", nil, "carillon.v1.json", "carillon.bearer."+make("subprotocol"))
-		handshake(t, f.edges[0], "?access_token="+make("query"), nil)
-		handshake(t, f.edges[0], "", http.Header{"Cookie": {"session=" + make("cookie")}, "Origin": {"https://app.example"}})
-		handshake(t, f.edges[0], "", http.Header{"Cookie": {"session=" + make("stolen")}, "Origin": {"https://evil.example"}})
+		handshake(t, f.edges[0], "", http.Header{"Authorization": {"Bearer " + made("header")}})
+		handshake(t, f.edges[0], "", nil, "carillon.v1.json", "carillon.bearer."+made("subprotocol"))
+		handshake(t, f.edges[0], "?access_token="+made("query"), nil)
+		handshake(t, f.edges[0], "", http.Header{"Cookie": {"session=" + made("cookie")}, "Origin": {"https://app.example"}})
+		handshake(t, f.edges[0], "", http.Header{"Cookie": {"session=" + made("stolen")}, "Origin": {"https://evil.example"}})
 		c, _ := handshake(t, f.edges[0], "", nil)
-		c.say(t, "connect", map[string]any{"token": make("frame")})
+		c.say(t, "connect", map[string]any{"token": made("frame")})
 		c, _ = handshake(t, f.edges[0], "", nil)
 		c.say(t, "connect", map[string]any{"token": use(userToken(t, "refresher", nil))})
-		c.say(t, "refresh", map[string]any{"token": make("refresher")})
-		execute(t, nil, program(t, grpcurlProgram), "-plaintext", "-H", "authorization: Bearer "+make("service"), "-d", `{"channel":"chat.a","json":"1"}`, f.publishers[0], publishMethod)
+		c.say(t, "refresh", map[string]any{"token": made("refresher")})
+		execute(t, nil, program(t, grpcurlProgram), "-plaintext", "-H", "authorization: Bearer "+made("service"), "-d", `{"channel":"chat.a","json":"1"}`, f.publishers[0], publishMethod)
 	}
 	f.edgeLog(0).line(t, &f.edgeLog(0).stderr, "TOKEN_EXPIRED") // the log is of that
 	for _, p := range slices.Concat(f.processes) {

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -79,7 +78,8 @@ func (p part) refusal(now time.Time) *fault.Error {
 		p.limiter.Burst(), p.unit, perSecond(p.limiter), p.scope)
 	if p.tokens <= p.limiter.Burst() { // else it never fits
 		missing := max(float64(p.tokens)-p.limiter.TokensAt(now), 0)
-		refusal.RetryAfter = max(time.Duration(math.Ceil(missing/float64(p.limiter.Limit())*1000)), 1) * time.Millisecond
+		wait := time.Duration(missing / float64(p.limiter.Limit()) * float64(time.Second))
+		refusal.RetryAfter = max(wait.Truncate(time.Millisecond)+time.Millisecond, time.Millisecond)
 	}
 	return refusal
 }

@@ -480,7 +480,7 @@ func TestTooManyNewConnectionsAreTold(t *testing.T) {
 	w := start(t, func(o *edge.Options) { o.Limits.MaxNewConnectionsPerAddress = 1 })
 	var response *http.Response
 	for range 3 {
-		r, err := http.Get("http" + strings.TrimPrefix(w.url, "ws")) //nolint:noctx // a test
+		r, err := http.Get("http" + strings.TrimPrefix(w.url, "ws"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -521,7 +521,7 @@ func wantClosed(t *testing.T, conn net.Conn, closed bool) {
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(wait))
 	_, err := conn.Read(make([]byte, 1))
-	if timeout, ok := err.(net.Error); ok && timeout.Timeout() == closed { //nolint:errorlint // as it comes
+	if timeout, ok := err.(net.Error); ok && timeout.Timeout() == closed {
 		t.Errorf("closed: %v, want %v: %v", !closed, closed, err)
 	} else if !ok && !closed {
 		t.Errorf("closed: %v", err)
