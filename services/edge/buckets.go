@@ -79,7 +79,7 @@ func (p part) refusal(now time.Time) *fault.Error {
 	if p.tokens <= p.limiter.Burst() { // else it never fits
 		missing := max(float64(p.tokens)-p.limiter.TokensAt(now), 0)
 		wait := time.Duration(missing / float64(p.limiter.Limit()) * float64(time.Second))
-		refusal.RetryAfter = max(wait.Truncate(time.Millisecond)+time.Millisecond, time.Millisecond)
+		refusal.RetryAfter = max((wait + time.Millisecond - 1).Truncate(time.Millisecond), time.Millisecond) // up
 	}
 	return refusal
 }
