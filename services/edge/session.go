@@ -303,7 +303,7 @@ func (s *session) carryOut(command frame.Command) {
 		s.settle(command.ID)
 		s.reply(command.ID, event)
 	}
-	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && s.grant.Load() == nil {
+	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && !s.connected.Load() {
 		refusal := fault.From(err) // a connection that cannot connect has no other use
 		s.end(refusal, reconnectAfter(refusal))
 	}
@@ -385,7 +385,8 @@ func (s *session) check(now time.Time) {
 	if s.paused.Load() != nil { // who is not listened to cannot be late
 		s.heard()
 	}
-	g, connected := s.grant.Load(), s.connected.Load()
+	connected := s.connected.Load() // first: then there is a grant
+	g := s.grant.Load()
 	age := now.Sub(s.opened)
 	pinged := time.Duration(s.pinged.Load())
 	if connected {

@@ -1,6 +1,7 @@
 package edge_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/carillon-rt/carillon/services/edge"
+	"github.com/carillon-rt/carillon/services/edge/authorization"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
@@ -553,4 +555,25 @@ func TestIDAfterItsAnswer(t *testing.T) {
 		c.say(`{"id":7,"unsubscribe":{"channel":"chat.a"}}`)
 		c.hear("unsubscribed")
 	}
+}
+
+// faulty is an Authorizer with a defect.
+type faulty struct{}
+
+func (faulty) Check(context.Context, *authorization.Subject, []authorization.Check) ([]authorization.Decision, error) {
+	panic("a defect")
+}
+
+// A connection that fails within connect is let in by half: nothing would end it with
+// its token.
+func TestAFaultWithinConnectEndsTheConnection(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) { o.Authorizer = faulty{} })
+	c := w.dial(t, nil)
+	c.say(`{"id":1,"connect":{"token":"` + token(t, "alice", time.Hour) + `","subscriptions":[{"channel":"chat.a"}]}}`)
+	if refused := c.hear("error"); refused["reason"] != "INTERNAL" {
+		t.Errorf("heard %v", refused)
+	}
+	c.hear("disconnect")
+	c.wantClose(1011, "internal")
 }
