@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// applyTimeout bounds how long a command waits for the sessions to which it applies.
+	// applyTimeout bounds how long the answer to a command waits for the sessions to which
+	// it applies.
 	applyTimeout = 900 * time.Millisecond
 	// controlSkew is by how much the clock of who issues a command may be behind: whoever
 	// has connected later than that is not meant by it.
@@ -25,26 +26,23 @@ var _ control.Edge = (*Edge)(nil)
 
 // Apply carries a command out. Commands of the past concern the connections of then, but
 // for the tokens that they revoke, which stay revoked.
-func (e *Edge) Apply(ctx context.Context, c control.Command) int {
+func (e *Edge) Apply(ctx context.Context, c control.Command) (told func() int) {
 	now := time.Now()
-	if !now.Before(c.ExpiresAt) {
-		return 0
-	}
-	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
-	defer cancel()
-	switch c.Kind {
-	case control.DisconnectUser, control.DisconnectConnection:
-		return e.endAll(e.meant(c), c, fault.New(fault.EndedByService, "", "%s", cmp.Or(c.Message, "a service has ended the connection")))
-	case control.RevokeTokens:
+	count := 0
+	switch {
+	case !now.Before(c.ExpiresAt):
+	case c.Kind == control.DisconnectUser, c.Kind == control.DisconnectConnection:
+		count = e.endAll(e.meant(c), c, fault.New(fault.EndedByService, "", "%s", cmp.Or(c.Message, "a service has ended the connection")))
+	case c.Kind == control.RevokeTokens:
 		e.revocations.add(c, now) // before the index is asked, see enroll
-		return e.endAll(e.revoked(c), c, tokenRevoked(c.Message))
-	case control.SubscribeUser:
+		count = e.endAll(e.revoked(c), c, tokenRevoked(c.Message))
+	case c.Kind == control.SubscribeUser:
 		return assignAll(ctx, e.meant(c), func(ctx context.Context, s *session) bool { return s.subscribeFor(ctx, c) })
-	case control.UnsubscribeUser:
+	case c.Kind == control.UnsubscribeUser:
 		return assignAll(ctx, e.meant(c), func(_ context.Context, s *session) bool { return s.unsubscribeFor(c) })
 	default: // of a later version
-		return 0
 	}
+	return func() int { return count }
 }
 
 // meant are the sessions of a command's user, or the one that it names.
@@ -83,9 +81,9 @@ func (e *Edge) endAll(sessions []*session, c control.Command, cause *fault.Error
 	return count
 }
 
-// assignAll has sessions do something, each in its turn among the session's commands,
-// and counts those that have done it when ctx ends.
-func assignAll(ctx context.Context, sessions []*session, do func(context.Context, *session) bool) int {
+// assignAll has sessions do something, each in its turn among the session's commands;
+// told counts those that have done it when ctx or applyTimeout ends.
+func assignAll(ctx context.Context, sessions []*session, do func(context.Context, *session) bool) (told func() int) {
 	type assigned struct {
 		*task
 		done bool // read after over
@@ -96,21 +94,24 @@ func assignAll(ctx context.Context, sessions []*session, do func(context.Context
 		a.task, _ = s.assign(func(ctx context.Context) { a.done = do(ctx, s) })
 		all[i] = a
 	}
-	count := 0
-	for _, a := range all {
-		select {
-		case <-a.over:
-		case <-ctx.Done():
-		}
-		select {
-		case <-a.over:
-			if a.done {
-				count++
+	return func() (count int) {
+		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+		defer cancel()
+		for _, a := range all {
+			select {
+			case <-a.over:
+			case <-ctx.Done():
 			}
-		default:
+			select {
+			case <-a.over:
+				if a.done {
+					count++
+				}
+			default:
+			}
 		}
+		return count
 	}
-	return count
 }
 
 // subscribeFor makes a subscription that a service wants, and tells whether there is one.

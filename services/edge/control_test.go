@@ -29,7 +29,7 @@ func (w *world) apply(t testing.TB, c control.Command) int {
 	}
 	c.By = "billing"
 	began := time.Now()
-	count := w.edge.Apply(t.Context(), c)
+	count := w.edge.Apply(t.Context(), c)()
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("took %v", took)
 	}
@@ -293,7 +293,7 @@ func TestSubscribeUser(t *testing.T) {
 func TestControlWaitsForItsTurnButNotForLong(t *testing.T) {
 	t.Parallel()
 	w, broker := startMoody(t)
-	c, idle := w.connect(t, "alice"), w.connect(t, "alice")
+	c, idle, bob := w.connect(t, "alice"), w.connect(t, "alice"), w.connect(t, "bob")
 	held, hold := make(chan struct{}), make(chan struct{})
 	broker.hooks.Store(&hooks{listened: func(name channel.Name) {
 		if name == "chat.b" {
@@ -311,12 +311,29 @@ func TestControlWaitsForItsTurnButNotForLong(t *testing.T) {
 		t.Errorf("waited %v", took)
 	}
 	idle.hear("subscribed")
+	var told []func() int
+	now := time.Now()
+	for range 3 { // the answers wait, what is commanded next does not
+		told = append(told, w.edge.Apply(t.Context(), control.Command{Kind: control.SubscribeUser, User: "alice", Channel: "chat.c", At: now, ExpiresAt: now.Add(time.Hour)}))
+	}
+	idle.hear("subscribed")
+	if count := w.apply(t, control.Command{Kind: control.DisconnectUser, User: "bob"}); count != 1 {
+		t.Errorf("disconnected %d", count)
+	}
+	bob.hear("disconnect")
 	close(hold)
 	if got := c.hear("subscribed"); got["channel"] != "chat.b" {
 		t.Errorf("%v", got)
 	}
-	if got := c.hear("subscribed"); got["channel"] != "chat.a" {
-		t.Errorf("%v", got)
+	for _, name := range []string{"chat.a", "chat.c"} {
+		if got := c.hear("subscribed"); got["channel"] != name {
+			t.Errorf("%v", got)
+		}
+	}
+	for _, told := range told {
+		if count := told(); count != 2 {
+			t.Errorf("subscribed %d", count)
+		}
 	}
 }
 

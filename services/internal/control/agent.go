@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -16,6 +17,9 @@ const (
 	// what NATS takes by default.
 	maxListed     = 1000
 	maxReplyBytes = 512 << 10
+	// maxAnswering bounds the commands whose answers wait for connections that are busy;
+	// at one more what is commanded next waits too.
+	maxAnswering = 256
 )
 
 // AgentOptions are what an Agent works with; all are required.
@@ -29,12 +33,16 @@ type AgentOptions struct {
 
 // Agent carries out on one edge what services command, and answers them.
 type Agent struct {
-	options  AgentOptions
-	caughtUp chan struct{} // closed once everything of before has been applied
+	options   AgentOptions
+	caughtUp  chan struct{} // closed once everything of before has been applied
+	slots     chan struct{} // holds one for each of answering
+	answering sync.WaitGroup
 }
 
 // NewAgent returns an agent that has yet to Run.
-func NewAgent(o AgentOptions) *Agent { return &Agent{options: o, caughtUp: make(chan struct{})} }
+func NewAgent(o AgentOptions) *Agent {
+	return &Agent{options: o, caughtUp: make(chan struct{}), slots: make(chan struct{}, maxAnswering)}
+}
 
 // CaughtUp returns nil once everything has been applied that was stored when the agent
 // was started. Before that the edge must let nobody in: tokens may have been revoked.
@@ -94,6 +102,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case err := <-followed: // because ctx ended, or with an error
 			stopWho() // nothing more is said after the goodbye
 			stopList()
+			a.answering.Wait()
 			a.beat(true)
 			return err
 		}
@@ -113,13 +122,18 @@ func (a *Agent) apply(ctx context.Context, sequence uint64, text []byte) {
 		a.options.Logger.Warn("a command cannot be carried out and is left out: it may be a newer version's", "sequence", sequence, "error", err)
 		return
 	}
-	count := a.options.Edge.Apply(ctx, e.Command)
+	told := a.options.Edge.Apply(ctx, e.Command)
 	// While it catches up nobody waits for what is long past. Should clocks differ by more,
 	// it counts as unreachable once.
 	recent := a.hasCaughtUp() || time.Since(e.Command.At) < forgetAfter
-	if recent && e.From != "" {
-		a.tell(topicTo+e.From, reply{Edge: a.options.EdgeID, Number: e.Number, Count: count})
+	if !recent || e.From == "" {
+		return
 	}
+	a.slots <- struct{}{}
+	a.answering.Go(func() {
+		a.tell(topicTo+e.From, reply{Edge: a.options.EdgeID, Number: e.Number, Count: told()})
+		<-a.slots
+	})
 }
 
 func (a *Agent) list(text []byte) {

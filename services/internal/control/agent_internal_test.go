@@ -6,6 +6,8 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,22 +106,66 @@ func TestAnEdgeThatCatchesUpAnswersWhatIsNew(t *testing.T) {
 	t.Parallel()
 	log := &told{}
 	a := NewAgent(AgentOptions{Log: log, EdgeID: "E", Edge: lister{}})
+	apply := func(e entry) {
+		a.apply(t.Context(), 1, encode(e))
+		a.answering.Wait()
+	}
 	for number, age := range []time.Duration{time.Hour, 0} {
 		c := Command{Kind: DisconnectUser, User: "ann", At: time.Now().Add(-age)}
-		a.apply(t.Context(), 1, encode(entry{From: "D", Number: uint64(number), Command: c}))
+		apply(entry{From: "D", Number: uint64(number), Command: c})
 	}
 	close(a.caughtUp)
-	a.apply(t.Context(), 1, encode(entry{From: "D", Number: 2, Command: Command{Kind: DisconnectUser, User: "ann"}}))
-	a.apply(t.Context(), 1, encode(entry{Number: 3, Command: Command{Kind: DisconnectUser, User: "ann"}}))
+	apply(entry{From: "D", Number: 2, Command: Command{Kind: DisconnectUser, User: "ann"}})
+	apply(entry{Number: 3, Command: Command{Kind: DisconnectUser, User: "ann"}})
 	want := []string{`{"edge":"E","number":1,"count":0}`, `{"edge":"E","number":2,"count":0}`}
 	if !slices.Equal(log.texts, want) {
 		t.Errorf("told %q, want %q", log.texts, want)
 	}
 }
 
+// Who keeps a connection busy delays the answers about it, and nothing else: not that
+// another user is cut off.
+func TestABusyConnectionDelaysOnlyTheAnswer(t *testing.T) {
+	t.Parallel()
+	log := &told{}
+	edge := &busy{hold: make(chan struct{})}
+	a := NewAgent(AgentOptions{Log: log, EdgeID: "E", Edge: edge})
+	close(a.caughtUp)
+	for number := range uint64(20) {
+		a.apply(t.Context(), 1, encode(entry{From: "D", Number: number + 1, Command: Command{Kind: SubscribeUser, User: "ann", Channel: "chat.a"}}))
+	}
+	a.apply(t.Context(), 1, encode(entry{Command: Command{Kind: RevokeTokens, User: "bob", TokenID: "x"}}))
+	if got := edge.applied[len(edge.applied)-1]; len(edge.applied) != 21 || got != RevokeTokens {
+		t.Errorf("carried out %v", edge.applied)
+	}
+	close(edge.hold)
+	a.answering.Wait()
+	if edge.told.Load() != 20 {
+		t.Errorf("%d were answered", edge.told.Load())
+	}
+}
+
+// busy is an edge with a connection that cannot be told yet.
+type busy struct {
+	lister
+
+	hold    chan struct{}
+	applied []Kind
+	told    atomic.Int32
+}
+
+func (b *busy) Apply(_ context.Context, c Command) (told func() int) {
+	b.applied = append(b.applied, c.Kind)
+	return func() int {
+		<-b.hold
+		b.told.Add(1)
+		return 1
+	}
+}
+
 type lister struct{ all []Connection }
 
-func (lister) Apply(context.Context, Command) int { return 0 }
+func (lister) Apply(context.Context, Command) (told func() int) { return func() int { return 0 } }
 
 func (l lister) Connections(_ channel.User, limit int) ([]Connection, int) {
 	return l.all[:min(limit, len(l.all))], len(l.all)
@@ -129,10 +175,13 @@ func (l lister) Connections(_ channel.User, limit int) ([]Connection, int) {
 type told struct {
 	Log
 
+	mu            sync.Mutex
 	topics, texts []string
 }
 
 func (l *told) Tell(topic string, text []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.topics, l.texts = append(l.topics, topic), append(l.texts, string(text))
 	return nil
 }

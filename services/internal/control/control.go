@@ -56,10 +56,11 @@ type Connection struct {
 
 // Edge is what carries commands out. Its methods may be called concurrently.
 type Edge interface {
-	// Apply carries a command out, whether it is new, repeated or long past, and returns
-	// how many connections it concerned, once they have been told. It returns within a
-	// second.
-	Apply(ctx context.Context, command Command) int
+	// Apply carries a command out, whether it is new, repeated or long past. It does not
+	// wait for connections that are busy, so that nobody delays what is commanded next;
+	// commands concern them in the order of the calls. told does: it returns within a
+	// second how many connections have been told.
+	Apply(ctx context.Context, command Command) (told func() int)
 	// Connections lists the connections of a user, or of everybody ("") that is
 	// connected: the latest first, at most limit, and how many there are.
 	Connections(user channel.User, limit int) (connections []Connection, total int)

@@ -107,7 +107,7 @@ type theEdge struct {
 	lists    []control.Connection
 }
 
-func (e *theEdge) Apply(ctx context.Context, c control.Command) int {
+func (e *theEdge) Apply(ctx context.Context, c control.Command) (told func() int) {
 	if e.hold != nil {
 		select {
 		case <-e.hold:
@@ -117,7 +117,7 @@ func (e *theEdge) Apply(ctx context.Context, c control.Command) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.commands = append(e.commands, c)
-	return e.count
+	return func() int { return e.count }
 }
 
 func (e *theEdge) Connections(user channel.User, limit int) ([]control.Connection, int) {
