@@ -175,3 +175,23 @@ func TestSubscriptionsOfAToken(t *testing.T) {
 		}
 	}
 }
+
+// An entry that fails takes the place of what the token lists too: its error is the only
+// answer, and the client may subscribe.
+func TestAnEntryThatFailsTakesThePlaceOfTheTokens(t *testing.T) {
+	t.Parallel()
+	w := start(t, claimed)
+	c := w.dial(t, nil)
+	c.say(fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subscriptions":[{"channel":"chat.a","rewind":{"count":0}},{"channel":"nope.x"}]}}`,
+		tokenWith(t, jwt.MapClaims{"channels": []string{"chat.a", "nope.x", "nope.y", "nope.y"}})))
+	if results := fmt.Sprint(c.hear("connected")["subscriptions"]); strings.Count(results, "error:") != 2 {
+		t.Errorf("connected: %v", results)
+	}
+	if inbox := c.hear("subscribed"); inbox["channel"] != "user.alice" {
+		t.Errorf("subscribed: %v", inbox)
+	}
+	if ended := c.hear("unsubscribed"); ended["channel"] != "nope.y" {
+		t.Errorf("unsubscribed: %v", ended)
+	}
+	c.follow(2, "chat.a")
+}

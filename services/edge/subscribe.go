@@ -46,10 +46,11 @@ func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe, claimed
 	inbox := s.user.Inbox()
 	entries := make([]*entry, 0, len(wanted)+1+len(claimed))
 	seen := map[channel.Name]bool{}
-	others := 0 // of seen, beside the inbox
+	others := 0                // of seen, beside the inbox
+	asked := map[string]bool{} // whatever has an entry, good or not
 	add := func(w frame.Subscribe) {
 		e := s.newEntry(w, others)
-		entries = append(entries, e)
+		entries, asked[w.Channel] = append(entries, e), true
 		switch {
 		case e.err != nil:
 		case seen[e.name]:
@@ -69,7 +70,7 @@ func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe, claimed
 		seen[inbox] = true
 	}
 	for _, name := range claimed {
-		if !seen[channel.Name(name)] {
+		if !asked[name] && !seen[channel.Name(name)] {
 			add(frame.Subscribe{Channel: name})
 		}
 	}
