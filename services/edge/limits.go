@@ -153,7 +153,7 @@ func (s *session) costs(command frame.Command, size int, parts []part) []part {
 	if address := s.visit.address; address != nil {
 		parts = address.commands.charge(parts, size, part{limit: "address", scope: " from all connections of an address"})
 	}
-	if ns != nil {
+	if ns != nil && s.grant.Load() != nil { // else anybody could use up what is for those with a token
 		parts = s.edge.gate.totals[ns.Name].charge(parts, size, part{limit: "namespace_total", scope: " into the namespace, from all connections of an edge"})
 	}
 	return parts

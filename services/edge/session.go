@@ -43,9 +43,10 @@ type session struct {
 	clientName, clientVersion string
 
 	// Of the reader.
-	limits limits
-	paused atomic.Pointer[context.CancelFunc] // ends the reader's pause; nil while there is none
-	visit  visit                              // of the gate
+	limits     limits
+	connecting uint64                             // id of a connect that may not be answered yet; 0: none
+	paused     atomic.Pointer[context.CancelFunc] // ends the reader's pause; nil while there is none
+	visit      visit                              // of the gate
 
 	mu       sync.Mutex
 	idle     sync.Cond // signalled when pending shrinks and when the worker ends
@@ -196,6 +197,7 @@ func (s *session) take(command frame.Command, size int) {
 	if s.ended.Load() {
 		return
 	}
+	s.awaitConnect()
 	if refusal, fatal := s.pay(command, size); refusal != nil {
 		s.edge.metrics.refused(refusal)
 		if fatal {
@@ -230,7 +232,27 @@ func (s *session) take(command frame.Command, size int) {
 	}
 	s.inflight[command.ID] = struct{}{}
 	s.pending = append(s.pending, command)
+	if _, isConnect := command.Body.(frame.Connect); isConnect {
+		s.connecting = command.ID
+	}
 	s.startWork()
+}
+
+// awaitConnect waits until connect is answered, if it is under way: before, it is not
+// known whose buckets a command is to pay into.
+func (s *session) awaitConnect() {
+	if s.connecting == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.ended.Load() {
+		if _, unanswered := s.inflight[s.connecting]; !unanswered {
+			s.connecting = 0
+			return
+		}
+		s.idle.Wait()
+	}
 }
 
 // isInflight ends a connection that uses an id twice, and tells whether it did.

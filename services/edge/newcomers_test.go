@@ -1,0 +1,90 @@
+package edge_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/edge"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+)
+
+// slowVerifier takes its time over a token.
+type slowVerifier struct {
+	edge.Verifier
+	hold chan struct{}
+}
+
+func (v slowVerifier) Verify(ctx context.Context, token string) (auth.Identity, error) {
+	<-v.hold
+	return v.Verifier.Verify(ctx, token)
+}
+
+// wantSilence fails if the edge says something.
+func (p *peer) wantSilence() {
+	p.t.Helper()
+	_ = p.conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := p.in.Peek(1); !errors.Is(err, os.ErrDeadlineExceeded) {
+		h, err := p.next()
+		p.t.Fatalf("the edge said %q, %v", h.payload, err)
+	}
+	_ = p.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+}
+
+// What comes right behind connect is paid for as everything of that user is, however long
+// it takes to find out who that is.
+func TestWhatComesBehindConnectIsPaidFor(t *testing.T) {
+	t.Parallel()
+	hold := make(chan struct{})
+	w, counted := limited(t, func(o *edge.Options) {
+		o.Limits.UserRate = namespace.Rate{Messages: 1, Per: hour}
+		o.Verifier = slowVerifier{o.Verifier, hold}
+	})
+	p, _ := w.shake(t, head())
+	p.say(`{"id":1,"connect":{"token":"`+token(t, "alice", time.Hour)+`"}}`, asJSON)
+	for id := 2; id < 6; id++ {
+		p.say(fmt.Sprintf(`{"id":%d,"publish":{"channel":"chat.a","data":1}}`, id), asJSON)
+	}
+	p.wantSilence() // time enough to take them in
+	close(hold)
+	answers := map[string]int{}
+	for range 6 { // the inbox is one
+		payload := p.hear().payload
+		for _, name := range []string{"connected", "published", "error"} {
+			if strings.Contains(payload, `"`+name+`":{`) {
+				answers[name]++
+			}
+		}
+	}
+	if answers["published"] != 1 || answers["error"] != 3 {
+		t.Errorf("answered %v, want one published and three refused", answers)
+	}
+	counted.wantCounted(t, "user_messages")
+}
+
+// Who has not shown a token takes nothing away from those who have.
+func TestWhoHasNotConnectedUsesUpNothingOfOthers(t *testing.T) {
+	t.Parallel()
+	w, counted := limited(t, func(o *edge.Options) {
+		ns := *o.Namespaces["wide"]
+		ns.TotalRate = &namespace.Rate{Messages: 3, Per: hour}
+		o.Namespaces["wide"] = &ns
+	})
+	stranger, alice := w.dial(t, nil), w.connect(t, "alice")
+	for id := 1; id < 10; id++ {
+		stranger.say(fmt.Sprintf(`{"id":%d,"publish":{"channel":"wide.a","data":1}}`, id))
+		if refused := stranger.hear("error"); refused["reason"] != "CONNECT_REQUIRED" {
+			t.Fatalf("refused: %v", refused)
+		}
+	}
+	for range 3 {
+		alice.say(`{"id":2,"publish":{"channel":"wide.a","data":1}}`)
+		alice.hear("published")
+	}
+	counted.wantCounted(t)
+}
