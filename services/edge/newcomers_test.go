@@ -4,8 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,4 +92,40 @@ func TestWhoHasNotConnectedUsesUpNothingOfOthers(t *testing.T) {
 		alice.hear("published")
 	}
 	counted.wantCounted(t)
+}
+
+// flaky is a listener that has no file for a connection, once.
+type flaky struct {
+	net.Listener
+	once *sync.Once
+}
+
+func (l flaky) Accept() (conn net.Conn, err error) {
+	l.once.Do(func() {
+		err = &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return l.Listener.Accept()
+}
+
+// That the edge cannot accept connections is told at the log's usual level.
+func TestAListenerThatCannotAccept(t *testing.T) {
+	t.Parallel()
+	var options edge.Options
+	first := start(t, func(o *edge.Options) { options = *o })
+	logged := &notes{}
+	options.Logger = slog.New(slog.NewTextHandler(logged, nil))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := first.beside(t, flaky{listener, &sync.Once{}}, options)
+	if _, response := w.shake(t, head()); response.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(response.Status) // after the accept that failed
+	}
+	if n := logged.holding("level=WARN", "too many open files"); n != 1 {
+		t.Errorf("warned %d times", n)
+	}
 }

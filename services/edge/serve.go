@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 const (
@@ -38,7 +38,7 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler: e.Handler(), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: e.maxHeaderBytes(),
 		ConnContext: e.gate.accepted, ConnState: e.gate.handshakes.changed,
-		ErrorLog: slog.NewLogLogger(e.options.Logger.Handler(), slog.LevelDebug), // of clients' making
+		ErrorLog: lifecycle.ErrorLog(e.options.Logger),
 	}
 	if e.options.TLS != nil {
 		listener = tls.NewListener(listener, e.options.TLS)
