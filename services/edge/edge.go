@@ -153,9 +153,9 @@ func (e *Edge) Handler() http.Handler {
 		mux.Handle("/", e.options.Console)
 	}
 	if e.options.LocalOnly {
-		return secure.LocalOnly(mux)
+		return withinTime(secure.LocalOnly(mux))
 	}
-	return mux
+	return withinTime(mux)
 }
 
 // enter counts a handshake in, which a drain then waits for, unless the edge drains.

@@ -94,6 +94,32 @@ func TestWhoHasNotConnectedUsesUpNothingOfOthers(t *testing.T) {
 	counted.wantCounted(t)
 }
 
+// A body that is announced and never comes holds a connection for no longer than headers
+// that never come.
+func TestABodyThatNeverComes(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	for _, length := range []string{"+Content-Length: 1000", "+Transfer-Encoding: chunked"} {
+		t.Run(length, func(t *testing.T) {
+			t.Parallel()
+			conn := w.silent(t, "127.0.0.1")
+			if _, err := conn.Write([]byte(head(length))); err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			for buffer := make([]byte, 512); ; {
+				_, err := conn.Read(buffer)
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatal("the edge waits for it still")
+				}
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+}
+
 // flaky is a listener that has no file for a connection, once.
 type flaky struct {
 	net.Listener
