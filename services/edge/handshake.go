@@ -24,9 +24,9 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	offered := subprotocols(r)
-	c, echo, err := e.chooseCodec(offered)
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
+	c, echo, unknown := e.chooseCodec(offered)
+	if unknown != nil {
+		e.refuse(w, r, from, unknown)
 		return
 	}
 	if !e.enter() {
@@ -45,11 +45,13 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	s := newSession(e, c, remoteOf(r, from))
 	s.credential, s.visit.arrival = shown, arrivalOf(r.Context())
+	var err error
 	s.socket, err = socket.Accept(w, r, socket.Options{
 		Subprotocol: echo, MaxMessageBytes: e.options.Limits.MaxFrameBytes, MaxQueueBytes: e.options.Limits.MaxQueueBytes,
 		OnControl: s.control, Go: e.goroutines.Go,
 	})
 	if err != nil {
+		e.metrics.refused(fault.New(fault.HeaderInvalid, "", "%v", err))
 		s.logger.Debug("handshake refused", "error", err)
 		return
 	}
@@ -70,8 +72,7 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 func (e *Edge) letIn(w http.ResponseWriter, r *http.Request, from netip.Addr) bool {
 	if most := e.maxHeaderBytes(); headerBytes(r) > most {
 		e.metrics.limited("header_bytes")
-		w.Header().Set("Connection", "close")
-		writeError(w, http.StatusRequestHeaderFieldsTooLarge, fault.New(fault.HeaderInvalid, "", "the request line and the headers have more than %d bytes", most))
+		e.refuse(w, r, from, fault.New(fault.HeaderInvalid, "", "the request line and the headers have more than %d bytes", most))
 		return false
 	}
 	if refusal := e.gate.knock(countedAs(from)); refusal != nil {
@@ -105,7 +106,7 @@ func subprotocols(r *http.Request) []string {
 
 // chooseCodec picks the first subprotocol offered that is a codec's; echo is what
 // the handshake answers. None offered: the first codec.
-func (e *Edge) chooseCodec(offered []string) (c *codec, echo string, err error) {
+func (e *Edge) chooseCodec(offered []string) (c *codec, echo string, refusal *fault.Error) {
 	others := false
 	for _, name := range offered {
 		for _, c := range e.codecs {
@@ -134,6 +135,11 @@ func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, from netip.Addr, r
 	}
 	status := http.StatusBadRequest
 	switch refusal.Code() {
+	case codes.InvalidArgument:
+		if refusal.Reason == fault.HeaderInvalid { // too long
+			w.Header().Set("Connection", "close")
+			status = http.StatusRequestHeaderFieldsTooLarge
+		}
 	case codes.Unauthenticated:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		status = http.StatusUnauthorized

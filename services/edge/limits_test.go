@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
@@ -29,6 +30,12 @@ type counts struct{ reader *metric.ManualReader }
 
 func (c counts) of(t *testing.T) map[string]int64 {
 	t.Helper()
+	return c.by(t, "carillon.edge.limits", "limit")
+}
+
+// by is what a counter has counted by a label.
+func (c counts) by(t *testing.T, name, label string) map[string]int64 {
+	t.Helper()
 	var all metricdata.ResourceMetrics
 	if err := c.reader.Collect(t.Context(), &all); err != nil {
 		t.Fatal(err)
@@ -37,12 +44,12 @@ func (c counts) of(t *testing.T) map[string]int64 {
 	for _, scope := range all.ScopeMetrics {
 		for _, m := range scope.Metrics {
 			sum, ok := m.Data.(metricdata.Sum[int64])
-			if !ok || m.Name != "carillon.edge.limits" {
+			if !ok || m.Name != name {
 				continue
 			}
 			for _, point := range sum.DataPoints {
-				limit, _ := point.Attributes.Value("limit")
-				got[limit.AsString()] = point.Value
+				value, _ := point.Attributes.Value(attribute.Key(label))
+				got[value.AsString()] = point.Value
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -154,4 +155,28 @@ func TestAListenerThatCannotAccept(t *testing.T) {
 	if n := logged.holding("level=WARN", "too many open files"); n != 1 {
 		t.Errorf("warned %d times", n)
 	}
+}
+
+// Whatever a handshake is refused for is counted.
+func TestRefusedHandshakesAreCounted(t *testing.T) {
+	t.Parallel()
+	w, counted := limited(t, func(*edge.Options) {})
+	for _, tt := range []struct {
+		head   string
+		status int
+	}{
+		{head("+Sec-WebSocket-Protocol: mqtt"), http.StatusBadRequest},
+		{head("+X: " + strings.Repeat("x", 8<<10)), http.StatusRequestHeaderFieldsTooLarge},
+		{head("-Upgrade"), http.StatusUpgradeRequired},
+		{head("+Sec-WebSocket-Version: 13"), http.StatusBadRequest},
+	} {
+		if _, response := w.shake(t, tt.head); response.StatusCode != tt.status {
+			t.Errorf("answered %s, want %d", response.Status, tt.status)
+		}
+	}
+	want := map[string]int64{"field_invalid": 1, "header_invalid": 3}
+	if got := counted.by(t, "carillon.edge.refusals", "reason"); !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+	counted.wantCounted(t, "header_bytes")
 }
