@@ -143,6 +143,10 @@ func (a *Agent) list(text []byte) {
 	}
 	r := reply{Edge: a.options.EdgeID, Number: l.Number}
 	r.Connections, r.Count = a.options.Edge.Connections(l.User, min(max(l.Limit, 0), maxListed))
+	for i := range r.Connections { // in UTC the last moment that a token may name is still one that JSON knows
+		c := &r.Connections[i]
+		c.ConnectedAt, c.ExpiresAt = c.ConnectedAt.UTC(), c.ExpiresAt.UTC()
+	}
 	answer := encode(r)
 	for len(answer) > maxReplyBytes && len(r.Connections) > 0 {
 		r.Connections = r.Connections[:len(r.Connections)/2]

@@ -100,6 +100,21 @@ func TestAReplyFitsIntoAMessage(t *testing.T) {
 	}
 }
 
+// A token may be good until the last second that JSON knows; where the clock on the wall
+// is ahead of UTC that lies in another year.
+func TestAListSaysWhenTheLastTokensExpire(t *testing.T) {
+	t.Parallel()
+	zone := time.FixedZone("east", 9*60*60)
+	end := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	log := &told{}
+	a := NewAgent(AgentOptions{Log: log, EdgeID: "E", Edge: lister{[]Connection{{ID: "C", User: "ann", ConnectedAt: end.In(zone), ExpiresAt: end.In(zone)}}}})
+	close(a.caughtUp)
+	a.list(encode(listing{From: "D", Number: 1, Limit: 1}))
+	if len(log.texts) != 1 || strings.Count(log.texts[0], `"9999-12-31T23:59:59Z"`) != 2 {
+		t.Errorf("told %q", log.texts)
+	}
+}
+
 // An edge that is still catching up answers what was commanded just now: whoever did so
 // hears of the edge a moment later and would miss its answer.
 func TestAnEdgeThatCatchesUpAnswersWhatIsNew(t *testing.T) {

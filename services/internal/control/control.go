@@ -62,6 +62,7 @@ type Edge interface {
 	// second how many connections have been told.
 	Apply(ctx context.Context, command Command) (told func() int)
 	// Connections lists the connections of a user, or of everybody ("") that is
-	// connected: the latest first, at most limit, and how many there are.
+	// connected: the latest first, at most limit, and how many there are. The list is the
+	// caller's.
 	Connections(user channel.User, limit int) (connections []Connection, total int)
 }
