@@ -235,6 +235,79 @@ func TestControlLogThatWasSetBack(t *testing.T) {
 	eventually(t, "5 comes", func() bool { return slices.Contains(f.got(), "5") })
 }
 
+// A log that was set back may have grown past what was known of it before a follower looks
+// again: the numbers of what was lost are given anew, and what has them now is followed.
+func TestControlLogThatWasSetBackAndGrewPastWhatWasKnown(t *testing.T) {
+	t.Parallel()
+	for what, after := range map[string][]string{
+		"as far":  {"5", "6", "7"},
+		"farther": {"5", "6", "7", "8", "9"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			x := newExternal(t)
+			x.start()
+			s := readyStore(t, Options{URL: x.url()})
+			var got []string
+			f := &follower{control: s.Control(), apply: func(_ context.Context, _ uint64, data []byte) { got = append(got, string(data)) }}
+			check := func() {
+				t.Helper()
+				if err := f.check(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			appendTo(t, s, time.Hour, "1")
+			x.stop()
+			backup := copyDir(t, x.options.StoreDir)
+			x.start()
+			appendTo(t, s, time.Hour, "2", "3", "4")
+			check()
+			x.stop()
+			x.options.StoreDir = backup
+			x.start()
+			if last := appendTo(t, s, time.Hour, after...); last != uint64(1+len(after)) {
+				t.Fatalf("the log was not set back: sequence %d", last)
+			}
+			check()
+			for _, entry := range after {
+				if !slices.Contains(got, entry) {
+					t.Errorf("got %q, without %q", got, entry)
+				}
+			}
+			before := len(got)
+			check()
+			if len(got) != before {
+				t.Errorf("again %q", got[before:])
+			}
+		})
+	}
+}
+
+// An entry that is republished with a number that another had is of a log that was set
+// back; one that is late is not.
+func TestARepublishedNumberThatAnotherEntryHad(t *testing.T) {
+	t.Parallel()
+	f := &follower{
+		control: &Control{store: &Store{logger: testLogger(t)}},
+		apply:   func(context.Context, uint64, []byte) {},
+	}
+	now := time.Now()
+	for sequence := uint64(1); sequence <= 3; sequence++ {
+		f.done(t.Context(), logged{sequence: sequence, stored: now.Add(time.Duration(sequence) * time.Second)})
+	}
+	republished := func(sequence int, stored time.Time) *nats.Msg {
+		return &nats.Msg{Header: nats.Header{
+			headerSequence: {strconv.Itoa(sequence)}, headerLastSequence: {strconv.Itoa(sequence - 1)}, headerTimestamp: {stored.Format(time.RFC3339Nano)},
+		}}
+	}
+	if !f.take(t.Context(), republished(2, now.Add(2*time.Second))) || f.applied != 3 {
+		t.Errorf("a late entry: applied %d", f.applied)
+	}
+	if f.take(t.Context(), republished(2, now.Add(time.Minute))) || f.applied != 0 {
+		t.Errorf("a number that another had: applied %d, want the log to be read from the start", f.applied)
+	}
+}
+
 // A log that was deleted is made anew, and followed.
 func TestControlLogThatWasDeleted(t *testing.T) {
 	t.Parallel()

@@ -86,7 +86,8 @@ func (c *Control) Follow(ctx context.Context, apply applying, caughtUp func()) e
 type follower struct {
 	control *Control
 	apply   applying
-	reached bool // the end of the log, at least once
+	reached bool         // the end of the log, at least once
+	told    controlPlace // at the last check, after which everything was applied
 
 	applied uint64    // the last entry, as the stream numbers it
 	time    time.Time // when that was stored
@@ -98,8 +99,14 @@ type follower struct {
 // is missing before it.
 func (f *follower) take(ctx context.Context, m *nats.Msg) bool {
 	e, err := entryOf(m)
-	if err != nil || e.sequence <= f.applied {
-		return true // nobody else writes there; or it has been read
+	switch {
+	case err != nil: // nobody else writes there
+		return true
+	case f.another(e):
+		f.again(e.sequence)
+		return false
+	case e.sequence <= f.applied: // it has been read
+		return true
 	}
 	previous, err := strconv.ParseUint(last(m.Header, headerLastSequence), 10, 64)
 	if err != nil || previous > f.applied {
@@ -132,10 +139,15 @@ func (f *follower) check(ctx context.Context) error {
 	if err := f.judge(told, time.Now()); err != nil {
 		return err
 	}
+	if !told.same(f.told) {
+		if err := f.recognize(ctx, nc); err != nil {
+			return err
+		}
+	}
 	for f.applied < told.last && ctx.Err() == nil {
 		entries, err := f.read(ctx)
 		if err == nil && entries == nil { // the end, or a replica that is behind
-			entries, err = f.next(ctx, nc)
+			entries, err = f.next(ctx, nc, f.applied+1)
 		}
 		if err != nil {
 			return err
@@ -150,8 +162,35 @@ func (f *follower) check(ctx context.Context) error {
 			f.done(ctx, e)
 		}
 	}
-	f.reached = f.reached || ctx.Err() == nil
+	if ctx.Err() == nil {
+		f.reached, f.told = true, told
+	}
 	return ctx.Err()
+}
+
+// recognize begins from the first entry where another stands in the place of the last one
+// applied: the log was set back, and has grown since to what it was.
+func (f *follower) recognize(ctx context.Context, nc *nats.Conn) error {
+	if f.applied == 0 {
+		return nil
+	}
+	entries, err := f.next(ctx, nc, f.applied)
+	if err == nil && len(entries) > 0 && f.another(entries[0]) { // else it may have expired
+		f.again(entries[0].sequence)
+	}
+	return err
+}
+
+// another tells whether an entry has a number that an earlier one had: what was applied
+// under it was not stored later than f.time.
+func (f *follower) another(e logged) bool { return e.sequence <= f.applied && e.stored.After(f.time) }
+
+// again begins from the first entry of a log that now ends at last, or goes on from there.
+func (f *follower) again(last uint64) {
+	if f.applied > 0 {
+		f.control.store.logger.Error("the control log was set back or made anew: commands may be lost", "known", f.applied, "last", last)
+	}
+	f.applied, f.doubted = 0, time.Time{}
 }
 
 // judge begins from the first entry where the log is not the one that was followed.
@@ -168,10 +207,8 @@ func (f *follower) judge(told controlPlace, now time.Time) error {
 	case now.Sub(f.doubted) < doubtFor:
 		return errDoubt
 	}
-	if f.applied > 0 {
-		f.control.store.logger.Error("the control log was set back or made anew: commands may be lost", "known", f.applied, "last", told.last)
-	}
-	f.created, f.applied, f.doubted = told.created, 0, time.Time{}
+	f.again(told.last)
+	f.created = told.created
 	return nil
 }
 
@@ -186,12 +223,12 @@ func (f *follower) read(ctx context.Context) (entries []logged, err error) {
 	return entries, err
 }
 
-// next asks the leader, which is never behind, for the one that follows.
-func (f *follower) next(ctx context.Context, nc *nats.Conn) ([]logged, error) {
+// next asks the leader, which is never behind, for the first entry from a number on.
+func (f *follower) next(ctx context.Context, nc *nats.Conn, from uint64) ([]logged, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	reply, err := nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.GET."+controlStream,
-		fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, f.applied+1, subjectControlLog))
+		fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, from, subjectControlLog))
 	if err != nil {
 		return nil, err
 	}
@@ -230,6 +267,11 @@ func entryOf(m *nats.Msg) (logged, error) {
 type controlPlace struct {
 	created time.Time
 	last    uint64
+	time    time.Time // when that was stored
+}
+
+func (p controlPlace) same(other controlPlace) bool {
+	return p.created.Equal(other.created) && p.last == other.last && p.time.Equal(other.time)
 }
 
 // controlStanding asks the leader of the log's stream, or returns errNotLed or
@@ -243,7 +285,8 @@ func controlStanding(ctx context.Context, nc *nats.Conn) (controlPlace, error) {
 		Error   *jetstream.APIError `json:"error"`
 		Created time.Time           `json:"created"`
 		State   struct {
-			LastSeq uint64 `json:"last_seq"`
+			LastSeq  uint64    `json:"last_seq"`
+			LastTime time.Time `json:"last_ts"`
 		} `json:"state"`
 		Cluster *quorum `json:"cluster"`
 	}
@@ -253,5 +296,5 @@ func controlStanding(ctx context.Context, nc *nats.Conn) (controlPlace, error) {
 	if info.Error != nil {
 		return controlPlace{}, info.Error
 	}
-	return controlPlace{created: info.Created, last: info.State.LastSeq}, info.Cluster.check()
+	return controlPlace{created: info.Created, last: info.State.LastSeq, time: info.State.LastTime}, info.Cluster.check()
 }
