@@ -67,7 +67,7 @@ func newKeySet(i Issuer) *keySet {
 
 // same tells whether what was fetched for one issuer is good for another.
 func (s *keySet) same(other *keySet) bool {
-	return s.issuer == other.issuer && s.url == other.url && s.every == other.every
+	return s.issuer == other.issuer && s.url == other.url
 }
 
 // ErrKeysAwaited is the cause of an error of Verify that could be none after a wait,

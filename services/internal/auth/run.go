@@ -102,8 +102,13 @@ func (v *Verifier) replace(next table) {
 	known := v.table.Load().keySets()
 	for _, i := range next {
 		for set := range known {
-			if own, ok := i.keys.(*keySet); ok && own.same(set) {
+			own, ok := i.keys.(*keySet)
+			switch {
+			case !ok || !own.same(set):
+			case own.every == set.every:
 				i.keys = set
+			default: // fetched at other intervals, which are another run's
+				own.published.Store(set.published.Load())
 			}
 		}
 	}

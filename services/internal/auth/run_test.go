@@ -129,6 +129,19 @@ func TestReplace(t *testing.T) {
 			t.Errorf("%d fetches, want those of an issuer that stayed to be kept", n)
 		}
 
+		often := sso
+		often.JWKSRefresh = time.Minute
+		if err := auth.Replace([]auth.Issuer{main, often, callers}, v, ofCallers); err != nil {
+			t.Fatal(err)
+		}
+		wantGood(t, v, es256(t, "sso", a, "a")) // the keys are no others for being fetched more often
+		before := at.fetches()
+		pass(10 * time.Minute)
+		if n := at.fetches() - before; n < 8 {
+			t.Errorf("%d fetches in ten minutes, want one a minute", n)
+		}
+		wantGood(t, v, es256(t, "sso", a, "a"))
+
 		moved := sso
 		moved.JWKSURL = "https://elsewhere.example/keys"
 		if err := auth.Replace([]auth.Issuer{moved}, v, ofCallers); err != nil {
@@ -140,7 +153,7 @@ func TestReplace(t *testing.T) {
 		}
 		_, err = v.Verify(t.Context(), byMain)
 		wantReason(t, err, fault.TokenIssuerUnknown, "")
-		before := at.fetches()
+		before = at.fetches()
 		pass(time.Hour)
 		for _, address := range at.fetched[before:] {
 			if address != moved.JWKSURL {
