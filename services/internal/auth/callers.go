@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -201,8 +202,12 @@ func (c *Callers) Known(identity Identity) error {
 
 // OfCertificate returns the caller that a client certificate names by a URI or a DNS
 // name. That the certificate is good, and its holder has the key, the TLS server must
-// have checked. The error is a *fault.Error, CALLER_UNKNOWN.
+// have checked when the connection began. The error is a *fault.Error, CALLER_UNKNOWN, or
+// TOKEN_EXPIRED of a certificate that has expired since.
 func (c *Callers) OfCertificate(certificate *x509.Certificate) (Identity, error) {
+	if time.Now().After(certificate.NotAfter) {
+		return Identity{}, fault.New(fault.TokenExpired, "", "the client certificate expired at %s", certificate.NotAfter.UTC().Format(time.RFC3339))
+	}
 	b := c.book.Load()
 	names := slices.Clone(certificate.DNSNames)
 	for _, uri := range certificate.URIs {

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
@@ -204,6 +205,27 @@ func TestCallersByCertificate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A connection may outlive the certificate with which it began: its calls do not.
+func TestACertificateThatExpiresWhileConnected(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		callers, err := auth.NewCallers([]auth.Caller{{Name: "audit", Certificate: "audit.example"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificate := &x509.Certificate{DNSNames: []string{"audit.example"}, NotAfter: time.Now().Add(time.Hour)}
+		if _, err := callers.OfCertificate(certificate); err != nil {
+			t.Error(err)
+		}
+		pass(time.Hour + time.Second)
+		_, err = callers.OfCertificate(certificate)
+		wantCallerError(t, err, fault.TokenExpired)
+		if !strings.Contains(err.Error(), "the client certificate expired at 2000-01-01T01:00:00Z") {
+			t.Error(err)
+		}
+	})
 }
 
 // Control methods and the channels they may name are given one by one, and by nothing
