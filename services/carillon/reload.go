@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -35,31 +34,33 @@ func (p *process) watchConfiguration(context.Context) error {
 }
 
 // reload takes what can change while the process runs from a configuration that has been
-// checked, and names the rest. Its error is about what stays as it was.
+// checked, and names the rest; with an error it has taken nothing. What can fail though it
+// was checked, because it reads secrets, comes first.
 func (p *process) reload(before, now *config.Config) error {
 	changed := config.Differences(before, now)
-	var applied []string
-	var errs []error
-	apply := func(what string, of func(path string) bool, replace func() error) (ok bool) {
-		if !slices.ContainsFunc(changed, of) {
-			return true
-		}
-		if err := replace(); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", what, err))
-			return false
-		}
-		applied = append(applied, what)
-		return true
-	}
 	issuers := func(path string) bool { return path == "auth.issuers" }
-	if apply("issuers", issuers, func() error { return auth.Replace(now.Auth.Issuers, p.clientTokens, p.callerTokens) }) {
+	var applied []string
+	for _, part := range []struct {
+		what    string
+		of      func(path string) bool
+		replace func() error
+	}{
+		{"issuers", issuers, func() error { return auth.Replace(now.Auth.Issuers, p.clientTokens, p.callerTokens) }},
 		// Callers are known by the names of issuers, so they follow them.
-		apply("callers", func(path string) bool { return path == "callers" || issuers(path) }, func() error {
+		{"callers", func(path string) bool { return path == "callers" || issuers(path) }, func() error {
 			return p.callers.Replace(now.Callers, now.Auth.Issuers...)
-		})
-	}
-	if p.authority != nil {
-		apply("rules", decidesAnything, func() error { return p.authority.Replace(namespace.NewSet(now.Namespaces)) })
+		}},
+		{"rules", func(path string) bool { return p.authority != nil && decidesAnything(path) }, func() error {
+			return p.authority.Replace(namespace.NewSet(now.Namespaces))
+		}},
+	} {
+		if !slices.ContainsFunc(changed, part.of) {
+			continue
+		}
+		if err := part.replace(); err != nil {
+			return fmt.Errorf("%s: %w", part.what, err)
+		}
+		applied = append(applied, part.what)
 	}
 	if len(applied) > 0 {
 		p.logger.Info("the configuration has changed", "applied", applied)
@@ -67,7 +68,7 @@ func (p *process) reload(before, now *config.Config) error {
 	if rest := config.NeedRestart(p.command, config.Differences(p.config, now)); len(rest) > 0 {
 		p.logger.Warn("the configuration has changed in options that need a restart", "options", rest)
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // decidesAnything tells whether rules depend on what a path names.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -24,6 +25,7 @@ import (
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/presence"
 )
 
 // patience is how long anything may take.
@@ -289,6 +291,52 @@ func TestAnAuthorizationServiceOfOnesOwnDecides(t *testing.T) {
 	}
 	if identity, err := key.Verify(t.Context(), <-service.shown); err != nil || identity.Kind != auth.ForRoles {
 		t.Errorf("it was shown the credential of %+v, %v", identity, err)
+	}
+}
+
+// Where the issuers cannot be taken, because a secret went away after the check, nothing
+// else is: the file may be put back, and then the watch has nothing to tell.
+func TestAReloadIsTakenWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	secret := testSecret
+	getenv := func(string) string { return secret }
+	load := func(text string) *config.Config {
+		t.Helper()
+		loaded, err := config.Load(&config.Flags{File: writeFile(t, text)}, config.Serve, testSecrets, checkRules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return loaded
+	}
+	before := load(fmt.Sprintf(servedConfig, "true"))
+	now := load(strings.Replace(fmt.Sprintf(servedConfig, "false"), "name: services,", "name: backends,", 1))
+	p := newProcess(config.Serve, before, &config.Flags{}, environment{getenv: getenv}, slog.New(slog.DiscardHandler))
+	if err := p.loadKeys(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if p.authority, err = presence.New(presence.Options{Namespaces: p.namespaces, Callers: p.callers, Logger: p.logger}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.authority.Close)
+	t.Cleanup(func() {
+		stopped, stop := context.WithCancel(t.Context())
+		stop()
+		if err := p.parts.Wait(stopped, patience, func() {}); err != nil {
+			t.Error(err)
+		}
+	})
+	version := p.authority.Version()
+	secret = ""
+	if err := p.reload(before, now); err == nil || !strings.Contains(err.Error(), "SECRET") {
+		t.Errorf("reload = %v", err)
+	}
+	if p.authority.Version() != version {
+		t.Error("the rules were taken, the issuers not")
+	}
+	secret = testSecret
+	if err := p.reload(before, now); err != nil || p.authority.Version() == version {
+		t.Errorf("reload = %v, of the rules %t", err, p.authority.Version() != version)
 	}
 }
 

@@ -27,8 +27,8 @@ type Watch struct {
 	Ask    <-chan os.Signal
 	Logger *slog.Logger
 	// Changed is told of a configuration without problems that differs from the one
-	// before, one at a time. If it returns an error it is told of it once more at the
-	// next load.
+	// before, one at a time. With an error it has taken nothing, and is told of it once
+	// more at the next load.
 	Changed func(before, now *Config) error
 }
 
@@ -76,7 +76,7 @@ func (w *Watch) load(quiet bool) {
 		w.Logger.Error("the configuration cannot be loaded; the one before holds", "error", err)
 	case !reflect.DeepEqual(now, w.Current):
 		if err := w.Changed(w.Current, now); err != nil {
-			w.Logger.Error("the configuration has changed, and not all of it can be taken; SIGHUP tries again", "error", err)
+			w.Logger.Error("the configuration has changed and cannot be taken; the one before holds, and SIGHUP tries again", "error", err)
 			return
 		}
 		w.Current = now

@@ -204,7 +204,7 @@ func TestAChangeThatIsNotTakenIsToldAgain(t *testing.T) {
 		}
 		refuse(errors.New("the secret is not there"))
 		w.write("third")
-		w.want([]string{"second to third"}, `level=ERROR msg="the configuration has changed, and not all of it can be taken; SIGHUP tries again" error="the secret is not there"`)
+		w.want([]string{"second to third"}, `level=ERROR msg="the configuration has changed and cannot be taken; the one before holds, and SIGHUP tries again" error="the secret is not there"`)
 		refuse(nil)
 		w.want(nil)
 		w.ask <- syscall.SIGHUP
