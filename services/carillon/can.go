@@ -174,6 +174,9 @@ func (a answer) caller(who auth.Identity, action policy.Action, wanted channel.N
 			return a.print(false, a.at("caller", fmt.Sprintf("callers[%d]", i)), fmt.Sprintf("  which is not known by the tokens of the issuer %q", who.Issuer))
 		}
 	}
+	if action == policy.Subscribe && !slices.Contains(caller.Control, "SubscribeUser") {
+		return a.print(false, a.at("caller", fmt.Sprintf("callers[%d]", i)), "  whose control does not have SubscribeUser")
+	}
 	patterns := map[policy.Action][]string{
 		policy.Subscribe: caller.Subscribe, policy.Publish: caller.Publish, policy.Presence: caller.Presence, policy.History: caller.History,
 	}[action]
@@ -195,6 +198,9 @@ func (a answer) user(q policy.Question) error {
 	}
 	if owner, _ := q.Channel.InboxOwner(); owner == q.User && (q.Action == policy.Subscribe || q.Action == policy.History) {
 		return a.print(true, "  it is the user's own inbox, which wants no rule")
+	}
+	if len(a.config.Authorization.Addresses) > 0 {
+		return usageError{errors.New("authorization.addresses: the service there decides what users may do, not the rules; ask that")}
 	}
 	rules, problems := policy.Compile(a.config.Namespaces)
 	if len(problems) > 0 {

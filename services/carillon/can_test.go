@@ -117,6 +117,39 @@ func TestCan(t *testing.T) {
 	}
 }
 
+// To subscribe users a caller needs the method as well as the channel.
+func TestCanSubscribeUsers(t *testing.T) {
+	t.Parallel()
+	for control, want := range map[string]string{
+		"SubscribeUser":   "allowed\n  pattern: callers[0].subscribe[0] (carillon.yaml:7)\n  which is: chat.{room}\n",
+		"UnsubscribeUser": "denied\n  caller: callers[0] (carillon.yaml:7)\n  whose control does not have SubscribeUser\n",
+	} {
+		file := writeFile(t, strings.Replace(canConfig, "issuer: services, publish:", "issuer: services, control: ["+control+`], subscribe: ["chat.{room}"], publish:`, 1))
+		out, err := runCommand(t, map[string]string{"SECRET": testSecret}, "can", "--config", file, "--service=billing", "--subscribe=chat.x")
+		if out != want || errors.Is(err, errDenied) != strings.HasPrefix(want, "denied") {
+			t.Errorf("%s: %v\n%s\nwant\n%s", control, err, out, want)
+		}
+	}
+}
+
+// Where another service decides, the rules have no answer.
+func TestCanWhereAnotherServiceDecides(t *testing.T) {
+	t.Parallel()
+	file := writeFile(t, canConfig+"authorization: {addresses: [\"authz:9000\"]}\n")
+	can := func(args ...string) (string, error) {
+		return runCommand(t, map[string]string{"SECRET": testSecret}, append([]string{"can", "--config", file}, args...)...)
+	}
+	out, err := can("--user=ann", "--subscribe=chat.news")
+	if out != "" || exitStatus(err, io.Discard) != exitUsage || !strings.Contains(err.Error(), "authorization.addresses: ") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for who, what := range map[string]string{"--user=ann": "--subscribe=user.ann", "--service=billing": "--publish=user.ann"} { // which it is not asked
+		if out, err := can(who, what); err != nil || !strings.HasPrefix(out, "allowed\n") {
+			t.Errorf("%s: %v\n%s", who, err, out)
+		}
+	}
+}
+
 // Without a configuration the rules of dev answer, and its keys.
 func TestCanInDev(t *testing.T) {
 	t.Parallel()
