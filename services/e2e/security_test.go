@@ -89,13 +89,13 @@ func testSpoofedByHeader(t *testing.T, f *fortress) {
 	})
 	c.say(t, "connect", map[string]any{})
 	reply := c.say(t, "publish", map[string]any{
-		"channel": channel, "data": "hello", "publisher": "alice", "offset": 1, "time": 1,
+		"channel": channel, "data": "hello", "publisher": "alice", "offset": 7777, "time": 1,
 		"headers": map[string]string{"Nats-Sequence": "1", "Carillon-Publisher": "alice"},
 	})
 	if reply["published"] == nil {
 		t.Fatalf("%s", reply)
 	}
-	if m := reader.message(t, channel); m.GetPublisher() != "mallory" || m.GetOffset() == 1 || len(m.GetHeaders()) != 0 || m.GetTime().AsTime().Unix() < 1_000_000 {
+	if m := reader.message(t, channel); m.GetPublisher() != "mallory" || m.GetOffset() == 7777 || len(m.GetHeaders()) != 0 || m.GetTime().AsTime().Unix() < 1_000_000 {
 		t.Errorf("delivered %v", m)
 	}
 	if log := f.edgeLog(0).stderr.text(); strings.Contains(log, "203.0.113.7") {

@@ -70,7 +70,8 @@ const (
 	// Throttle does not read the connection until there is room, for up to maxThrottle;
 	// what would have to wait for longer is refused.
 	Throttle RateExceeded = "throttle"
-	// Disconnect closes the connection.
+	// Disconnect closes the connection that exceeds a rate of its own; what is short of a
+	// shared one is refused.
 	Disconnect RateExceeded = "disconnect"
 )
 
@@ -126,7 +127,7 @@ func (s *session) pay(command frame.Command, size int) (refusal *fault.Error, fa
 			continue
 		}
 		s.edge.metrics.limited(p.name())
-		if s.edge.options.Limits.RateExceeded == Disconnect {
+		if s.edge.options.Limits.RateExceeded == Disconnect && p.own {
 			return p.refusal(now), true
 		}
 		return p.refusal(now), p.own && s.refuseOnceMore()

@@ -184,12 +184,11 @@ func shared[T any](s *Store, ask func(context.Context) (T, error)) *coalesced[T]
 // Ready returns nil when messages can be published and, with a receiver, listened
 // to; else one line for each thing that is missing, joined.
 func (s *Store) Ready() error {
-	var missing []error
-	if err := s.publisher.problem(); err != nil {
-		missing = append(missing, err)
-	} else if err := s.subscriber.problem(); err != nil {
-		missing = append(missing, err)
+	away := s.publisher.problem()
+	if away == nil {
+		away = s.subscriber.problem()
 	}
+	var missing []error
 	for _, g := range s.groups {
 		for _, p := range g.partitions {
 			if err := p.problem(); err != nil {
@@ -203,7 +202,7 @@ func (s *Store) Ready() error {
 	slices.SortStableFunc(missing, func(a, b error) int {
 		return strings.Compare(a.Error(), b.Error())
 	})
-	return errors.Join(missing...)
+	return errors.Join(append([]error{away}, missing...)...) // what it all comes from first
 }
 
 // begin enters an operation, which the context that it returns bounds; the caller must
