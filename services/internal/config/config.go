@@ -76,7 +76,7 @@ type Edge struct {
 	PingRate                    PingRate        `yaml:"ping_rate" help:"Token bucket of one connection's pings, of WebSocket and the protocol's; a connection that has more is read more slowly."`
 	UserRate                    SharedRate      `yaml:"user_rate" help:"Token bucket that all connections of a user share."`
 	AddressRate                 SharedRate      `yaml:"address_rate" help:"Token bucket that all connections of an address share, or of one /64 of IPv6."`
-	RateExceeded                string          `yaml:"rate_exceeded" default:"refuse" enum:"refuse,throttle,disconnect" help:"What a command meets that finds a bucket empty: refuse (RATE_LIMITED; 100 in 60s close 1008), throttle (the connection is not read until there is room) or disconnect (close 1008)."`
+	RateExceeded                string          `yaml:"rate_exceeded" default:"refuse" enum:"refuse,throttle,disconnect" help:"What a command meets that finds a bucket empty: refuse (RATE_LIMITED; 100 in 60s close 1008), throttle (the connection is not read until there is room) or disconnect (close 1008, where the bucket is its own)."`
 	ConnectTimeout              time.Duration   `yaml:"connect_timeout" default:"5s" min:"10ms" max:"10m" help:"Time in which a client must send connect, or be closed 4408."`
 	PingInterval                time.Duration   `yaml:"ping_interval" default:"25s" min:"10ms" max:"1h" help:"Time between pings of the server."`
 	PongTimeout                 time.Duration   `yaml:"pong_timeout" default:"10s" min:"10ms" max:"1h" help:"Time in which a client must answer a ping, or be closed 4408."`
