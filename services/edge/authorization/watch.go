@@ -19,13 +19,17 @@ import (
 const (
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 2 * time.Second
+	// silentPause is how long a replica is left alone that does not tell. A proxy may have
+	// said so for it (an HTTP 404 is UNIMPLEMENTED too), or it is about to be updated.
+	silentPause = time.Minute
 )
 
 // Watch follows the rules of every replica of the service, each by a stream over a
 // connection of its own, until ctx ends; conns are by address, for the log. When a
 // replica tells other rules than before, or its first, everything that was remembered
 // is forgotten and changed is called, which must be safe for concurrent use and not
-// block. A replica without WatchPolicy is not watched: there answers end by expiring.
+// block. Of a replica without WatchPolicy answers end by expiring; it is asked for it
+// again each minute.
 func (c *Client) Watch(ctx context.Context, conns map[string]grpc.ClientConnInterface, logger *slog.Logger, changed func()) {
 	var watching sync.WaitGroup
 	for address, conn := range conns {
@@ -49,6 +53,7 @@ type watcher struct {
 	changed func()
 	told    bool   // whether a version was told yet
 	version string // the last
+	silent  bool   // there was no WatchPolicy the last time
 }
 
 // run opens one stream after the other.
@@ -57,22 +62,21 @@ func (w *watcher) run(ctx context.Context) {
 	for {
 		started := time.Now()
 		err := w.follow(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case status.Code(err) == codes.Unimplemented:
-			w.logger.Info("the authorization service does not tell when its rules change; answers are kept for as long as it says")
-			return
-		case time.Since(started) >= maxBackoff:
+		}
+		if time.Since(started) >= maxBackoff {
 			failures = 0
 		}
-		level := slog.LevelDebug
-		if failures == 0 { // once an outage
-			level = slog.LevelWarn
+		wait := minBackoff + rand.N(min(minBackoff<<min(failures, 10), maxBackoff))
+		if status.Code(err) == codes.Unimplemented {
+			w.noteSilence()
+			wait = silentPause
+		} else {
+			w.noteEnd(err, failures == 0)
 		}
-		w.logger.Log(ctx, level, "the authorization service is not watched: the stream ended", "error", err)
-		pause := time.NewTimer(minBackoff + rand.N(min(minBackoff<<min(failures, 10), maxBackoff)))
 		failures++
+		pause := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			pause.Stop()
@@ -80,6 +84,24 @@ func (w *watcher) run(ctx context.Context) {
 		case <-pause.C:
 		}
 	}
+}
+
+// noteSilence logs once that a replica does not tell.
+func (w *watcher) noteSilence() {
+	if !w.silent {
+		w.logger.Info("the authorization service does not tell when its rules change; answers are kept for as long as it says")
+	}
+	w.silent = true
+}
+
+// noteEnd logs that a stream has ended, loudly once an outage.
+func (w *watcher) noteEnd(err error, first bool) {
+	w.silent = false
+	level := slog.LevelDebug
+	if first {
+		level = slog.LevelWarn
+	}
+	w.logger.Log(context.Background(), level, "the authorization service is not watched: the stream ended", "error", err)
 }
 
 // follow reads one stream to its end.

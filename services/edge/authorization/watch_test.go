@@ -179,8 +179,7 @@ func TestAnAnswerFromBeforeAChangeIsNotKept(t *testing.T) {
 	})
 }
 
-// A service of somebody's own need not tell of changes: it is asked once and then not
-// watched.
+// A service of somebody's own need not tell of changes: then it is hardly asked to.
 func TestAServiceThatDoesNotTell(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -188,11 +187,34 @@ func TestAServiceThatDoesNotTell(t *testing.T) {
 		counted := &counting{ClientConnInterface: dial(t, s)}
 		c := New(counted)
 		changes := watching(t, c, map[string]grpc.ClientConnInterface{"a": counted})
-		time.Sleep(time.Minute)
-		if counted.streams.Load() != 1 || len(changes) != 0 {
-			t.Fatalf("%d streams, %d changes", counted.streams.Load(), len(changes))
+		time.Sleep(time.Hour)
+		if n := counted.streams.Load(); n < 1 || n > 61 || len(changes) != 0 {
+			t.Fatalf("%d streams, %d changes", n, len(changes))
 		}
 		wantAllowed(t, c, subject("ann", "chat.a"), subscribe("chat.a"), true)
+	})
+}
+
+// A proxy that does not know the way for a moment does not end the watching.
+func TestAServiceThatTellsLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &replica{versions: make(chan string), allowed: true}
+		counted := &counting{ClientConnInterface: dial(t, s)}
+		counted.refuse.Store(int32(codes.Unimplemented))
+		c := New(counted)
+		changes := watching(t, c, map[string]grpc.ClientConnInterface{"a": counted})
+		time.Sleep(10 * time.Second)
+		counted.refuse.Store(0)
+		wantAllowed(t, c, subject("ann"), subscribe("chat.a"), true)
+		s.set(false, nil, nil)
+		select {
+		case s.versions <- "1":
+		case <-time.After(time.Hour):
+			t.Fatal("it is not watched")
+		}
+		<-changes
+		wantAllowed(t, c, subject("ann"), subscribe("chat.a"), false)
 	})
 }
 
@@ -200,7 +222,8 @@ func TestAServiceThatDoesNotTell(t *testing.T) {
 func TestAnAbsentReplicaIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		counted := &counting{ClientConnInterface: dial(t, &replica{}), refuse: true}
+		counted := &counting{ClientConnInterface: dial(t, &replica{})}
+		counted.refuse.Store(int32(codes.Unavailable))
 		watching(t, New(counted), map[string]grpc.ClientConnInterface{"a": counted})
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -213,14 +236,14 @@ func TestAnAbsentReplicaIsTriedAgain(t *testing.T) {
 // counting counts the streams that are opened.
 type counting struct {
 	grpc.ClientConnInterface
-	refuse  bool
+	refuse  atomic.Int32 // a code; 0: none
 	streams atomic.Int64
 }
 
 func (c *counting) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	c.streams.Add(1)
-	if c.refuse {
-		return nil, status.Error(codes.Unavailable, "refused")
+	if code := c.refuse.Load(); code != 0 {
+		return nil, status.Error(codes.Code(code), "refused")
 	}
 	return c.ClientConnInterface.NewStream(ctx, desc, method, opts...)
 }
