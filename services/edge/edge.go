@@ -112,7 +112,7 @@ type Edge struct {
 	revocations *revocations
 	rechecks    *rechecks
 	refusals    *refusals
-	decoding    sync.Mutex     // of a large frame
+	toil        toil
 	goroutines  sync.WaitGroup // readers, workers and writers of sessions, and handshakes
 
 	context context.Context // of commands; ends when the edge has drained, or that takes long
@@ -127,7 +127,7 @@ type Edge struct {
 func New(options Options) (*Edge, error) {
 	e := &Edge{
 		options: options, codecs: newCodecs(), sessions: map[*session]struct{}{},
-		index: newIndex(), revocations: newRevocations(options.Logger), rechecks: newRechecks(), refusals: newRefusals(),
+		index: newIndex(), revocations: newRevocations(options.Logger), rechecks: newRechecks(), refusals: newRefusals(), toil: newToil(),
 	}
 	if e.options.Ready == nil {
 		e.options.Ready = func(context.Context) error { return nil }

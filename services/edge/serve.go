@@ -40,6 +40,7 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 		ConnContext: e.gate.accepted, ConnState: e.gate.handshakes.changed,
 		ErrorLog: lifecycle.ErrorLog(e.options.Logger),
 	}
+	listener = newPaced(listener)
 	if e.options.TLS != nil {
 		listener = tls.NewListener(listener, e.options.TLS)
 	}

@@ -145,18 +145,14 @@ func (s *session) decode(text bool) (command frame.Command, size int, err error)
 	if text != s.codec.Text() {
 		return frame.Command{}, 0, fault.New(fault.FrameMalformed, "", "%s wants %s messages", s.codec.Subprotocol(), kindName(s.codec.Text()))
 	}
+	decode := func() { command, err = s.codec.Decode(b.Bytes()) }
 	if b.Len() > largeFrame {
-		s.edge.decoding.Lock()
-		defer s.edge.decoding.Unlock()
+		s.edge.toil.do(decode)
+	} else {
+		decode()
 	}
-	command, err = s.codec.Decode(b.Bytes())
 	return command, b.Len(), err
 }
-
-// largeFrame is the size beyond which frames are decoded one at a time: 64 KiB of JSON
-// take a millisecond, during which those who send small ones would wait for everybody
-// who sends large ones.
-const largeFrame = 4 << 10
 
 // cutOff tells a client why nothing more is read of it, if that is its own doing, and
 // returns the error.
