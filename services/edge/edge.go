@@ -112,7 +112,8 @@ type Edge struct {
 	revocations *revocations
 	rechecks    *rechecks
 	refusals    *refusals
-	toil        toil
+	toil        toil           // of large frames
+	reads       toils          // of history, by partition
 	goroutines  sync.WaitGroup // readers, workers and writers of sessions, and handshakes
 
 	context context.Context // of commands; ends when the edge has drained, or that takes long

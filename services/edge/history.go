@@ -33,9 +33,16 @@ func (s *session) history(ctx context.Context, h frame.History) (frame.Event, er
 	if limit == 0 {
 		limit = defaultHistory
 	}
-	page, err := history.Read(ctx, s.edge.hub.broker, history.Query{
+	query := history.Query{
 		Channel: name, After: h.After, Before: h.Before, Limit: limit, MaxBytes: historyBytes, NewestFirst: h.NewestFirst,
+	}
+	var page history.Page
+	done := s.edge.reads.of(s.edge.hub.broker.Partition(name)).do(ctx, func() {
+		page, err = history.Read(ctx, s.edge.hub.broker, query)
 	})
+	if !done {
+		return nil, fault.Unavailable(fault.StoreUnavailable, ctx.Err(), "too many ask for messages of the past")
+	}
 	if err != nil {
 		return nil, err
 	}

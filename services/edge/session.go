@@ -147,7 +147,7 @@ func (s *session) decode(text bool) (command frame.Command, size int, err error)
 	}
 	decode := func() { command, err = s.codec.Decode(b.Bytes()) }
 	if b.Len() > largeFrame {
-		s.edge.toil.do(decode)
+		s.edge.toil.do(context.Background(), decode)
 	} else {
 		decode()
 	}

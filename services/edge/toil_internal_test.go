@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"net"
 	"runtime"
 	"sync"
@@ -17,7 +18,7 @@ func TestToilLeavesHalf(t *testing.T) {
 		began := time.Now()
 		var wait sync.WaitGroup
 		for range 10 * cap(slots) {
-			wait.Go(func() { slots.do(func() { time.Sleep(time.Millisecond) }) })
+			wait.Go(func() { slots.do(t.Context(), func() { time.Sleep(time.Millisecond) }) })
 		}
 		wait.Wait()
 		if took := time.Since(began); took != 19*time.Millisecond { // nine times two, and the last
@@ -47,5 +48,30 @@ func TestACrowdIsLetInOneByOne(t *testing.T) {
 		if took := time.Since(began); took < 99*time.Millisecond || took > 101*time.Millisecond {
 			t.Errorf("400 for each processor took %v, want 100ms", took)
 		}
+	})
+}
+
+// Whoever waits for a turn that does not come gives up, and holds up nobody elsewhere.
+func TestToilIsWaitedForNoLongerThanAsked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var reads toils
+		stuck := make(chan struct{})
+		var wait sync.WaitGroup
+		for range runtime.GOMAXPROCS(0) {
+			wait.Go(func() { reads.of("broken").do(t.Context(), func() { <-stuck }) })
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if reads.of("broken").do(ctx, func() { t.Error("did it") }) {
+			t.Error("says that it was done")
+		}
+		if !reads.of("whole").do(t.Context(), func() {}) {
+			t.Error("another is held up too")
+		}
+		close(stuck)
+		wait.Wait()
+		time.Sleep(maxRest)
 	})
 }
