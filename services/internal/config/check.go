@@ -123,7 +123,7 @@ func (c *Config) checkRequired(r *report, command Command) {
 	}
 	require(len(c.Namespaces) > 0, "namespaces", "at least one is required")
 	if command.has(EdgeRole) {
-		require(c.hasIssuer(auth.ForClients), "auth.issuers", "at least one for clients is required: without it nobody could connect")
+		require(c.hasIssuer(auth.ForClients) || c.Auth.Anonymous.Enabled, "auth.issuers", "at least one for clients is required: without it nobody could connect")
 	}
 	if command.has(PublishRole) || command.has(PresenceRole) {
 		byCertificate := slices.ContainsFunc(c.Callers, func(caller auth.Caller) bool { return caller.Certificate != "" })

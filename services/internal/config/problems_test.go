@@ -121,6 +121,13 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	)
 }
 
+// Where anybody may come in without a token, no issuer for clients is needed.
+func TestAnonymousNeedsNoIssuer(t *testing.T) {
+	t.Parallel()
+	_, err := process{file: "auth: {anonymous: {enabled: true}}\nnamespaces: [{name: chat, ephemeral: true}]\n", command: config.Serve}.load(t)
+	wantProblems(t, err, "auth.issuers: at least one for callers")
+}
+
 func TestRequired(t *testing.T) {
 	t.Parallel()
 	const (
