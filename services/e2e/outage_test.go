@@ -34,6 +34,18 @@ func (c client) wantRetry(t testing.TB, channel, reason string) {
 	}
 }
 
+// wantNobodyIn wants an edge that has never heard what was revoked to let nobody in.
+func (s *system) wantNobodyIn(t testing.TB, user string) {
+	t.Helper()
+	c, err := carillon.Dial(t.Context(), carillon.Options{URL: "ws://" + s.edges[0] + "/v1/ws", Token: s.token(t, "user", user)})
+	if !refusedAs(err, "UNAVAILABLE", "CONTROL_UNAVAILABLE") {
+		t.Errorf("connect before NATS was ever there: %v, want UNAVAILABLE CONTROL_UNAVAILABLE", err)
+	}
+	if err == nil {
+		_ = c.Close() // the test has failed
+	}
+}
+
 // connectAway connects while there is no store: the client is let in, and is told that
 // neither the channel nor its inbox is followed, and to try again.
 func (s *system) connectAway(t testing.TB, user, channel string) client {
@@ -74,7 +86,7 @@ func TestNATSAway(t *testing.T) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	asking.Go(func() { s.wantUnavailable(t, "chat.away") })
-	early := s.connectAway(t, "early", "chat.away")
+	s.wantNobodyIn(t, "early")
 	asking.Wait()
 	health := func() string {
 		return output(t, program(t, grpcurlProgram), "-plaintext", "-d", `{"service":"carillon.publish.v1.PublishService"}`,
@@ -88,11 +100,7 @@ func TestNATSAway(t *testing.T) {
 	for _, p := range both {
 		p.ready(t)
 	}
-	for _, channel := range []string{"chat.away", "user.early"} {
-		if err := early.subscribe(t, channel); err != nil {
-			t.Fatal(err)
-		}
-	}
+	early := s.connect(t, s.edges[0], "early", "chat.away")
 	s.say(t, s.publishers[0], "chat.away", "NATS is here")
 	early.wantMessage(t, "chat.away", `{"text":"NATS is here"}`)
 	eventually(t, "health", func() error {
@@ -108,12 +116,18 @@ func TestNATSAway(t *testing.T) {
 		p.readiness(t, http.StatusServiceUnavailable, "store: nats: not connected")
 		p.lineAfter(t, &p.stderr, marks[i], `"level":"WARN"`, "disconnected from NATS")
 	}
+	late := s.connectAway(t, "late", "chat.late")
 	startNATS(t, dir, address)
 	for i, p := range both {
 		p.ready(t)
 		p.lineAfter(t, &p.stderr, marks[i], `"level":"INFO"`, "connected to NATS")
 	}
 	early.wantAll(t, "chat.away", s.say(t, s.publishers[0], "chat.away", "NATS is here again"))
+	for _, channel := range []string{"chat.late", "user.late"} {
+		if err := late.subscribe(t, channel); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // wantAll wants each of some messages of a channel, or a gap that covers it.
