@@ -73,11 +73,11 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	limits := &s.edge.options.Limits
 	now := time.Now()
 	s.settle(id)
+	s.connected.Store(true) // before the client hears of it: its next frame may be a ping
 	s.socket.Uncork(s.codec.build(id, frame.Connected{
 		ConnectionID: s.id, UserID: string(s.user), ExpiresAt: identity.ExpiresAt, ServerTime: now,
 		Heartbeat: limits.PingInterval, MaxFrameBytes: limits.MaxFrameBytes, Subscriptions: results,
 	}))
-	s.connected.Store(true)
 	s.remind(s.grant.Load(), now)
 	s.logger.Debug("connected", "user_id", string(s.user), "client", c.ClientName, "client_version", c.ClientVersion)
 	return nil
