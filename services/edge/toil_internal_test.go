@@ -32,7 +32,7 @@ func TestToilLeavesHalf(t *testing.T) {
 // crowd is a listener at which everybody waits already.
 type crowdListener struct{ net.Listener }
 
-func (crowdListener) Accept() (net.Conn, error) { return nil, nil }
+func (crowdListener) Accept() (net.Conn, error) { return &net.TCPConn{}, nil }
 
 func TestACrowdIsLetInOneByOne(t *testing.T) {
 	t.Parallel()
