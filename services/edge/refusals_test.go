@@ -25,6 +25,9 @@ func TestRefusalsAreLogged(t *testing.T) {
 	c.hear("error")
 	c.say(`nonsense`)
 	c.hear("disconnect")
+	if err := w.end(); err != nil { // the line is written once the frame is on its way
+		t.Error(err)
+	}
 	for _, line := range []string{
 		`msg="handshake refused" remote=127.0.0.1:`, `reason=TOKEN_EXPIRED`,
 		`msg="command refused"`, `user_id=alice reason=POLICY_DENIED`,
@@ -45,6 +48,9 @@ func TestAFloodOfRefusalsIsNotLogged(t *testing.T) {
 	for id := 2; id < 1002; id++ {
 		c.say(`{"id":` + strconv.Itoa(id) + `,"subscribe":{"channel":"chat.secret"}}`)
 		c.hear("error")
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
 	}
 	if lines := strings.Count(log.String(), "POLICY_DENIED"); lines < 200 || lines > 900 {
 		t.Errorf("%d lines of 1000 refusals", lines)
