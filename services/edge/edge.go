@@ -62,8 +62,11 @@ type Authorizer interface {
 
 // Roster knows who is in a channel on all edges, and is told who is on this one.
 type Roster interface {
+	Connect(c roster.Connection)
+	Disconnect(connectionID string, heard time.Time)
 	Join(name channel.Name, user channel.User)
-	Leave(name channel.Name, user channel.User)
+	Leave(name channel.Name, user channel.User, held time.Duration)
+	Watch(name channel.Name, told func(roster.Update)) (stop func())
 	Members(ctx context.Context, name channel.Name, limit int) ([]roster.Member, int, error)
 }
 
@@ -91,6 +94,8 @@ type Options struct {
 	// DrainWindow is the time over which a stopping edge spreads its disconnects and
 	// its clients' reconnects.
 	DrainWindow time.Duration
+	// PresenceGrace is how long a user whose connection was lost stays a member.
+	PresenceGrace time.Duration
 	// Console, if not nil, serves every path but /v1/ws.
 	Console http.Handler
 	// LocalOnly refuses requests that do not name this machine in Host.

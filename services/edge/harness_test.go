@@ -79,7 +79,13 @@ func (a *attendance) Join(name channel.Name, user channel.User) {
 	a.present[name][user]++
 }
 
-func (a *attendance) Leave(name channel.Name, user channel.User) {
+func (a *attendance) Connect(roster.Connection) {}
+
+func (a *attendance) Disconnect(string, time.Time) {}
+
+func (a *attendance) Watch(channel.Name, func(roster.Update)) (stop func()) { return func() {} }
+
+func (a *attendance) Leave(name channel.Name, user channel.User, _ time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.present[name][user]--; a.present[name][user] == 0 {

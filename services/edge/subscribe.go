@@ -258,6 +258,6 @@ func (s *session) leave(name channel.Name, sub *subscription) {
 	delete(s.subscriptions, name)
 	s.subscribed.Add(-1)
 	if ns, err := s.edge.options.Namespaces.Of(name); err == nil && ns.Presence {
-		s.edge.options.Roster.Leave(name, s.user)
+		s.edge.options.Roster.Leave(name, s.user, 0)
 	}
 }

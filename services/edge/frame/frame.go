@@ -28,6 +28,9 @@ type Connect struct {
 	Token                     string
 	ClientName, ClientVersion string
 	Subscriptions             []Subscribe
+	// Info is what members of a channel are to see of the user: a JSON text, not checked;
+	// nil: nothing.
+	Info []byte
 }
 
 // Subscribe asks for a channel's messages.
@@ -38,6 +41,8 @@ type Subscribe struct {
 	// Rewind is how many of the latest messages the client wants where Since is nil or
 	// cannot be recovered; nil: none. Not checked.
 	Rewind *int64
+	// Presence asks for PresenceChanged too.
+	Presence bool
 }
 
 // Unsubscribe ends a subscription.
@@ -120,6 +125,17 @@ type Member struct {
 	UserID      string
 	Connections int
 	Since       time.Time
+	Info        string // a compact JSON text, spliced into frames; empty: nothing
+}
+
+// PresenceChanged says who is a member of a channel now and who is not, of those for
+// whom that may have changed. Truncated: both are samples.
+type PresenceChanged struct {
+	Channel   string
+	Joined    []Member
+	Left      []Member // with UserID alone
+	Total     int
+	Truncated bool
 }
 
 // Past answers History.
@@ -166,20 +182,21 @@ type Disconnect struct {
 	ReconnectAfter time.Duration
 }
 
-func (Connected) event()     {}
-func (Subscribed) event()    {}
-func (Unsubscribed) event()  {}
-func (Published) event()     {}
-func (Members) event()       {}
-func (Past) event()          {}
-func (Refreshed) event()     {}
-func (Pong) event()          {}
-func (Refused) event()       {}
-func (Message) event()       {}
-func (Gap) event()           {}
-func (Position) event()      {}
-func (TokenExpiring) event() {}
-func (Disconnect) event()    {}
+func (Connected) event()       {}
+func (Subscribed) event()      {}
+func (Unsubscribed) event()    {}
+func (Published) event()       {}
+func (Members) event()         {}
+func (Past) event()            {}
+func (Refreshed) event()       {}
+func (Pong) event()            {}
+func (Refused) event()         {}
+func (Message) event()         {}
+func (Gap) event()             {}
+func (Position) event()        {}
+func (PresenceChanged) event() {}
+func (TokenExpiring) event()   {}
+func (Disconnect) event()      {}
 
 // Codec writes frames down. Codecs have no state and may be used concurrently.
 type Codec interface {

@@ -31,6 +31,8 @@ var commands = []struct {
 		}}},
 	},
 	{"subscribe", `{"id":2,"subscribe":{"channel":"chat.a"}}`, `{"id":2,"subscribe":{"channel":"chat.a"}}`, frame.Command{ID: 2, Body: frame.Subscribe{Channel: "chat.a"}}},
+	{"subscribe with presence", `{"id":2,"subscribe":{"channel":"chat.a","presence":true}}`, `{"id":2,"subscribe":{"channel":"chat.a","presence":true}}`, frame.Command{ID: 2, Body: frame.Subscribe{Channel: "chat.a", Presence: true}}},
+	{"connect with info", `{"id":1,"connect":{"info":{"name":"A"}}}`, `{"id":1,"connect":{"info":"{\"name\":\"A\"}"}}`, frame.Command{ID: 1, Body: frame.Connect{Info: []byte(`{"name":"A"}`)}}},
 	{"unknown fields are ignored", `{"id":2,"subscribe":{"channel":"chat.a","later":true}}`, `{"id":2,"subscribe":{"channel":"chat.a"}}`, frame.Command{ID: 2, Body: frame.Subscribe{Channel: "chat.a"}}},
 	{"unsubscribe", `{"id":3,"unsubscribe":{"channel":"chat.a"}}`, `{"id":3,"unsubscribe":{"channel":"chat.a"}}`, frame.Command{ID: 3, Body: frame.Unsubscribe{Channel: "chat.a"}}},
 	{
@@ -201,6 +203,22 @@ var events = []struct {
 		`{"id":5,"presence":{"channel":"chat.a","members":[{"userId":"alice","connections":2,"since":1700000000123}],"total":7,"truncated":true}}`,
 		`{"id":"5","presence":{"channel":"chat.a","members":[{"userId":"alice","connections":2,"since":"2023-11-14T22:13:20.123Z"}],"total":7,"truncated":true}}`,
 	},
+	{
+		"presence with info", 5,
+		frame.Members{Channel: "chat.a", Members: []frame.Member{{UserID: "alice", Connections: 0, Since: at, Info: `{"name":"<A>"}`}}, Total: 1},
+		`{"id":5,"presence":{"channel":"chat.a","members":[{"userId":"alice","connections":0,"since":1700000000123,"info":{"name":"<A>"}}],"total":1,"truncated":false}}`,
+		`{"id":"5","presence":{"channel":"chat.a","members":[{"userId":"alice","since":"2023-11-14T22:13:20.123Z","info":"{\"name\":\"<A>\"}"}],"total":1}}`,
+	},
+	{
+		"presence changed", 0,
+		frame.PresenceChanged{
+			Channel: "chat.a", Joined: []frame.Member{{UserID: "alice", Connections: 1, Since: at, Info: "7"}},
+			Left: []frame.Member{{UserID: "bob"}}, Total: 9, Truncated: true,
+		},
+		`{"presenceChanged":{"channel":"chat.a","joined":[{"userId":"alice","connections":1,"since":1700000000123,"info":7}],"left":[{"userId":"bob"}],"total":9,"truncated":true}}`,
+		`{"presenceChanged":{"channel":"chat.a","joined":[{"userId":"alice","connections":1,"since":"2023-11-14T22:13:20.123Z","info":"7"}],"left":[{"userId":"bob"}],"total":9,"truncated":true}}`,
+	},
+	{"presence unchanged", 0, frame.PresenceChanged{Channel: "chat.a"}, `{"presenceChanged":{"channel":"chat.a","joined":[],"left":[],"total":0,"truncated":false}}`, `{"presenceChanged":{"channel":"chat.a"}}`},
 	{"presence of nobody", 5, frame.Members{Channel: "chat.a"}, `{"id":5,"presence":{"channel":"chat.a","members":[],"total":0,"truncated":false}}`, `{"id":"5","presence":{"channel":"chat.a"}}`},
 	{
 		"history", 6,

@@ -24,9 +24,10 @@ func (JSON) Subprotocol() string { return "carillon.v1.json" }
 func (JSON) Text() bool { return true }
 
 type subscribeJSON struct {
-	Channel string        `json:"channel"`
-	Since   *positionJSON `json:"since"`
-	Rewind  *rewindJSON   `json:"rewind"`
+	Channel  string        `json:"channel"`
+	Since    *positionJSON `json:"since"`
+	Rewind   *rewindJSON   `json:"rewind"`
+	Presence bool          `json:"presence"`
 }
 
 type rewindJSON struct {
@@ -53,6 +54,7 @@ type connectJSON struct {
 		Version string `json:"version"`
 	} `json:"client"`
 	Subscriptions []subscribeJSON `json:"subscriptions"`
+	Info          json.RawMessage `json:"info"`
 }
 
 type publishJSON struct {
@@ -112,7 +114,7 @@ func decodeCommand(name string, raw json.RawMessage) any {
 	switch name {
 	case "connect":
 		return decodeAs(name, raw, func(c connectJSON) any {
-			body := Connect{Token: c.Token, ClientName: c.Client.Name, ClientVersion: c.Client.Version}
+			body := Connect{Token: c.Token, ClientName: c.Client.Name, ClientVersion: c.Client.Version, Info: c.Info}
 			for _, s := range c.Subscriptions {
 				body.Subscriptions = append(body.Subscriptions, s.subscribe())
 			}
@@ -156,7 +158,7 @@ func decodeAs[T any](name string, raw json.RawMessage, body func(T) any) any {
 }
 
 func (s subscribeJSON) subscribe() Subscribe {
-	subscribe := Subscribe{Channel: s.Channel, Since: s.Since.position()}
+	subscribe := Subscribe{Channel: s.Channel, Since: s.Since.position(), Presence: s.Presence}
 	if s.Rewind != nil {
 		subscribe.Rewind = &s.Rewind.Count
 	}
@@ -232,9 +234,22 @@ type publishedJSON struct {
 }
 
 type memberJSON struct {
-	UserID      string `json:"userId"`
-	Connections int    `json:"connections"`
-	Since       int64  `json:"since"`
+	UserID      string          `json:"userId"`
+	Connections int             `json:"connections"`
+	Since       int64           `json:"since"`
+	Info        json.RawMessage `json:"info,omitempty"`
+}
+
+type leaverJSON struct {
+	UserID string `json:"userId"`
+}
+
+type presenceChangedJSON struct {
+	Channel   string       `json:"channel"`
+	Joined    []memberJSON `json:"joined"`
+	Left      []leaverJSON `json:"left"`
+	Total     int          `json:"total"`
+	Truncated bool         `json:"truncated"`
 }
 
 type membersJSON struct {
@@ -328,6 +343,8 @@ func eventShape(event Event) (string, any) {
 		return "gap", gapJSON(e)
 	case Position:
 		return "position", reachedJSON{Epoch: e.Epoch, Offset: e.Offset, Channels: e.Channels}
+	case PresenceChanged:
+		return "presenceChanged", e.shape()
 	case TokenExpiring:
 		return "tokenExpiring", expiryJSON{e.ExpiresAt.UnixMilli()}
 	case Disconnect:
@@ -369,9 +386,24 @@ func (e Subscribed) shape() any {
 }
 
 func (e Members) shape() any {
-	shape := membersJSON{Channel: e.Channel, Members: make([]memberJSON, 0, len(e.Members)), Total: e.Total, Truncated: len(e.Members) < e.Total}
-	for _, m := range e.Members {
-		shape.Members = append(shape.Members, memberJSON{m.UserID, m.Connections, m.Since.UnixMilli()})
+	return membersJSON{Channel: e.Channel, Members: memberShapes(e.Members), Total: e.Total, Truncated: len(e.Members) < e.Total}
+}
+
+func memberShapes(members []Member) []memberJSON {
+	shapes := make([]memberJSON, 0, len(members))
+	for _, m := range members {
+		shapes = append(shapes, memberJSON{m.UserID, m.Connections, m.Since.UnixMilli(), json.RawMessage(m.Info)})
+	}
+	return shapes
+}
+
+func (e PresenceChanged) shape() any {
+	shape := presenceChangedJSON{
+		Channel: e.Channel, Joined: memberShapes(e.Joined), Left: make([]leaverJSON, 0, len(e.Left)),
+		Total: e.Total, Truncated: e.Truncated,
+	}
+	for _, m := range e.Left {
+		shape.Left = append(shape.Left, leaverJSON{m.UserID})
 	}
 	return shape
 }

@@ -38,6 +38,9 @@ func (Protobuf) Decode(data []byte) (Command, error) {
 			Token: c.Connect.GetToken(), ClientName: c.Connect.GetClient().GetName(),
 			ClientVersion: c.Connect.GetClient().GetVersion(),
 		}
+		if info := c.Connect.GetInfo(); info != "" {
+			body.Info = []byte(info)
+		}
 		for _, s := range c.Connect.GetSubscriptions() {
 			body.Subscriptions = append(body.Subscriptions, subscribeOf(s))
 		}
@@ -66,7 +69,7 @@ func (Protobuf) Decode(data []byte) (Command, error) {
 }
 
 func subscribeOf(s *clientv1.SubscribeCommand) Subscribe {
-	subscribe := Subscribe{Channel: s.GetChannel(), Since: positionOf(s.GetSince())}
+	subscribe := Subscribe{Channel: s.GetChannel(), Since: positionOf(s.GetSince()), Presence: s.GetPresence()}
 	if rewind := s.GetRewind(); rewind != nil {
 		count := int64(rewind.GetCount())
 		subscribe.Rewind = &count
@@ -130,6 +133,8 @@ func (Protobuf) Append(dst []byte, id uint64, event Event) []byte {
 		f.Event = &clientv1.ServerFrame_Position{Position: &clientv1.PositionPush{
 			Epoch: string(e.Epoch), Offset: uint64(e.Offset), Channels: e.Channels,
 		}}
+	case PresenceChanged:
+		f.Event = &clientv1.ServerFrame_PresenceChanged{PresenceChanged: e.proto()}
 	case TokenExpiring:
 		f.Event = &clientv1.ServerFrame_TokenExpiring{TokenExpiring: &clientv1.TokenExpiringPush{ExpiresAt: timestamp(e.ExpiresAt)}}
 	case Disconnect:
@@ -173,13 +178,29 @@ func (e Subscribed) proto() *clientv1.SubscribedEvent {
 }
 
 func (e Members) proto() *clientv1.PresenceReply {
-	reply := &clientv1.PresenceReply{Channel: e.Channel, Total: uint32(e.Total), Truncated: len(e.Members) < e.Total}
-	for _, m := range e.Members {
-		reply.Members = append(reply.Members, &clientv1.Member{
-			UserId: m.UserID, Connections: uint32(m.Connections), Since: timestamp(m.Since),
+	return &clientv1.PresenceReply{
+		Channel: e.Channel, Members: memberProtos(e.Members), Total: uint32(e.Total), Truncated: len(e.Members) < e.Total,
+	}
+}
+
+func memberProtos(members []Member) []*clientv1.Member {
+	protos := make([]*clientv1.Member, 0, len(members))
+	for _, m := range members {
+		protos = append(protos, &clientv1.Member{
+			UserId: m.UserID, Connections: uint32(m.Connections), Since: timestamp(m.Since), Info: m.Info,
 		})
 	}
-	return reply
+	return protos
+}
+
+func (e PresenceChanged) proto() *clientv1.PresenceChangedPush {
+	push := &clientv1.PresenceChangedPush{
+		Channel: e.Channel, Joined: memberProtos(e.Joined), Total: uint32(e.Total), Truncated: e.Truncated,
+	}
+	for _, m := range e.Left {
+		push.Left = append(push.Left, &clientv1.Member{UserId: m.UserID})
+	}
+	return push
 }
 
 func (e Past) proto() *clientv1.HistoryReply {

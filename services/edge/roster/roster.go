@@ -50,6 +50,26 @@ type Member struct {
 	Connections int
 	// Since is when the first of them subscribed.
 	Since time.Time
+	// Info is what is said of the user, a compact JSON text; empty: nothing.
+	Info string
+}
+
+// Connection is a connection of a user to this edge.
+type Connection struct {
+	ID    string
+	User  channel.User
+	Since time.Time
+	Info  string // a compact JSON text; may be empty
+}
+
+// Update is a step of what happens in a channel on all edges: who is a member now and
+// who is not, of those for whom that may have changed. Truncated: the channel has more
+// members than are listed, Joined and Left are samples.
+type Update struct {
+	Joined    []Member
+	Left      []channel.User
+	Total     int
+	Truncated bool
 }
 
 // seat is one user in one channel.
@@ -127,8 +147,19 @@ func (r *Roster) Join(name channel.Name, user channel.User) {
 	r.changed(s)
 }
 
-// Leave takes back one Join. It does not block.
-func (r *Roster) Leave(name channel.Name, user channel.User) {
+// Connect notes a connection. It does not block.
+func (r *Roster) Connect(Connection) {}
+
+// Disconnect takes back a Connect; the user was last heard then. It does not block.
+func (r *Roster) Disconnect(id string, heard time.Time) {}
+
+// Watch has a channel's changes told, one after the other, until stop has returned. told
+// must not block, nor call the Roster.
+func (r *Roster) Watch(name channel.Name, told func(Update)) (stop func()) { return func() {} }
+
+// Leave takes back one Join. A user who leaves with its last connection stays a member
+// for as long as it is held. It does not block.
+func (r *Roster) Leave(name channel.Name, user channel.User, held time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := seat{name, user}

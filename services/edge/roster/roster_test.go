@@ -37,12 +37,12 @@ func TestReportOfOneEdge(t *testing.T) {
 		synctest.Wait()
 		s.Join(lobby, "ann")
 		s.Join(lobby, "ann")
-		s.Leave(lobby, "nobody")
+		s.Leave(lobby, "nobody", 0)
 		synctest.Wait()
 		s.Join(lobby, "bob") // these gather for 50 ms
-		s.Leave(lobby, "ann")
+		s.Leave(lobby, "ann", 0)
 		s.Join("chat.attic", "ann")
-		s.Leave("chat.attic", "ann")
+		s.Leave("chat.attic", "ann", 0)
 		time.Sleep(coalesce - time.Millisecond)
 		synctest.Wait()
 		for _, p := range s.replicas {
@@ -59,7 +59,7 @@ func TestReportOfOneEdge(t *testing.T) {
 			}
 		}
 		time.Sleep(2*heartbeat + time.Second)
-		s.Leave(lobby, "bob")
+		s.Leave(lobby, "bob", 0)
 		synctest.Wait()
 		time.Sleep(heartbeat - time.Second) // would be time for one, had nothing been said
 		synctest.Wait()
@@ -100,7 +100,7 @@ func TestLargeSnapshotAndChangesGoInParts(t *testing.T) {
 			t.Fatalf("no members: %d of %d, %v", len(members), total, err)
 		}
 		for i := range 2500 {
-			s.Leave(lobby, user(i))
+			s.Leave(lobby, user(i), 0)
 		}
 		if members, total, err = s.Members(t.Context(), lobby, 10); err != nil || len(members) != 0 || total != 0 {
 			t.Fatalf("after all left: %d of %d, %v", len(members), total, err)
@@ -137,7 +137,7 @@ func TestChangesDuringASnapshot(t *testing.T) {
 		s.Join(lobby, user(0))
 		s.Join(lobby, user(5000))
 		for i := 1; i < 1500; i++ {
-			s.Leave(lobby, user(i))
+			s.Leave(lobby, user(i), 0)
 		}
 		time.AfterFunc(settleTimeout/2, release)
 		members, total, err := s.Members(t.Context(), lobby, 10)
@@ -298,7 +298,7 @@ func TestBacklogIsBounded(t *testing.T) {
 		release := s.replicas[0].hold()
 		for i := range maxBacklog + 1000 {
 			s.Join(lobby, user(i))
-			s.Leave(lobby, user(i))
+			s.Leave(lobby, user(i), 0)
 			s.mu.Lock()
 			n := len(s.Roster.replicas[0].dirty)
 			s.mu.Unlock()
@@ -391,7 +391,7 @@ func (m *model) join(rt *rapid.T) {
 
 func (m *model) leave(rt *rapid.T) {
 	at := someone(rt)
-	m.Leave(at.name, at.user)
+	m.Leave(at.name, at.user, 0)
 	a := m.attendances[at]
 	if a.connections < 2 {
 		delete(m.attendances, at)
@@ -448,7 +448,7 @@ func BenchmarkJoinLeave(b *testing.B) {
 	for b.Loop() {
 		n++
 		s.Join("chat.bench", user(n%1000))
-		s.Leave("chat.bench", user((n+500)%1000))
+		s.Leave("chat.bench", user((n+500)%1000), 0)
 	}
 }
 

@@ -65,6 +65,9 @@ type Identity struct {
 	TokenID string
 	// Channels are what the issuer's subscriptions_claim lists, not checked; at most 100.
 	Channels []string
+	// Info is what the issuer's info_claim says of the user: a compact JSON text of at most
+	// MaxInfoBytes; nil: nothing.
+	Info []byte
 }
 
 // Issuer is the configuration of one issuer of tokens.
@@ -85,6 +88,7 @@ type Issuer struct {
 	UserPrefix  string        `yaml:"user_prefix" help:"Put before the subject to make the user id; all issuers for clients but one need their own."`
 	// SubscriptionsClaim is empty where tokens subscribe to nothing.
 	SubscriptionsClaim string `yaml:"subscriptions_claim" help:"Claim with a list of channels that a client is subscribed to at connect, as far as the rules allow; empty: none."`
+	InfoClaim          string `yaml:"info_claim" default:"info" help:"Claim with what the members of a channel see of a user: any JSON value of at most 1024 bytes; a token without it says nothing."`
 }
 
 // Anonymous lets clients in that show no token.

@@ -126,8 +126,12 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
+	info, err := infoOf(claims, from.InfoClaim)
+	if err != nil {
+		return Identity{}, err
+	}
 	return Identity{
-		Kind: v.kind, Issuer: from.Name, Subject: subject, Claims: claims, Channels: channels,
+		Kind: v.kind, Issuer: from.Name, Subject: subject, Claims: claims, Channels: channels, Info: info,
 		ExpiresAt: expires, IssuedAt: issued, TokenID: id,
 	}, nil
 }

@@ -29,7 +29,7 @@ func DevIssuers(dataDir string) []auth.Issuer {
 	var issuers []auth.Issuer
 	for _, kind := range []auth.Kind{auth.ForClients, auth.ForCallers} {
 		issuers = append(issuers, auth.Issuer{
-			Name: DevIssuerName(kind), For: kind, Algorithms: []string{"HS256"}, Issuer: DevISS, SubscriptionsClaim: devSubscriptionsClaim(kind),
+			Name: DevIssuerName(kind), For: kind, Algorithms: []string{"HS256"}, Issuer: DevISS, SubscriptionsClaim: devSubscriptionsClaim(kind), InfoClaim: "info",
 			Secret: auth.Secret{File: keyFile(dataDir, kind)}, Skew: 5 * time.Second,
 		})
 	}

@@ -47,7 +47,7 @@ func (command Command) uses(path string) bool {
 	externalNATS := []string{"nats.url", "nats.credentials", "nats.user", "nats.password.", "nats.tls."}
 	switch command {
 	case EdgeRole:
-		prefixes = append(slices.Concat(prefixes, externalNATS), "edge.", "presence.addresses", "presence.dial_tls.", "authorization.", "auth.")
+		prefixes = append(slices.Concat(prefixes, externalNATS), "edge.", "presence.addresses", "presence.dial_tls.", "presence.grace", "authorization.", "auth.")
 	case PresenceRole:
 		prefixes = append(prefixes, "presence.listen", "presence.tls.", "auth.")
 	case PublishRole:

@@ -94,7 +94,7 @@ func TestDefaults(t *testing.T) {
 			ConnectTimeout: 5 * time.Second,
 			PingInterval:   25 * time.Second, PongTimeout: 10 * time.Second, DrainWindow: 5 * time.Second,
 		},
-		Presence: config.Presence{Listen: ":9091"},
+		Presence: config.Presence{Listen: ":9091", Grace: 10 * time.Second},
 		Publish:  config.Publish{Listen: ":9090", HTTPListen: ":8081"},
 		Ops:      config.Ops{Listen: ":9464"},
 		Auth:     config.Auth{Anonymous: auth.Anonymous{UserPrefix: "anonymous-"}},

@@ -62,6 +62,7 @@ const (
 	SubscriptionLimit Reason = "SUBSCRIPTION_LIMIT"
 	SlowConsumer      Reason = "SLOW_CONSUMER"
 	ConnectionLimit   Reason = "CONNECTION_LIMIT"
+	WatchLimit        Reason = "WATCH_LIMIT"
 
 	CommandUnknown Reason = "COMMAND_UNKNOWN"
 	NotSupported   Reason = "NOT_SUPPORTED"
@@ -103,7 +104,7 @@ func (r Reason) Code() codes.Code {
 		return codes.AlreadyExists
 	case ConnectRequired, AlreadyConnected, PresenceDisabled, ChannelMoved:
 		return codes.FailedPrecondition
-	case RateLimited, SubscriptionLimit, SlowConsumer, ConnectionLimit:
+	case RateLimited, SubscriptionLimit, SlowConsumer, ConnectionLimit, WatchLimit:
 		return codes.ResourceExhausted
 	case CommandUnknown, NotSupported:
 		return codes.Unimplemented

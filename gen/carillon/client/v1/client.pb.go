@@ -236,6 +236,9 @@ type ConnectCommand struct {
 	Client *ClientInfo `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
 	// Subscriptions to make at once; each succeeds or fails by itself.
 	Subscriptions []*SubscribeCommand `protobuf:"bytes,3,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
+	// What the members of a channel are to see of this user: a JSON text of at most 1,024
+	// bytes; in the JSON mapping the value itself. What the token says comes first.
+	Info          string `protobuf:"bytes,4,opt,name=info,proto3" json:"info,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -289,6 +292,13 @@ func (x *ConnectCommand) GetSubscriptions() []*SubscribeCommand {
 		return x.Subscriptions
 	}
 	return nil
+}
+
+func (x *ConnectCommand) GetInfo() string {
+	if x != nil {
+		return x.Info
+	}
+	return ""
 }
 
 // ClientInfo names the client's software.
@@ -410,7 +420,10 @@ type SubscribeCommand struct {
 	// Resume after this position; the reply's recovered tells whether that was possible.
 	Since *Position `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
 	// Where since is absent or could not be recovered: begin with the latest messages.
-	Rewind        *Rewind `protobuf:"bytes,3,opt,name=rewind,proto3" json:"rewind,omitempty"`
+	Rewind *Rewind `protobuf:"bytes,3,opt,name=rewind,proto3" json:"rewind,omitempty"`
+	// Also tell who joins and leaves, as presence_changed. The namespace needs presence,
+	// the user the permission to see the members.
+	Presence      bool `protobuf:"varint,4,opt,name=presence,proto3" json:"presence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -464,6 +477,13 @@ func (x *SubscribeCommand) GetRewind() *Rewind {
 		return x.Rewind
 	}
 	return nil
+}
+
+func (x *SubscribeCommand) GetPresence() bool {
+	if x != nil {
+		return x.Presence
+	}
+	return false
 }
 
 // Rewind asks for the latest messages.
@@ -910,6 +930,7 @@ type ServerFrame struct {
 	//	*ServerFrame_Disconnect
 	//	*ServerFrame_Position
 	//	*ServerFrame_TokenExpiring
+	//	*ServerFrame_PresenceChanged
 	Event         isServerFrame_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1085,6 +1106,15 @@ func (x *ServerFrame) GetTokenExpiring() *TokenExpiringPush {
 	return nil
 }
 
+func (x *ServerFrame) GetPresenceChanged() *PresenceChangedPush {
+	if x != nil {
+		if x, ok := x.Event.(*ServerFrame_PresenceChanged); ok {
+			return x.PresenceChanged
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Event interface {
 	isServerFrame_Event()
 }
@@ -1159,6 +1189,11 @@ type ServerFrame_TokenExpiring struct {
 	TokenExpiring *TokenExpiringPush `protobuf:"bytes,15,opt,name=token_expiring,json=tokenExpiring,proto3,oneof"`
 }
 
+type ServerFrame_PresenceChanged struct {
+	// Who joined and left a channel.
+	PresenceChanged *PresenceChangedPush `protobuf:"bytes,16,opt,name=presence_changed,json=presenceChanged,proto3,oneof"`
+}
+
 func (*ServerFrame_Connected) isServerFrame_Event() {}
 
 func (*ServerFrame_Subscribed) isServerFrame_Event() {}
@@ -1186,6 +1221,8 @@ func (*ServerFrame_Disconnect) isServerFrame_Event() {}
 func (*ServerFrame_Position) isServerFrame_Event() {}
 
 func (*ServerFrame_TokenExpiring) isServerFrame_Event() {}
+
+func (*ServerFrame_PresenceChanged) isServerFrame_Event() {}
 
 // ConnectedReply says that the connection is authenticated.
 type ConnectedReply struct {
@@ -1719,10 +1756,14 @@ type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The user.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// How many connections of the user are subscribed.
+	// How many connections of the user are subscribed; 0: the last was lost a short while
+	// ago, and the user is expected back.
 	Connections uint32 `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"`
 	// When the first of them subscribed.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// What the user's token, or else its client, says of the user: a JSON text, of the
+	// connection made last; in the JSON mapping the value itself. Empty: nothing.
+	Info          string `protobuf:"bytes,4,opt,name=info,proto3" json:"info,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1778,6 +1819,98 @@ func (x *Member) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Member) GetInfo() string {
+	if x != nil {
+		return x.Info
+	}
+	return ""
+}
+
+// PresenceChangedPush says who is, and who is not, a member of a channel now, of those
+// for whom that may have changed since the push before. It may repeat what the client
+// knows already: a member who has joined, a user it never heard of who has left.
+type PresenceChangedPush struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Users who are members.
+	Joined []*Member `protobuf:"bytes,2,rep,name=joined,proto3" json:"joined,omitempty"`
+	// Users who are not, with user_id alone.
+	Left []*Member `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty"`
+	// Number of all members.
+	Total uint32 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	// joined and left are a sample: a list that the client keeps is no longer right. Ask
+	// for presence to have one; it stays right as long as no push has this set.
+	Truncated     bool `protobuf:"varint,5,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PresenceChangedPush) Reset() {
+	*x = PresenceChangedPush{}
+	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PresenceChangedPush) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PresenceChangedPush) ProtoMessage() {}
+
+func (x *PresenceChangedPush) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PresenceChangedPush.ProtoReflect.Descriptor instead.
+func (*PresenceChangedPush) Descriptor() ([]byte, []int) {
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PresenceChangedPush) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *PresenceChangedPush) GetJoined() []*Member {
+	if x != nil {
+		return x.Joined
+	}
+	return nil
+}
+
+func (x *PresenceChangedPush) GetLeft() []*Member {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *PresenceChangedPush) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *PresenceChangedPush) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
 // HistoryReply is a page of a channel's messages.
 type HistoryReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1795,7 +1928,7 @@ type HistoryReply struct {
 
 func (x *HistoryReply) Reset() {
 	*x = HistoryReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1940,7 @@ func (x *HistoryReply) String() string {
 func (*HistoryReply) ProtoMessage() {}
 
 func (x *HistoryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[21]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1953,7 @@ func (x *HistoryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryReply.ProtoReflect.Descriptor instead.
 func (*HistoryReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{21}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HistoryReply) GetChannel() string {
@@ -1862,7 +1995,7 @@ type RefreshedReply struct {
 
 func (x *RefreshedReply) Reset() {
 	*x = RefreshedReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2007,7 @@ func (x *RefreshedReply) String() string {
 func (*RefreshedReply) ProtoMessage() {}
 
 func (x *RefreshedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[22]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +2020,7 @@ func (x *RefreshedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshedReply.ProtoReflect.Descriptor instead.
 func (*RefreshedReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{22}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RefreshedReply) GetExpiresAt() *timestamppb.Timestamp {
@@ -1906,7 +2039,7 @@ type PongReply struct {
 
 func (x *PongReply) Reset() {
 	*x = PongReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2051,7 @@ func (x *PongReply) String() string {
 func (*PongReply) ProtoMessage() {}
 
 func (x *PongReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[23]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2064,7 @@ func (x *PongReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PongReply.ProtoReflect.Descriptor instead.
 func (*PongReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{23}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{24}
 }
 
 // ErrorReply refuses a command.
@@ -1953,7 +2086,7 @@ type ErrorReply struct {
 
 func (x *ErrorReply) Reset() {
 	*x = ErrorReply{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2098,7 @@ func (x *ErrorReply) String() string {
 func (*ErrorReply) ProtoMessage() {}
 
 func (x *ErrorReply) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[24]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2111,7 @@ func (x *ErrorReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorReply.ProtoReflect.Descriptor instead.
 func (*ErrorReply) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{24}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ErrorReply) GetCode() string {
@@ -2046,7 +2179,7 @@ type MessagePush struct {
 
 func (x *MessagePush) Reset() {
 	*x = MessagePush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2191,7 @@ func (x *MessagePush) String() string {
 func (*MessagePush) ProtoMessage() {}
 
 func (x *MessagePush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[25]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2204,7 @@ func (x *MessagePush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagePush.ProtoReflect.Descriptor instead.
 func (*MessagePush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{25}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MessagePush) GetChannel() string {
@@ -2186,7 +2319,7 @@ type GapPush struct {
 
 func (x *GapPush) Reset() {
 	*x = GapPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2331,7 @@ func (x *GapPush) String() string {
 func (*GapPush) ProtoMessage() {}
 
 func (x *GapPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[26]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2344,7 @@ func (x *GapPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GapPush.ProtoReflect.Descriptor instead.
 func (*GapPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{26}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GapPush) GetChannel() string {
@@ -2266,7 +2399,7 @@ type PositionPush struct {
 
 func (x *PositionPush) Reset() {
 	*x = PositionPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[27]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2411,7 @@ func (x *PositionPush) String() string {
 func (*PositionPush) ProtoMessage() {}
 
 func (x *PositionPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[27]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2424,7 @@ func (x *PositionPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PositionPush.ProtoReflect.Descriptor instead.
 func (*PositionPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{27}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PositionPush) GetEpoch() string {
@@ -2327,7 +2460,7 @@ type TokenExpiringPush struct {
 
 func (x *TokenExpiringPush) Reset() {
 	*x = TokenExpiringPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[28]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2472,7 @@ func (x *TokenExpiringPush) String() string {
 func (*TokenExpiringPush) ProtoMessage() {}
 
 func (x *TokenExpiringPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[28]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2485,7 @@ func (x *TokenExpiringPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenExpiringPush.ProtoReflect.Descriptor instead.
 func (*TokenExpiringPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{28}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TokenExpiringPush) GetExpiresAt() *timestamppb.Timestamp {
@@ -2379,7 +2512,7 @@ type DisconnectPush struct {
 
 func (x *DisconnectPush) Reset() {
 	*x = DisconnectPush{}
-	mi := &file_carillon_client_v1_client_proto_msgTypes[29]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2524,7 @@ func (x *DisconnectPush) String() string {
 func (*DisconnectPush) ProtoMessage() {}
 
 func (x *DisconnectPush) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_client_v1_client_proto_msgTypes[29]
+	mi := &file_carillon_client_v1_client_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2537,7 @@ func (x *DisconnectPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectPush.ProtoReflect.Descriptor instead.
 func (*DisconnectPush) Descriptor() ([]byte, []int) {
-	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{29}
+	return file_carillon_client_v1_client_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DisconnectPush) GetCode() string {
@@ -2450,23 +2583,25 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\ahistory\x18\a \x01(\v2\".carillon.client.v1.HistoryCommandH\x00R\ahistory\x12>\n" +
 	"\arefresh\x18\b \x01(\v2\".carillon.client.v1.RefreshCommandH\x00R\arefresh\x125\n" +
 	"\x04ping\x18\t \x01(\v2\x1f.carillon.client.v1.PingCommandH\x00R\x04pingB\t\n" +
-	"\acommand\"\xb4\x01\n" +
+	"\acommand\"\xd2\x01\n" +
 	"\x0eConnectCommand\x12\x1e\n" +
 	"\x05token\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80@R\x05token\x126\n" +
 	"\x06client\x18\x02 \x01(\v2\x1e.carillon.client.v1.ClientInfoR\x06client\x12J\n" +
-	"\rsubscriptions\x18\x03 \x03(\v2$.carillon.client.v1.SubscribeCommandR\rsubscriptions\"L\n" +
+	"\rsubscriptions\x18\x03 \x03(\v2$.carillon.client.v1.SubscribeCommandR\rsubscriptions\x12\x1c\n" +
+	"\x04info\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x04info\"L\n" +
 	"\n" +
 	"ClientInfo\x12\x1b\n" +
 	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02(@R\x04name\x12!\n" +
 	"\aversion\x18\x02 \x01(\tB\a\xbaH\x04r\x02(@R\aversion\"Q\n" +
 	"\bPosition\x12\x1d\n" +
 	"\x05epoch\x18\x01 \x01(\tB\a\xbaH\x04r\x02(@R\x05epoch\x12&\n" +
-	"\x06offset\x18\x02 \x01(\x04B\x0e\xbaH\v2\t\x18\xff\xff\xff\xff\xff\xff\xff\x0fR\x06offset\"\xa0\x01\n" +
+	"\x06offset\x18\x02 \x01(\x04B\x0e\xbaH\v2\t\x18\xff\xff\xff\xff\xff\xff\xff\x0fR\x06offset\"\xbc\x01\n" +
 	"\x10SubscribeCommand\x12$\n" +
 	"\achannel\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\x122\n" +
 	"\x05since\x18\x02 \x01(\v2\x1c.carillon.client.v1.PositionR\x05since\x122\n" +
-	"\x06rewind\x18\x03 \x01(\v2\x1a.carillon.client.v1.RewindR\x06rewind\"'\n" +
+	"\x06rewind\x18\x03 \x01(\v2\x1a.carillon.client.v1.RewindR\x06rewind\x12\x1a\n" +
+	"\bpresence\x18\x04 \x01(\bR\bpresence\"'\n" +
 	"\x06Rewind\x12\x1d\n" +
 	"\x05count\x18\x01 \x01(\rB\a\xbaH\x04*\x02(\x01R\x05count\":\n" +
 	"\x12UnsubscribeCommand\x12$\n" +
@@ -2494,7 +2629,7 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\x0eRefreshCommand\x12 \n" +
 	"\x05token\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\x80@R\x05token\"\r\n" +
-	"\vPingCommand\"\xb6\a\n" +
+	"\vPingCommand\"\x8c\b\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12B\n" +
 	"\tconnected\x18\x02 \x01(\v2\".carillon.client.v1.ConnectedReplyH\x00R\tconnected\x12E\n" +
@@ -2515,7 +2650,8 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"disconnect\x18\r \x01(\v2\".carillon.client.v1.DisconnectPushH\x00R\n" +
 	"disconnect\x12>\n" +
 	"\bposition\x18\x0e \x01(\v2 .carillon.client.v1.PositionPushH\x00R\bposition\x12N\n" +
-	"\x0etoken_expiring\x18\x0f \x01(\v2%.carillon.client.v1.TokenExpiringPushH\x00R\rtokenExpiringB\a\n" +
+	"\x0etoken_expiring\x18\x0f \x01(\v2%.carillon.client.v1.TokenExpiringPushH\x00R\rtokenExpiring\x12T\n" +
+	"\x10presence_changed\x18\x10 \x01(\v2'.carillon.client.v1.PresenceChangedPushH\x00R\x0fpresenceChangedB\a\n" +
 	"\x05event\"\xdf\x02\n" +
 	"\x0eConnectedReply\x12#\n" +
 	"\rconnection_id\x18\x01 \x01(\tR\fconnectionId\x12\x17\n" +
@@ -2554,11 +2690,18 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x124\n" +
 	"\amembers\x18\x02 \x03(\v2\x1a.carillon.client.v1.MemberR\amembers\x12\x14\n" +
 	"\x05total\x18\x03 \x01(\rR\x05total\x12\x1c\n" +
-	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"u\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x89\x01\n" +
 	"\x06Member\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12 \n" +
 	"\vconnections\x18\x02 \x01(\rR\vconnections\x120\n" +
-	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x8f\x01\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04info\x18\x04 \x01(\tR\x04info\"\xc7\x01\n" +
+	"\x13PresenceChangedPush\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x122\n" +
+	"\x06joined\x18\x02 \x03(\v2\x1a.carillon.client.v1.MemberR\x06joined\x12.\n" +
+	"\x04left\x18\x03 \x03(\v2\x1a.carillon.client.v1.MemberR\x04left\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\rR\x05total\x12\x1c\n" +
+	"\ttruncated\x18\x05 \x01(\bR\ttruncated\"\x8f\x01\n" +
 	"\fHistoryReply\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12;\n" +
@@ -2621,7 +2764,7 @@ func file_carillon_client_v1_client_proto_rawDescGZIP() []byte {
 	return file_carillon_client_v1_client_proto_rawDescData
 }
 
-var file_carillon_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_carillon_client_v1_client_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_carillon_client_v1_client_proto_goTypes = []any{
 	(*ClientFrame)(nil),           // 0: carillon.client.v1.ClientFrame
 	(*ConnectCommand)(nil),        // 1: carillon.client.v1.ConnectCommand
@@ -2644,18 +2787,19 @@ var file_carillon_client_v1_client_proto_goTypes = []any{
 	(*PublishedReply)(nil),        // 18: carillon.client.v1.PublishedReply
 	(*PresenceReply)(nil),         // 19: carillon.client.v1.PresenceReply
 	(*Member)(nil),                // 20: carillon.client.v1.Member
-	(*HistoryReply)(nil),          // 21: carillon.client.v1.HistoryReply
-	(*RefreshedReply)(nil),        // 22: carillon.client.v1.RefreshedReply
-	(*PongReply)(nil),             // 23: carillon.client.v1.PongReply
-	(*ErrorReply)(nil),            // 24: carillon.client.v1.ErrorReply
-	(*MessagePush)(nil),           // 25: carillon.client.v1.MessagePush
-	(*GapPush)(nil),               // 26: carillon.client.v1.GapPush
-	(*PositionPush)(nil),          // 27: carillon.client.v1.PositionPush
-	(*TokenExpiringPush)(nil),     // 28: carillon.client.v1.TokenExpiringPush
-	(*DisconnectPush)(nil),        // 29: carillon.client.v1.DisconnectPush
-	nil,                           // 30: carillon.client.v1.MessagePush.HeadersEntry
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(ErrorReason)(0),              // 32: carillon.client.v1.ErrorReason
+	(*PresenceChangedPush)(nil),   // 21: carillon.client.v1.PresenceChangedPush
+	(*HistoryReply)(nil),          // 22: carillon.client.v1.HistoryReply
+	(*RefreshedReply)(nil),        // 23: carillon.client.v1.RefreshedReply
+	(*PongReply)(nil),             // 24: carillon.client.v1.PongReply
+	(*ErrorReply)(nil),            // 25: carillon.client.v1.ErrorReply
+	(*MessagePush)(nil),           // 26: carillon.client.v1.MessagePush
+	(*GapPush)(nil),               // 27: carillon.client.v1.GapPush
+	(*PositionPush)(nil),          // 28: carillon.client.v1.PositionPush
+	(*TokenExpiringPush)(nil),     // 29: carillon.client.v1.TokenExpiringPush
+	(*DisconnectPush)(nil),        // 30: carillon.client.v1.DisconnectPush
+	nil,                           // 31: carillon.client.v1.MessagePush.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(ErrorReason)(0),              // 33: carillon.client.v1.ErrorReason
 }
 var file_carillon_client_v1_client_proto_depIdxs = []int32{
 	1,  // 0: carillon.client.v1.ClientFrame.connect:type_name -> carillon.client.v1.ConnectCommand
@@ -2677,37 +2821,40 @@ var file_carillon_client_v1_client_proto_depIdxs = []int32{
 	17, // 16: carillon.client.v1.ServerFrame.unsubscribed:type_name -> carillon.client.v1.UnsubscribedEvent
 	18, // 17: carillon.client.v1.ServerFrame.published:type_name -> carillon.client.v1.PublishedReply
 	19, // 18: carillon.client.v1.ServerFrame.presence:type_name -> carillon.client.v1.PresenceReply
-	21, // 19: carillon.client.v1.ServerFrame.history:type_name -> carillon.client.v1.HistoryReply
-	22, // 20: carillon.client.v1.ServerFrame.refreshed:type_name -> carillon.client.v1.RefreshedReply
-	23, // 21: carillon.client.v1.ServerFrame.pong:type_name -> carillon.client.v1.PongReply
-	24, // 22: carillon.client.v1.ServerFrame.error:type_name -> carillon.client.v1.ErrorReply
-	25, // 23: carillon.client.v1.ServerFrame.message:type_name -> carillon.client.v1.MessagePush
-	26, // 24: carillon.client.v1.ServerFrame.gap:type_name -> carillon.client.v1.GapPush
-	29, // 25: carillon.client.v1.ServerFrame.disconnect:type_name -> carillon.client.v1.DisconnectPush
-	27, // 26: carillon.client.v1.ServerFrame.position:type_name -> carillon.client.v1.PositionPush
-	28, // 27: carillon.client.v1.ServerFrame.token_expiring:type_name -> carillon.client.v1.TokenExpiringPush
-	31, // 28: carillon.client.v1.ConnectedReply.expires_at:type_name -> google.protobuf.Timestamp
-	31, // 29: carillon.client.v1.ConnectedReply.server_time:type_name -> google.protobuf.Timestamp
-	14, // 30: carillon.client.v1.ConnectedReply.subscriptions:type_name -> carillon.client.v1.SubscriptionResult
-	16, // 31: carillon.client.v1.SubscriptionResult.subscribed:type_name -> carillon.client.v1.SubscribedEvent
-	15, // 32: carillon.client.v1.SubscriptionResult.error:type_name -> carillon.client.v1.SubscriptionError
-	24, // 33: carillon.client.v1.SubscriptionError.error:type_name -> carillon.client.v1.ErrorReply
-	32, // 34: carillon.client.v1.UnsubscribedEvent.reason:type_name -> carillon.client.v1.ErrorReason
-	20, // 35: carillon.client.v1.PresenceReply.members:type_name -> carillon.client.v1.Member
-	31, // 36: carillon.client.v1.Member.since:type_name -> google.protobuf.Timestamp
-	25, // 37: carillon.client.v1.HistoryReply.messages:type_name -> carillon.client.v1.MessagePush
-	31, // 38: carillon.client.v1.RefreshedReply.expires_at:type_name -> google.protobuf.Timestamp
-	32, // 39: carillon.client.v1.ErrorReply.reason:type_name -> carillon.client.v1.ErrorReason
-	31, // 40: carillon.client.v1.MessagePush.time:type_name -> google.protobuf.Timestamp
-	30, // 41: carillon.client.v1.MessagePush.headers:type_name -> carillon.client.v1.MessagePush.HeadersEntry
-	32, // 42: carillon.client.v1.GapPush.reason:type_name -> carillon.client.v1.ErrorReason
-	31, // 43: carillon.client.v1.TokenExpiringPush.expires_at:type_name -> google.protobuf.Timestamp
-	32, // 44: carillon.client.v1.DisconnectPush.reason:type_name -> carillon.client.v1.ErrorReason
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	22, // 19: carillon.client.v1.ServerFrame.history:type_name -> carillon.client.v1.HistoryReply
+	23, // 20: carillon.client.v1.ServerFrame.refreshed:type_name -> carillon.client.v1.RefreshedReply
+	24, // 21: carillon.client.v1.ServerFrame.pong:type_name -> carillon.client.v1.PongReply
+	25, // 22: carillon.client.v1.ServerFrame.error:type_name -> carillon.client.v1.ErrorReply
+	26, // 23: carillon.client.v1.ServerFrame.message:type_name -> carillon.client.v1.MessagePush
+	27, // 24: carillon.client.v1.ServerFrame.gap:type_name -> carillon.client.v1.GapPush
+	30, // 25: carillon.client.v1.ServerFrame.disconnect:type_name -> carillon.client.v1.DisconnectPush
+	28, // 26: carillon.client.v1.ServerFrame.position:type_name -> carillon.client.v1.PositionPush
+	29, // 27: carillon.client.v1.ServerFrame.token_expiring:type_name -> carillon.client.v1.TokenExpiringPush
+	21, // 28: carillon.client.v1.ServerFrame.presence_changed:type_name -> carillon.client.v1.PresenceChangedPush
+	32, // 29: carillon.client.v1.ConnectedReply.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 30: carillon.client.v1.ConnectedReply.server_time:type_name -> google.protobuf.Timestamp
+	14, // 31: carillon.client.v1.ConnectedReply.subscriptions:type_name -> carillon.client.v1.SubscriptionResult
+	16, // 32: carillon.client.v1.SubscriptionResult.subscribed:type_name -> carillon.client.v1.SubscribedEvent
+	15, // 33: carillon.client.v1.SubscriptionResult.error:type_name -> carillon.client.v1.SubscriptionError
+	25, // 34: carillon.client.v1.SubscriptionError.error:type_name -> carillon.client.v1.ErrorReply
+	33, // 35: carillon.client.v1.UnsubscribedEvent.reason:type_name -> carillon.client.v1.ErrorReason
+	20, // 36: carillon.client.v1.PresenceReply.members:type_name -> carillon.client.v1.Member
+	32, // 37: carillon.client.v1.Member.since:type_name -> google.protobuf.Timestamp
+	20, // 38: carillon.client.v1.PresenceChangedPush.joined:type_name -> carillon.client.v1.Member
+	20, // 39: carillon.client.v1.PresenceChangedPush.left:type_name -> carillon.client.v1.Member
+	26, // 40: carillon.client.v1.HistoryReply.messages:type_name -> carillon.client.v1.MessagePush
+	32, // 41: carillon.client.v1.RefreshedReply.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 42: carillon.client.v1.ErrorReply.reason:type_name -> carillon.client.v1.ErrorReason
+	32, // 43: carillon.client.v1.MessagePush.time:type_name -> google.protobuf.Timestamp
+	31, // 44: carillon.client.v1.MessagePush.headers:type_name -> carillon.client.v1.MessagePush.HeadersEntry
+	33, // 45: carillon.client.v1.GapPush.reason:type_name -> carillon.client.v1.ErrorReason
+	32, // 46: carillon.client.v1.TokenExpiringPush.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 47: carillon.client.v1.DisconnectPush.reason:type_name -> carillon.client.v1.ErrorReason
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_carillon_client_v1_client_proto_init() }
@@ -2745,12 +2892,13 @@ func file_carillon_client_v1_client_proto_init() {
 		(*ServerFrame_Disconnect)(nil),
 		(*ServerFrame_Position)(nil),
 		(*ServerFrame_TokenExpiring)(nil),
+		(*ServerFrame_PresenceChanged)(nil),
 	}
 	file_carillon_client_v1_client_proto_msgTypes[14].OneofWrappers = []any{
 		(*SubscriptionResult_Subscribed)(nil),
 		(*SubscriptionResult_Error)(nil),
 	}
-	file_carillon_client_v1_client_proto_msgTypes[25].OneofWrappers = []any{
+	file_carillon_client_v1_client_proto_msgTypes[26].OneofWrappers = []any{
 		(*MessagePush_Json)(nil),
 		(*MessagePush_Data)(nil),
 	}
@@ -2760,7 +2908,7 @@ func file_carillon_client_v1_client_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_carillon_client_v1_client_proto_rawDesc), len(file_carillon_client_v1_client_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -116,6 +116,8 @@ const (
 	// RESOURCE_EXHAUSTED: the edge, the user or the address has as many connections as it
 	// may, or makes new ones too fast.
 	ErrorReason_ERROR_REASON_CONNECTION_LIMIT ErrorReason = 83
+	// RESOURCE_EXHAUSTED: the presence replica has as many watchers as it may.
+	ErrorReason_ERROR_REASON_WATCH_LIMIT ErrorReason = 84
 	// UNIMPLEMENTED: the frame names no command that this server knows.
 	ErrorReason_ERROR_REASON_COMMAND_UNKNOWN ErrorReason = 90
 	// UNIMPLEMENTED: the field asks for something that this server does not do.
@@ -125,7 +127,8 @@ const (
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 100
 	// UNAVAILABLE: nobody can be asked who may do what; new requests fail closed.
 	ErrorReason_ERROR_REASON_AUTHORIZATION_UNAVAILABLE ErrorReason = 101
-	// UNAVAILABLE: the presence service does not answer.
+	// UNAVAILABLE: the presence service does not answer, or has just started and does not
+	// know yet who is where.
 	ErrorReason_ERROR_REASON_PRESENCE_UNAVAILABLE ErrorReason = 102
 	// UNAVAILABLE: this server is stopping; connect again after reconnectAfterMs.
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 103
@@ -196,6 +199,7 @@ var (
 		81:  "ERROR_REASON_SUBSCRIPTION_LIMIT",
 		82:  "ERROR_REASON_SLOW_CONSUMER",
 		83:  "ERROR_REASON_CONNECTION_LIMIT",
+		84:  "ERROR_REASON_WATCH_LIMIT",
 		90:  "ERROR_REASON_COMMAND_UNKNOWN",
 		91:  "ERROR_REASON_NOT_SUPPORTED",
 		100: "ERROR_REASON_STORE_UNAVAILABLE",
@@ -253,6 +257,7 @@ var (
 		"ERROR_REASON_SUBSCRIPTION_LIMIT":          81,
 		"ERROR_REASON_SLOW_CONSUMER":               82,
 		"ERROR_REASON_CONNECTION_LIMIT":            83,
+		"ERROR_REASON_WATCH_LIMIT":                 84,
 		"ERROR_REASON_COMMAND_UNKNOWN":             90,
 		"ERROR_REASON_NOT_SUPPORTED":               91,
 		"ERROR_REASON_STORE_UNAVAILABLE":           100,
@@ -302,7 +307,7 @@ var File_carillon_client_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_carillon_client_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"%carillon/client/v1/error_reason.proto\x12\x12carillon.client.v1*\x8f\x0f\n" +
+	"%carillon/client/v1/error_reason.proto\x12\x12carillon.client.v1*\xad\x0f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_MISSING\x10\x01\x12 \n" +
@@ -344,7 +349,8 @@ const file_carillon_client_v1_error_reason_proto_rawDesc = "" +
 	"\x19ERROR_REASON_RATE_LIMITED\x10P\x12#\n" +
 	"\x1fERROR_REASON_SUBSCRIPTION_LIMIT\x10Q\x12\x1e\n" +
 	"\x1aERROR_REASON_SLOW_CONSUMER\x10R\x12!\n" +
-	"\x1dERROR_REASON_CONNECTION_LIMIT\x10S\x12 \n" +
+	"\x1dERROR_REASON_CONNECTION_LIMIT\x10S\x12\x1c\n" +
+	"\x18ERROR_REASON_WATCH_LIMIT\x10T\x12 \n" +
 	"\x1cERROR_REASON_COMMAND_UNKNOWN\x10Z\x12\x1e\n" +
 	"\x1aERROR_REASON_NOT_SUPPORTED\x10[\x12\"\n" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10d\x12*\n" +

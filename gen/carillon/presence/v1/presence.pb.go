@@ -159,10 +159,14 @@ type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The user.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// How many connections of the user are subscribed, on all edges.
+	// How many connections of the user are subscribed, on all edges; 0: the last was lost
+	// a short while ago, and the user is expected back.
 	Connections uint32 `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"`
 	// When the first of them subscribed.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// What the user's token, or else the client, says of the user: a JSON text of at most
+	// 1,024 bytes, of the connection made last; empty if there is none.
+	Info          string `protobuf:"bytes,4,opt,name=info,proto3" json:"info,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -218,6 +222,994 @@ func (x *Member) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Member) GetInfo() string {
+	if x != nil {
+		return x.Info
+	}
+	return ""
+}
+
+// CountMembersRequest names the channels.
+type CountMembersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their names, at most 1,000.
+	Channels      []string `protobuf:"bytes,1,rep,name=channels,proto3" json:"channels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountMembersRequest) Reset() {
+	*x = CountMembersRequest{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountMembersRequest) ProtoMessage() {}
+
+func (x *CountMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountMembersRequest.ProtoReflect.Descriptor instead.
+func (*CountMembersRequest) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CountMembersRequest) GetChannels() []string {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+// CountMembersResponse has a count for each channel of the request, in its order.
+type CountMembersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The counts; a channel with nobody in it has 0.
+	Counts        []*ChannelCount `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountMembersResponse) Reset() {
+	*x = CountMembersResponse{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountMembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountMembersResponse) ProtoMessage() {}
+
+func (x *CountMembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountMembersResponse.ProtoReflect.Descriptor instead.
+func (*CountMembersResponse) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CountMembersResponse) GetCounts() []*ChannelCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// ChannelCount is how many are in a channel.
+type ChannelCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Number of members, each user once.
+	Members uint32 `protobuf:"varint,2,opt,name=members,proto3" json:"members,omitempty"`
+	// Number of their connections.
+	Connections   uint32 `protobuf:"varint,3,opt,name=connections,proto3" json:"connections,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelCount) Reset() {
+	*x = ChannelCount{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelCount) ProtoMessage() {}
+
+func (x *ChannelCount) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelCount.ProtoReflect.Descriptor instead.
+func (*ChannelCount) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ChannelCount) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ChannelCount) GetMembers() uint32 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *ChannelCount) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+// GetUserRequest names a user.
+type GetUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The user.
+	UserId        string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUserRequest) Reset() {
+	*x = GetUserRequest{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUserRequest) ProtoMessage() {}
+
+func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
+func (*GetUserRequest) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetUserRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+// GetUserResponse is what is known of a user.
+type GetUserResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The user.
+	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// Whether the user has a connection.
+	Online bool `protobuf:"varint,2,opt,name=online,proto3" json:"online,omitempty"`
+	// The user's connections in the order in which they were made, at most 100.
+	Connections []*UserConnection `protobuf:"bytes,3,rep,name=connections,proto3" json:"connections,omitempty"`
+	// Number of the user's connections, also where the list is shorter.
+	Total uint32 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	// When the last connection of a user who is not online was last heard; absent if that
+	// is more than a day ago, or not known any more.
+	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUserResponse) Reset() {
+	*x = GetUserResponse{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUserResponse) ProtoMessage() {}
+
+func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
+func (*GetUserResponse) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetUserResponse) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *GetUserResponse) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+func (x *GetUserResponse) GetConnections() []*UserConnection {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+func (x *GetUserResponse) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *GetUserResponse) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+// UserConnection is one connection of a user.
+type UserConnection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names it in logs and in the Control API.
+	ConnectionId string `protobuf:"bytes,1,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
+	// The edge that it is connected to.
+	EdgeId string `protobuf:"bytes,2,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	// When it connected.
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// A JSON text: what its token, or else the client, says of the user; may be empty.
+	Info          string `protobuf:"bytes,4,opt,name=info,proto3" json:"info,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserConnection) Reset() {
+	*x = UserConnection{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserConnection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserConnection) ProtoMessage() {}
+
+func (x *UserConnection) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserConnection.ProtoReflect.Descriptor instead.
+func (*UserConnection) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UserConnection) GetConnectionId() string {
+	if x != nil {
+		return x.ConnectionId
+	}
+	return ""
+}
+
+func (x *UserConnection) GetEdgeId() string {
+	if x != nil {
+		return x.EdgeId
+	}
+	return ""
+}
+
+func (x *UserConnection) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *UserConnection) GetInfo() string {
+	if x != nil {
+		return x.Info
+	}
+	return ""
+}
+
+// WatchChannelRequest says what to watch.
+type WatchChannelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The resume_token of the last response that was handled, to be told only what has
+	// changed since; empty: begin with a snapshot. Where the replica cannot tell what has
+	// changed, since it is another one or that is too long ago, it begins with a snapshot.
+	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// Beyond so many members there are counts and samples in place of lists; 0: 1,000; at
+	// most 100,000.
+	MaxMembers    uint32 `protobuf:"varint,3,opt,name=max_members,json=maxMembers,proto3" json:"max_members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchChannelRequest) Reset() {
+	*x = WatchChannelRequest{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchChannelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchChannelRequest) ProtoMessage() {}
+
+func (x *WatchChannelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchChannelRequest.ProtoReflect.Descriptor instead.
+func (*WatchChannelRequest) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WatchChannelRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *WatchChannelRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+func (x *WatchChannelRequest) GetMaxMembers() uint32 {
+	if x != nil {
+		return x.MaxMembers
+	}
+	return 0
+}
+
+// WatchChannelResponse is a step of what happens in a channel.
+type WatchChannelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*WatchChannelResponse_Snapshot
+	//	*WatchChannelResponse_Changed
+	Event isWatchChannelResponse_Event `protobuf_oneof:"event"`
+	// Where to go on from.
+	ResumeToken   string `protobuf:"bytes,3,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchChannelResponse) Reset() {
+	*x = WatchChannelResponse{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchChannelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchChannelResponse) ProtoMessage() {}
+
+func (x *WatchChannelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchChannelResponse.ProtoReflect.Descriptor instead.
+func (*WatchChannelResponse) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WatchChannelResponse) GetEvent() isWatchChannelResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchChannelResponse) GetSnapshot() *MembersSnapshot {
+	if x != nil {
+		if x, ok := x.Event.(*WatchChannelResponse_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
+func (x *WatchChannelResponse) GetChanged() *MembersChanged {
+	if x != nil {
+		if x, ok := x.Event.(*WatchChannelResponse_Changed); ok {
+			return x.Changed
+		}
+	}
+	return nil
+}
+
+func (x *WatchChannelResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+type isWatchChannelResponse_Event interface {
+	isWatchChannelResponse_Event()
+}
+
+type WatchChannelResponse_Snapshot struct {
+	// All members, in place of what was said before.
+	Snapshot *MembersSnapshot `protobuf:"bytes,1,opt,name=snapshot,proto3,oneof"`
+}
+
+type WatchChannelResponse_Changed struct {
+	// Who came and went since.
+	Changed *MembersChanged `protobuf:"bytes,2,opt,name=changed,proto3,oneof"`
+}
+
+func (*WatchChannelResponse_Snapshot) isWatchChannelResponse_Event() {}
+
+func (*WatchChannelResponse_Changed) isWatchChannelResponse_Event() {}
+
+// MembersSnapshot is a part of a channel's members.
+type MembersSnapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000 members, in order of user_id over all parts.
+	Members []*Member `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	// Number of all members.
+	Total uint32 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	// Set in the last part.
+	Complete bool `protobuf:"varint,3,opt,name=complete,proto3" json:"complete,omitempty"`
+	// The channel has more members than are listed: those here are a sample.
+	Truncated     bool `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersSnapshot) Reset() {
+	*x = MembersSnapshot{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersSnapshot) ProtoMessage() {}
+
+func (x *MembersSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersSnapshot.ProtoReflect.Descriptor instead.
+func (*MembersSnapshot) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MembersSnapshot) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *MembersSnapshot) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *MembersSnapshot) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *MembersSnapshot) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// MembersChanged is who came and went, each user once, where it ended up. Empty if
+// nothing happened for a while.
+type MembersChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Users who are members now. They may have been before: also after having left
+	// meanwhile.
+	Joined []*Member `protobuf:"bytes,1,rep,name=joined,proto3" json:"joined,omitempty"`
+	// Users who are no members now, with user_id alone. They may never have been told of
+	// as members.
+	Left []*Member `protobuf:"bytes,2,rep,name=left,proto3" json:"left,omitempty"`
+	// Number of all members.
+	Total uint32 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// The channel has more members than are listed: joined and left are samples of at
+	// most 20.
+	Truncated     bool `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersChanged) Reset() {
+	*x = MembersChanged{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersChanged) ProtoMessage() {}
+
+func (x *MembersChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersChanged.ProtoReflect.Descriptor instead.
+func (*MembersChanged) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MembersChanged) GetJoined() []*Member {
+	if x != nil {
+		return x.Joined
+	}
+	return nil
+}
+
+func (x *MembersChanged) GetLeft() []*Member {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *MembersChanged) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *MembersChanged) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// WatchRequest is one wish of an edge.
+type WatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the edge wants.
+	//
+	// Types that are valid to be assigned to Request:
+	//
+	//	*WatchRequest_Watch
+	//	*WatchRequest_Unwatch
+	//	*WatchRequest_Sync
+	Request       isWatchRequest_Request `protobuf_oneof:"request"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WatchRequest) GetRequest() isWatchRequest_Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetWatch() *WatchedChannel {
+	if x != nil {
+		if x, ok := x.Request.(*WatchRequest_Watch); ok {
+			return x.Watch
+		}
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetUnwatch() *WatchedChannel {
+	if x != nil {
+		if x, ok := x.Request.(*WatchRequest_Unwatch); ok {
+			return x.Unwatch
+		}
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetSync() *Sync {
+	if x != nil {
+		if x, ok := x.Request.(*WatchRequest_Sync); ok {
+			return x.Sync
+		}
+	}
+	return nil
+}
+
+type isWatchRequest_Request interface {
+	isWatchRequest_Request()
+}
+
+type WatchRequest_Watch struct {
+	// Begin to watch a channel, or begin anew with a snapshot.
+	Watch *WatchedChannel `protobuf:"bytes,1,opt,name=watch,proto3,oneof"`
+}
+
+type WatchRequest_Unwatch struct {
+	// Watch it no longer; what is on its way may still come.
+	Unwatch *WatchedChannel `protobuf:"bytes,2,opt,name=unwatch,proto3,oneof"`
+}
+
+type WatchRequest_Sync struct {
+	// Answer when everything that had been applied before is told.
+	Sync *Sync `protobuf:"bytes,3,opt,name=sync,proto3,oneof"`
+}
+
+func (*WatchRequest_Watch) isWatchRequest_Request() {}
+
+func (*WatchRequest_Unwatch) isWatchRequest_Request() {}
+
+func (*WatchRequest_Sync) isWatchRequest_Request() {}
+
+// WatchedChannel names a channel.
+type WatchedChannel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel       string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchedChannel) Reset() {
+	*x = WatchedChannel{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchedChannel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchedChannel) ProtoMessage() {}
+
+func (x *WatchedChannel) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchedChannel.ProtoReflect.Descriptor instead.
+func (*WatchedChannel) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WatchedChannel) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+// Sync is a mark in the stream.
+type Sync struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the edge.
+	Number        uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sync) Reset() {
+	*x = Sync{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sync) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sync) ProtoMessage() {}
+
+func (x *Sync) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sync.ProtoReflect.Descriptor instead.
+func (*Sync) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Sync) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+// WatchResponse is a step of what happens in one of the channels, or neither for a
+// heartbeat.
+type WatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*WatchResponse_Snapshot
+	//	*WatchResponse_Changed
+	//	*WatchResponse_Synced
+	Event         isWatchResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WatchResponse) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *WatchResponse) GetEvent() isWatchResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetSnapshot() *MembersSnapshot {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetChanged() *MembersChanged {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Changed); ok {
+			return x.Changed
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetSynced() *Sync {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Synced); ok {
+			return x.Synced
+		}
+	}
+	return nil
+}
+
+type isWatchResponse_Event interface {
+	isWatchResponse_Event()
+}
+
+type WatchResponse_Snapshot struct {
+	// All members, in place of what was said before; beyond 1,000 a sample.
+	Snapshot *MembersSnapshot `protobuf:"bytes,2,opt,name=snapshot,proto3,oneof"`
+}
+
+type WatchResponse_Changed struct {
+	// Who came and went since.
+	Changed *MembersChanged `protobuf:"bytes,3,opt,name=changed,proto3,oneof"`
+}
+
+type WatchResponse_Synced struct {
+	// The answer to sync.
+	Synced *Sync `protobuf:"bytes,4,opt,name=synced,proto3,oneof"`
+}
+
+func (*WatchResponse_Snapshot) isWatchResponse_Event() {}
+
+func (*WatchResponse_Changed) isWatchResponse_Event() {}
+
+func (*WatchResponse_Synced) isWatchResponse_Event() {}
+
 // ReportRequest is one step of an edge's report.
 type ReportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -239,7 +1231,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[3]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -251,7 +1243,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[3]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -264,7 +1256,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{3}
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReportRequest) GetSequence() uint64 {
@@ -352,7 +1344,7 @@ type ReportRequest_Heartbeat struct {
 }
 
 type ReportRequest_Goodbye struct {
-	// The edge stops: its members leave now.
+	// The edge stops: its members leave now, but for those that are held.
 	Goodbye *Goodbye `protobuf:"bytes,6,opt,name=goodbye,proto3,oneof"`
 }
 
@@ -370,14 +1362,17 @@ func (*ReportRequest_Goodbye) isReportRequest_Report() {}
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique per process: a restarted edge has another.
-	EdgeId        string `protobuf:"bytes,1,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	EdgeId string `protobuf:"bytes,1,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	// Counts the edge's streams to this replica from 1. One that is late, whose number is
+	// not above that of the stream in use, is refused.
+	Incarnation   uint64 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[4]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +1384,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[4]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +1397,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{4}
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Hello) GetEdgeId() string {
@@ -412,20 +1407,33 @@ func (x *Hello) GetEdgeId() string {
 	return ""
 }
 
-// Snapshot is a part of all subscriptions of the edge in namespaces with presence.
+func (x *Hello) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+// Snapshot is a part of all connections of the edge, and of all subscriptions in
+// namespaces with presence.
 type Snapshot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Each (channel, user) once.
+	// Each (channel, user) once; at most 1,000.
 	Attendances []*Attendance `protobuf:"bytes,1,rep,name=attendances,proto3" json:"attendances,omitempty"`
 	// Set in the last part.
-	Complete      bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	Complete bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	// Each connection once; at most 1,000.
+	Connections []*Connection `protobuf:"bytes,3,rep,name=connections,proto3" json:"connections,omitempty"`
+	// Users whose last connection on this edge has ended within a day, as far as the edge
+	// remembers; at most 1,000.
+	LastSeen      []*LastSeen `protobuf:"bytes,4,rep,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[5]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +1445,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[5]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +1458,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{5}
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Snapshot) GetAttendances() []*Attendance {
@@ -467,18 +1475,34 @@ func (x *Snapshot) GetComplete() bool {
 	return false
 }
 
-// Changes replaces single attendances.
+func (x *Snapshot) GetConnections() []*Connection {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+func (x *Snapshot) GetLastSeen() []*LastSeen {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+// Changes replaces single attendances, and adds and removes connections.
 type Changes struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new state of each (channel, user) that changed; connections 0: gone.
-	Attendances   []*Attendance `protobuf:"bytes,1,rep,name=attendances,proto3" json:"attendances,omitempty"`
+	Attendances []*Attendance `protobuf:"bytes,1,rep,name=attendances,proto3" json:"attendances,omitempty"`
+	// Those made and those ended; at most 1,000.
+	Connections   []*Connection `protobuf:"bytes,2,rep,name=connections,proto3" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Changes) Reset() {
 	*x = Changes{}
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[6]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +1514,7 @@ func (x *Changes) String() string {
 func (*Changes) ProtoMessage() {}
 
 func (x *Changes) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[6]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,12 +1527,156 @@ func (x *Changes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Changes.ProtoReflect.Descriptor instead.
 func (*Changes) Descriptor() ([]byte, []int) {
-	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{6}
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Changes) GetAttendances() []*Attendance {
 	if x != nil {
 		return x.Attendances
+	}
+	return nil
+}
+
+func (x *Changes) GetConnections() []*Connection {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+// Connection is one connection of a user.
+type Connection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names it in logs and in the Control API.
+	ConnectionId string `protobuf:"bytes,1,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
+	// The user.
+	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// When it connected; absent where ended is set.
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// A JSON text of at most 1,024 bytes; empty: none.
+	Info string `protobuf:"bytes,4,opt,name=info,proto3" json:"info,omitempty"`
+	// Set once it has ended: when the user was last heard over it.
+	Ended         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connection) Reset() {
+	*x = Connection{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connection) ProtoMessage() {}
+
+func (x *Connection) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connection.ProtoReflect.Descriptor instead.
+func (*Connection) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Connection) GetConnectionId() string {
+	if x != nil {
+		return x.ConnectionId
+	}
+	return ""
+}
+
+func (x *Connection) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *Connection) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Connection) GetInfo() string {
+	if x != nil {
+		return x.Info
+	}
+	return ""
+}
+
+func (x *Connection) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+// LastSeen is when a user was last heard who has no connection any more.
+type LastSeen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The user.
+	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// When.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LastSeen) Reset() {
+	*x = LastSeen{}
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LastSeen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LastSeen) ProtoMessage() {}
+
+func (x *LastSeen) ProtoReflect() protoreflect.Message {
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LastSeen.ProtoReflect.Descriptor instead.
+func (*LastSeen) Descriptor() ([]byte, []int) {
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *LastSeen) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *LastSeen) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
 	}
 	return nil
 }
@@ -523,14 +1691,17 @@ type Attendance struct {
 	// How many connections of the user are subscribed on this edge.
 	Connections uint32 `protobuf:"varint,3,opt,name=connections,proto3" json:"connections,omitempty"`
 	// When the first of them subscribed.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// With connections 0: the user stays a member for so long from now, since it is
+	// expected back; 0: it is gone. At most an hour.
+	HeldMs        uint32 `protobuf:"varint,5,opt,name=held_ms,json=heldMs,proto3" json:"held_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Attendance) Reset() {
 	*x = Attendance{}
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[7]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +1713,7 @@ func (x *Attendance) String() string {
 func (*Attendance) ProtoMessage() {}
 
 func (x *Attendance) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[7]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +1726,7 @@ func (x *Attendance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attendance.ProtoReflect.Descriptor instead.
 func (*Attendance) Descriptor() ([]byte, []int) {
-	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{7}
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Attendance) GetChannel() string {
@@ -586,6 +1757,13 @@ func (x *Attendance) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Attendance) GetHeldMs() uint32 {
+	if x != nil {
+		return x.HeldMs
+	}
+	return 0
+}
+
 // Heartbeat says that the edge lives.
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -595,7 +1773,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[8]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +1785,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[8]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +1798,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{8}
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{24}
 }
 
 // Goodbye says that the edge stops.
@@ -632,7 +1810,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[9]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +1822,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[9]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +1835,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{9}
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{25}
 }
 
 // ReportResponse acknowledges.
@@ -671,7 +1849,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[10]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +1861,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_carillon_presence_v1_presence_proto_msgTypes[10]
+	mi := &file_carillon_presence_v1_presence_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +1874,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{10}
+	return file_carillon_presence_v1_presence_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReportResponse) GetSequence() uint64 {
@@ -720,11 +1898,71 @@ const file_carillon_presence_v1_presence_proto_rawDesc = "" +
 	"\x13ListMembersResponse\x126\n" +
 	"\amembers\x18\x01 \x03(\v2\x1c.carillon.presence.v1.MemberR\amembers\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\rR\x05total\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"u\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\x89\x01\n" +
 	"\x06Member\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12 \n" +
 	"\vconnections\x18\x02 \x01(\rR\vconnections\x120\n" +
-	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xef\x02\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04info\x18\x04 \x01(\tR\x04info\">\n" +
+	"\x13CountMembersRequest\x12'\n" +
+	"\bchannels\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\bchannels\"R\n" +
+	"\x14CountMembersResponse\x12:\n" +
+	"\x06counts\x18\x01 \x03(\v2\".carillon.presence.v1.ChannelCountR\x06counts\"d\n" +
+	"\fChannelCount\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x18\n" +
+	"\amembers\x18\x02 \x01(\rR\amembers\x12 \n" +
+	"\vconnections\x18\x03 \x01(\rR\vconnections\"5\n" +
+	"\x0eGetUserRequest\x12#\n" +
+	"\auser_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\xff\x01R\x06userId\"\xd9\x01\n" +
+	"\x0fGetUserResponse\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x16\n" +
+	"\x06online\x18\x02 \x01(\bR\x06online\x12F\n" +
+	"\vconnections\x18\x03 \x03(\v2$.carillon.presence.v1.UserConnectionR\vconnections\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\rR\x05total\x127\n" +
+	"\tlast_seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\"\x94\x01\n" +
+	"\x0eUserConnection\x12#\n" +
+	"\rconnection_id\x18\x01 \x01(\tR\fconnectionId\x12\x17\n" +
+	"\aedge_id\x18\x02 \x01(\tR\x06edgeId\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04info\x18\x04 \x01(\tR\x04info\"\x94\x01\n" +
+	"\x13WatchChannelRequest\x12$\n" +
+	"\achannel\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\x12+\n" +
+	"\fresume_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x01R\vresumeToken\x12*\n" +
+	"\vmax_members\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06R\n" +
+	"maxMembers\"\xc9\x01\n" +
+	"\x14WatchChannelResponse\x12C\n" +
+	"\bsnapshot\x18\x01 \x01(\v2%.carillon.presence.v1.MembersSnapshotH\x00R\bsnapshot\x12@\n" +
+	"\achanged\x18\x02 \x01(\v2$.carillon.presence.v1.MembersChangedH\x00R\achanged\x12!\n" +
+	"\fresume_token\x18\x03 \x01(\tR\vresumeTokenB\a\n" +
+	"\x05event\"\x99\x01\n" +
+	"\x0fMembersSnapshot\x126\n" +
+	"\amembers\x18\x01 \x03(\v2\x1c.carillon.presence.v1.MemberR\amembers\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\rR\x05total\x12\x1a\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x12\x1c\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\xac\x01\n" +
+	"\x0eMembersChanged\x124\n" +
+	"\x06joined\x18\x01 \x03(\v2\x1c.carillon.presence.v1.MemberR\x06joined\x120\n" +
+	"\x04left\x18\x02 \x03(\v2\x1c.carillon.presence.v1.MemberR\x04left\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\rR\x05total\x12\x1c\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\xd2\x01\n" +
+	"\fWatchRequest\x12<\n" +
+	"\x05watch\x18\x01 \x01(\v2$.carillon.presence.v1.WatchedChannelH\x00R\x05watch\x12@\n" +
+	"\aunwatch\x18\x02 \x01(\v2$.carillon.presence.v1.WatchedChannelH\x00R\aunwatch\x120\n" +
+	"\x04sync\x18\x03 \x01(\v2\x1a.carillon.presence.v1.SyncH\x00R\x04syncB\x10\n" +
+	"\arequest\x12\x05\xbaH\x02\b\x01\"6\n" +
+	"\x0eWatchedChannel\x12$\n" +
+	"\achannel\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\"\x1e\n" +
+	"\x04Sync\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"\xef\x01\n" +
+	"\rWatchResponse\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12C\n" +
+	"\bsnapshot\x18\x02 \x01(\v2%.carillon.presence.v1.MembersSnapshotH\x00R\bsnapshot\x12@\n" +
+	"\achanged\x18\x03 \x01(\v2$.carillon.presence.v1.MembersChangedH\x00R\achanged\x124\n" +
+	"\x06synced\x18\x04 \x01(\v2\x1a.carillon.presence.v1.SyncH\x00R\x06syncedB\a\n" +
+	"\x05event\"\xef\x02\n" +
 	"\rReportRequest\x12#\n" +
 	"\bsequence\x18\x01 \x01(\x04B\a\xbaH\x042\x02(\x01R\bsequence\x123\n" +
 	"\x05hello\x18\x02 \x01(\v2\x1b.carillon.presence.v1.HelloH\x00R\x05hello\x12<\n" +
@@ -732,28 +1970,47 @@ const file_carillon_presence_v1_presence_proto_rawDesc = "" +
 	"\achanges\x18\x04 \x01(\v2\x1d.carillon.presence.v1.ChangesH\x00R\achanges\x12?\n" +
 	"\theartbeat\x18\x05 \x01(\v2\x1f.carillon.presence.v1.HeartbeatH\x00R\theartbeat\x129\n" +
 	"\agoodbye\x18\x06 \x01(\v2\x1d.carillon.presence.v1.GoodbyeH\x00R\agoodbyeB\x0f\n" +
-	"\x06report\x12\x05\xbaH\x02\b\x01\"+\n" +
+	"\x06report\x12\x05\xbaH\x02\b\x01\"M\n" +
 	"\x05Hello\x12\"\n" +
-	"\aedge_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04 \x01(@R\x06edgeId\"j\n" +
+	"\aedge_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04 \x01(@R\x06edgeId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"\xeb\x01\n" +
 	"\bSnapshot\x12B\n" +
 	"\vattendances\x18\x01 \x03(\v2 .carillon.presence.v1.AttendanceR\vattendances\x12\x1a\n" +
-	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"M\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x12B\n" +
+	"\vconnections\x18\x03 \x03(\v2 .carillon.presence.v1.ConnectionR\vconnections\x12;\n" +
+	"\tlast_seen\x18\x04 \x03(\v2\x1e.carillon.presence.v1.LastSeenR\blastSeen\"\x91\x01\n" +
 	"\aChanges\x12B\n" +
-	"\vattendances\x18\x01 \x03(\v2 .carillon.presence.v1.AttendanceR\vattendances\"\x93\x01\n" +
+	"\vattendances\x18\x01 \x03(\v2 .carillon.presence.v1.AttendanceR\vattendances\x12B\n" +
+	"\vconnections\x18\x02 \x03(\v2 .carillon.presence.v1.ConnectionR\vconnections\"\xc2\x01\n" +
+	"\n" +
+	"Connection\x12#\n" +
+	"\rconnection_id\x18\x01 \x01(\tR\fconnectionId\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04info\x18\x04 \x01(\tR\x04info\x120\n" +
+	"\x05ended\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\"S\n" +
+	"\bLastSeen\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xac\x01\n" +
 	"\n" +
 	"Attendance\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12 \n" +
 	"\vconnections\x18\x03 \x01(\rR\vconnections\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\v\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x17\n" +
+	"\aheld_ms\x18\x05 \x01(\rR\x06heldMs\"\v\n" +
 	"\tHeartbeat\"\t\n" +
 	"\aGoodbye\",\n" +
 	"\x0eReportResponse\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence2u\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence2\x9d\x03\n" +
 	"\x0fPresenceService\x12b\n" +
-	"\vListMembers\x12(.carillon.presence.v1.ListMembersRequest\x1a).carillon.presence.v1.ListMembersResponse2p\n" +
+	"\vListMembers\x12(.carillon.presence.v1.ListMembersRequest\x1a).carillon.presence.v1.ListMembersResponse\x12e\n" +
+	"\fCountMembers\x12).carillon.presence.v1.CountMembersRequest\x1a*.carillon.presence.v1.CountMembersResponse\x12V\n" +
+	"\aGetUser\x12$.carillon.presence.v1.GetUserRequest\x1a%.carillon.presence.v1.GetUserResponse\x12g\n" +
+	"\fWatchChannel\x12).carillon.presence.v1.WatchChannelRequest\x1a*.carillon.presence.v1.WatchChannelResponse0\x012\xc6\x01\n" +
 	"\x15PresenceReportService\x12W\n" +
-	"\x06Report\x12#.carillon.presence.v1.ReportRequest\x1a$.carillon.presence.v1.ReportResponse(\x010\x01BEZCgithub.com/carillon-rt/carillon/gen/carillon/presence/v1;presencev1b\x06proto3"
+	"\x06Report\x12#.carillon.presence.v1.ReportRequest\x1a$.carillon.presence.v1.ReportResponse(\x010\x01\x12T\n" +
+	"\x05Watch\x12\".carillon.presence.v1.WatchRequest\x1a#.carillon.presence.v1.WatchResponse(\x010\x01BEZCgithub.com/carillon-rt/carillon/gen/carillon/presence/v1;presencev1b\x06proto3"
 
 var (
 	file_carillon_presence_v1_presence_proto_rawDescOnce sync.Once
@@ -767,41 +2024,86 @@ func file_carillon_presence_v1_presence_proto_rawDescGZIP() []byte {
 	return file_carillon_presence_v1_presence_proto_rawDescData
 }
 
-var file_carillon_presence_v1_presence_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_carillon_presence_v1_presence_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_carillon_presence_v1_presence_proto_goTypes = []any{
 	(*ListMembersRequest)(nil),    // 0: carillon.presence.v1.ListMembersRequest
 	(*ListMembersResponse)(nil),   // 1: carillon.presence.v1.ListMembersResponse
 	(*Member)(nil),                // 2: carillon.presence.v1.Member
-	(*ReportRequest)(nil),         // 3: carillon.presence.v1.ReportRequest
-	(*Hello)(nil),                 // 4: carillon.presence.v1.Hello
-	(*Snapshot)(nil),              // 5: carillon.presence.v1.Snapshot
-	(*Changes)(nil),               // 6: carillon.presence.v1.Changes
-	(*Attendance)(nil),            // 7: carillon.presence.v1.Attendance
-	(*Heartbeat)(nil),             // 8: carillon.presence.v1.Heartbeat
-	(*Goodbye)(nil),               // 9: carillon.presence.v1.Goodbye
-	(*ReportResponse)(nil),        // 10: carillon.presence.v1.ReportResponse
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*CountMembersRequest)(nil),   // 3: carillon.presence.v1.CountMembersRequest
+	(*CountMembersResponse)(nil),  // 4: carillon.presence.v1.CountMembersResponse
+	(*ChannelCount)(nil),          // 5: carillon.presence.v1.ChannelCount
+	(*GetUserRequest)(nil),        // 6: carillon.presence.v1.GetUserRequest
+	(*GetUserResponse)(nil),       // 7: carillon.presence.v1.GetUserResponse
+	(*UserConnection)(nil),        // 8: carillon.presence.v1.UserConnection
+	(*WatchChannelRequest)(nil),   // 9: carillon.presence.v1.WatchChannelRequest
+	(*WatchChannelResponse)(nil),  // 10: carillon.presence.v1.WatchChannelResponse
+	(*MembersSnapshot)(nil),       // 11: carillon.presence.v1.MembersSnapshot
+	(*MembersChanged)(nil),        // 12: carillon.presence.v1.MembersChanged
+	(*WatchRequest)(nil),          // 13: carillon.presence.v1.WatchRequest
+	(*WatchedChannel)(nil),        // 14: carillon.presence.v1.WatchedChannel
+	(*Sync)(nil),                  // 15: carillon.presence.v1.Sync
+	(*WatchResponse)(nil),         // 16: carillon.presence.v1.WatchResponse
+	(*ReportRequest)(nil),         // 17: carillon.presence.v1.ReportRequest
+	(*Hello)(nil),                 // 18: carillon.presence.v1.Hello
+	(*Snapshot)(nil),              // 19: carillon.presence.v1.Snapshot
+	(*Changes)(nil),               // 20: carillon.presence.v1.Changes
+	(*Connection)(nil),            // 21: carillon.presence.v1.Connection
+	(*LastSeen)(nil),              // 22: carillon.presence.v1.LastSeen
+	(*Attendance)(nil),            // 23: carillon.presence.v1.Attendance
+	(*Heartbeat)(nil),             // 24: carillon.presence.v1.Heartbeat
+	(*Goodbye)(nil),               // 25: carillon.presence.v1.Goodbye
+	(*ReportResponse)(nil),        // 26: carillon.presence.v1.ReportResponse
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
 }
 var file_carillon_presence_v1_presence_proto_depIdxs = []int32{
 	2,  // 0: carillon.presence.v1.ListMembersResponse.members:type_name -> carillon.presence.v1.Member
-	11, // 1: carillon.presence.v1.Member.since:type_name -> google.protobuf.Timestamp
-	4,  // 2: carillon.presence.v1.ReportRequest.hello:type_name -> carillon.presence.v1.Hello
-	5,  // 3: carillon.presence.v1.ReportRequest.snapshot:type_name -> carillon.presence.v1.Snapshot
-	6,  // 4: carillon.presence.v1.ReportRequest.changes:type_name -> carillon.presence.v1.Changes
-	8,  // 5: carillon.presence.v1.ReportRequest.heartbeat:type_name -> carillon.presence.v1.Heartbeat
-	9,  // 6: carillon.presence.v1.ReportRequest.goodbye:type_name -> carillon.presence.v1.Goodbye
-	7,  // 7: carillon.presence.v1.Snapshot.attendances:type_name -> carillon.presence.v1.Attendance
-	7,  // 8: carillon.presence.v1.Changes.attendances:type_name -> carillon.presence.v1.Attendance
-	11, // 9: carillon.presence.v1.Attendance.since:type_name -> google.protobuf.Timestamp
-	0,  // 10: carillon.presence.v1.PresenceService.ListMembers:input_type -> carillon.presence.v1.ListMembersRequest
-	3,  // 11: carillon.presence.v1.PresenceReportService.Report:input_type -> carillon.presence.v1.ReportRequest
-	1,  // 12: carillon.presence.v1.PresenceService.ListMembers:output_type -> carillon.presence.v1.ListMembersResponse
-	10, // 13: carillon.presence.v1.PresenceReportService.Report:output_type -> carillon.presence.v1.ReportResponse
-	12, // [12:14] is the sub-list for method output_type
-	10, // [10:12] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	27, // 1: carillon.presence.v1.Member.since:type_name -> google.protobuf.Timestamp
+	5,  // 2: carillon.presence.v1.CountMembersResponse.counts:type_name -> carillon.presence.v1.ChannelCount
+	8,  // 3: carillon.presence.v1.GetUserResponse.connections:type_name -> carillon.presence.v1.UserConnection
+	27, // 4: carillon.presence.v1.GetUserResponse.last_seen:type_name -> google.protobuf.Timestamp
+	27, // 5: carillon.presence.v1.UserConnection.since:type_name -> google.protobuf.Timestamp
+	11, // 6: carillon.presence.v1.WatchChannelResponse.snapshot:type_name -> carillon.presence.v1.MembersSnapshot
+	12, // 7: carillon.presence.v1.WatchChannelResponse.changed:type_name -> carillon.presence.v1.MembersChanged
+	2,  // 8: carillon.presence.v1.MembersSnapshot.members:type_name -> carillon.presence.v1.Member
+	2,  // 9: carillon.presence.v1.MembersChanged.joined:type_name -> carillon.presence.v1.Member
+	2,  // 10: carillon.presence.v1.MembersChanged.left:type_name -> carillon.presence.v1.Member
+	14, // 11: carillon.presence.v1.WatchRequest.watch:type_name -> carillon.presence.v1.WatchedChannel
+	14, // 12: carillon.presence.v1.WatchRequest.unwatch:type_name -> carillon.presence.v1.WatchedChannel
+	15, // 13: carillon.presence.v1.WatchRequest.sync:type_name -> carillon.presence.v1.Sync
+	11, // 14: carillon.presence.v1.WatchResponse.snapshot:type_name -> carillon.presence.v1.MembersSnapshot
+	12, // 15: carillon.presence.v1.WatchResponse.changed:type_name -> carillon.presence.v1.MembersChanged
+	15, // 16: carillon.presence.v1.WatchResponse.synced:type_name -> carillon.presence.v1.Sync
+	18, // 17: carillon.presence.v1.ReportRequest.hello:type_name -> carillon.presence.v1.Hello
+	19, // 18: carillon.presence.v1.ReportRequest.snapshot:type_name -> carillon.presence.v1.Snapshot
+	20, // 19: carillon.presence.v1.ReportRequest.changes:type_name -> carillon.presence.v1.Changes
+	24, // 20: carillon.presence.v1.ReportRequest.heartbeat:type_name -> carillon.presence.v1.Heartbeat
+	25, // 21: carillon.presence.v1.ReportRequest.goodbye:type_name -> carillon.presence.v1.Goodbye
+	23, // 22: carillon.presence.v1.Snapshot.attendances:type_name -> carillon.presence.v1.Attendance
+	21, // 23: carillon.presence.v1.Snapshot.connections:type_name -> carillon.presence.v1.Connection
+	22, // 24: carillon.presence.v1.Snapshot.last_seen:type_name -> carillon.presence.v1.LastSeen
+	23, // 25: carillon.presence.v1.Changes.attendances:type_name -> carillon.presence.v1.Attendance
+	21, // 26: carillon.presence.v1.Changes.connections:type_name -> carillon.presence.v1.Connection
+	27, // 27: carillon.presence.v1.Connection.since:type_name -> google.protobuf.Timestamp
+	27, // 28: carillon.presence.v1.Connection.ended:type_name -> google.protobuf.Timestamp
+	27, // 29: carillon.presence.v1.LastSeen.time:type_name -> google.protobuf.Timestamp
+	27, // 30: carillon.presence.v1.Attendance.since:type_name -> google.protobuf.Timestamp
+	0,  // 31: carillon.presence.v1.PresenceService.ListMembers:input_type -> carillon.presence.v1.ListMembersRequest
+	3,  // 32: carillon.presence.v1.PresenceService.CountMembers:input_type -> carillon.presence.v1.CountMembersRequest
+	6,  // 33: carillon.presence.v1.PresenceService.GetUser:input_type -> carillon.presence.v1.GetUserRequest
+	9,  // 34: carillon.presence.v1.PresenceService.WatchChannel:input_type -> carillon.presence.v1.WatchChannelRequest
+	17, // 35: carillon.presence.v1.PresenceReportService.Report:input_type -> carillon.presence.v1.ReportRequest
+	13, // 36: carillon.presence.v1.PresenceReportService.Watch:input_type -> carillon.presence.v1.WatchRequest
+	1,  // 37: carillon.presence.v1.PresenceService.ListMembers:output_type -> carillon.presence.v1.ListMembersResponse
+	4,  // 38: carillon.presence.v1.PresenceService.CountMembers:output_type -> carillon.presence.v1.CountMembersResponse
+	7,  // 39: carillon.presence.v1.PresenceService.GetUser:output_type -> carillon.presence.v1.GetUserResponse
+	10, // 40: carillon.presence.v1.PresenceService.WatchChannel:output_type -> carillon.presence.v1.WatchChannelResponse
+	26, // 41: carillon.presence.v1.PresenceReportService.Report:output_type -> carillon.presence.v1.ReportResponse
+	16, // 42: carillon.presence.v1.PresenceReportService.Watch:output_type -> carillon.presence.v1.WatchResponse
+	37, // [37:43] is the sub-list for method output_type
+	31, // [31:37] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_carillon_presence_v1_presence_proto_init() }
@@ -809,7 +2111,21 @@ func file_carillon_presence_v1_presence_proto_init() {
 	if File_carillon_presence_v1_presence_proto != nil {
 		return
 	}
-	file_carillon_presence_v1_presence_proto_msgTypes[3].OneofWrappers = []any{
+	file_carillon_presence_v1_presence_proto_msgTypes[10].OneofWrappers = []any{
+		(*WatchChannelResponse_Snapshot)(nil),
+		(*WatchChannelResponse_Changed)(nil),
+	}
+	file_carillon_presence_v1_presence_proto_msgTypes[13].OneofWrappers = []any{
+		(*WatchRequest_Watch)(nil),
+		(*WatchRequest_Unwatch)(nil),
+		(*WatchRequest_Sync)(nil),
+	}
+	file_carillon_presence_v1_presence_proto_msgTypes[16].OneofWrappers = []any{
+		(*WatchResponse_Snapshot)(nil),
+		(*WatchResponse_Changed)(nil),
+		(*WatchResponse_Synced)(nil),
+	}
+	file_carillon_presence_v1_presence_proto_msgTypes[17].OneofWrappers = []any{
 		(*ReportRequest_Hello)(nil),
 		(*ReportRequest_Snapshot)(nil),
 		(*ReportRequest_Changes)(nil),
@@ -822,7 +2138,7 @@ func file_carillon_presence_v1_presence_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_carillon_presence_v1_presence_proto_rawDesc), len(file_carillon_presence_v1_presence_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

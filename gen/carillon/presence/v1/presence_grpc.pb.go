@@ -22,7 +22,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PresenceService_ListMembers_FullMethodName = "/carillon.presence.v1.PresenceService/ListMembers"
+	PresenceService_ListMembers_FullMethodName  = "/carillon.presence.v1.PresenceService/ListMembers"
+	PresenceService_CountMembers_FullMethodName = "/carillon.presence.v1.PresenceService/CountMembers"
+	PresenceService_GetUser_FullMethodName      = "/carillon.presence.v1.PresenceService/GetUser"
+	PresenceService_WatchChannel_FullMethodName = "/carillon.presence.v1.PresenceService/WatchChannel"
 )
 
 // PresenceServiceClient is the client API for PresenceService service.
@@ -34,6 +37,15 @@ const (
 type PresenceServiceClient interface {
 	// ListMembers lists the members of a channel in order of user_id, in pages.
 	ListMembers(ctx context.Context, in *ListMembersRequest, opts ...grpc.CallOption) (*ListMembersResponse, error)
+	// CountMembers counts the members of many channels.
+	CountMembers(ctx context.Context, in *CountMembersRequest, opts ...grpc.CallOption) (*CountMembersResponse, error)
+	// GetUser tells whether a user is online, over which connections, and when it was
+	// last seen. It wants the right to list the members of the user's inbox.
+	GetUser(ctx context.Context, in *GetUserRequest, opts ...grpc.CallOption) (*GetUserResponse, error)
+	// WatchChannel tells who is in a channel, then who joins and leaves, until the caller
+	// ends it. Something comes at least every 5 s. When it breaks, go on from the last
+	// resume_token, with this replica or another.
+	WatchChannel(ctx context.Context, in *WatchChannelRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchChannelResponse], error)
 }
 
 type presenceServiceClient struct {
@@ -54,6 +66,45 @@ func (c *presenceServiceClient) ListMembers(ctx context.Context, in *ListMembers
 	return out, nil
 }
 
+func (c *presenceServiceClient) CountMembers(ctx context.Context, in *CountMembersRequest, opts ...grpc.CallOption) (*CountMembersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountMembersResponse)
+	err := c.cc.Invoke(ctx, PresenceService_CountMembers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *presenceServiceClient) GetUser(ctx context.Context, in *GetUserRequest, opts ...grpc.CallOption) (*GetUserResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetUserResponse)
+	err := c.cc.Invoke(ctx, PresenceService_GetUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *presenceServiceClient) WatchChannel(ctx context.Context, in *WatchChannelRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchChannelResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PresenceService_ServiceDesc.Streams[0], PresenceService_WatchChannel_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchChannelRequest, WatchChannelResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PresenceService_WatchChannelClient = grpc.ServerStreamingClient[WatchChannelResponse]
+
 // PresenceServiceServer is the server API for PresenceService service.
 // All implementations must embed UnimplementedPresenceServiceServer
 // for forward compatibility.
@@ -63,6 +114,15 @@ func (c *presenceServiceClient) ListMembers(ctx context.Context, in *ListMembers
 type PresenceServiceServer interface {
 	// ListMembers lists the members of a channel in order of user_id, in pages.
 	ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error)
+	// CountMembers counts the members of many channels.
+	CountMembers(context.Context, *CountMembersRequest) (*CountMembersResponse, error)
+	// GetUser tells whether a user is online, over which connections, and when it was
+	// last seen. It wants the right to list the members of the user's inbox.
+	GetUser(context.Context, *GetUserRequest) (*GetUserResponse, error)
+	// WatchChannel tells who is in a channel, then who joins and leaves, until the caller
+	// ends it. Something comes at least every 5 s. When it breaks, go on from the last
+	// resume_token, with this replica or another.
+	WatchChannel(*WatchChannelRequest, grpc.ServerStreamingServer[WatchChannelResponse]) error
 	mustEmbedUnimplementedPresenceServiceServer()
 }
 
@@ -75,6 +135,15 @@ type UnimplementedPresenceServiceServer struct{}
 
 func (UnimplementedPresenceServiceServer) ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListMembers not implemented")
+}
+func (UnimplementedPresenceServiceServer) CountMembers(context.Context, *CountMembersRequest) (*CountMembersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountMembers not implemented")
+}
+func (UnimplementedPresenceServiceServer) GetUser(context.Context, *GetUserRequest) (*GetUserResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetUser not implemented")
+}
+func (UnimplementedPresenceServiceServer) WatchChannel(*WatchChannelRequest, grpc.ServerStreamingServer[WatchChannelResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchChannel not implemented")
 }
 func (UnimplementedPresenceServiceServer) mustEmbedUnimplementedPresenceServiceServer() {}
 func (UnimplementedPresenceServiceServer) testEmbeddedByValue()                         {}
@@ -115,6 +184,53 @@ func _PresenceService_ListMembers_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PresenceService_CountMembers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountMembersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PresenceServiceServer).CountMembers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PresenceService_CountMembers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PresenceServiceServer).CountMembers(ctx, req.(*CountMembersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PresenceService_GetUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PresenceServiceServer).GetUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PresenceService_GetUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PresenceServiceServer).GetUser(ctx, req.(*GetUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PresenceService_WatchChannel_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchChannelRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PresenceServiceServer).WatchChannel(m, &grpc.GenericServerStream[WatchChannelRequest, WatchChannelResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PresenceService_WatchChannelServer = grpc.ServerStreamingServer[WatchChannelResponse]
+
 // PresenceService_ServiceDesc is the grpc.ServiceDesc for PresenceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -126,13 +242,28 @@ var PresenceService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ListMembers",
 			Handler:    _PresenceService_ListMembers_Handler,
 		},
+		{
+			MethodName: "CountMembers",
+			Handler:    _PresenceService_CountMembers_Handler,
+		},
+		{
+			MethodName: "GetUser",
+			Handler:    _PresenceService_GetUser_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchChannel",
+			Handler:       _PresenceService_WatchChannel_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "carillon/presence/v1/presence.proto",
 }
 
 const (
 	PresenceReportService_Report_FullMethodName = "/carillon.presence.v1.PresenceReportService/Report"
+	PresenceReportService_Watch_FullMethodName  = "/carillon.presence.v1.PresenceReportService/Watch"
 )
 
 // PresenceReportServiceClient is the client API for PresenceReportService service.
@@ -145,6 +276,9 @@ type PresenceReportServiceClient interface {
 	// heartbeats. When the stream ends without a goodbye, the edge's members stay for
 	// 6 s, so that it can come back.
 	Report(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ReportRequest, ReportResponse], error)
+	// Watch tells an edge who is in the channels that its clients watch: of each first
+	// a snapshot, then what changes. Something comes at least every 2 s.
+	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error)
 }
 
 type presenceReportServiceClient struct {
@@ -168,6 +302,19 @@ func (c *presenceReportServiceClient) Report(ctx context.Context, opts ...grpc.C
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PresenceReportService_ReportClient = grpc.BidiStreamingClient[ReportRequest, ReportResponse]
 
+func (c *presenceReportServiceClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PresenceReportService_ServiceDesc.Streams[1], PresenceReportService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PresenceReportService_WatchClient = grpc.BidiStreamingClient[WatchRequest, WatchResponse]
+
 // PresenceReportServiceServer is the server API for PresenceReportService service.
 // All implementations must embed UnimplementedPresenceReportServiceServer
 // for forward compatibility.
@@ -178,6 +325,9 @@ type PresenceReportServiceServer interface {
 	// heartbeats. When the stream ends without a goodbye, the edge's members stay for
 	// 6 s, so that it can come back.
 	Report(grpc.BidiStreamingServer[ReportRequest, ReportResponse]) error
+	// Watch tells an edge who is in the channels that its clients watch: of each first
+	// a snapshot, then what changes. Something comes at least every 2 s.
+	Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error
 	mustEmbedUnimplementedPresenceReportServiceServer()
 }
 
@@ -190,6 +340,9 @@ type UnimplementedPresenceReportServiceServer struct{}
 
 func (UnimplementedPresenceReportServiceServer) Report(grpc.BidiStreamingServer[ReportRequest, ReportResponse]) error {
 	return status.Error(codes.Unimplemented, "method Report not implemented")
+}
+func (UnimplementedPresenceReportServiceServer) Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedPresenceReportServiceServer) mustEmbedUnimplementedPresenceReportServiceServer() {}
 func (UnimplementedPresenceReportServiceServer) testEmbeddedByValue()                               {}
@@ -219,6 +372,13 @@ func _PresenceReportService_Report_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PresenceReportService_ReportServer = grpc.BidiStreamingServer[ReportRequest, ReportResponse]
 
+func _PresenceReportService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PresenceReportServiceServer).Watch(&grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PresenceReportService_WatchServer = grpc.BidiStreamingServer[WatchRequest, WatchResponse]
+
 // PresenceReportService_ServiceDesc is the grpc.ServiceDesc for PresenceReportService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -230,6 +390,12 @@ var PresenceReportService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Report",
 			Handler:       _PresenceReportService_Report_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Watch",
+			Handler:       _PresenceReportService_Watch_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
