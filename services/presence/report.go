@@ -147,7 +147,7 @@ func (r *report) apply(req *presencev1.ReportRequest) error {
 
 func (r *report) dispatch(req *presencev1.ReportRequest) error {
 	if hello, ok := req.GetReport().(*presencev1.ReportRequest_Hello); ok {
-		return r.hello(hello.Hello.GetEdgeId())
+		return r.hello(hello.Hello.GetEdgeId(), hello.Hello.GetIncarnation())
 	}
 	if r.session == nil {
 		return fault.New(fault.FieldInvalid, "report", "the first request is a hello")
@@ -158,13 +158,13 @@ func (r *report) dispatch(req *presencev1.ReportRequest) error {
 		if err != nil {
 			return err
 		}
-		return faultOf(r.session.Snapshot(part, say.Snapshot.GetComplete()))
+		return faultOf(r.session.Snapshot(view.Part{Attendances: part}, say.Snapshot.GetComplete()))
 	case *presencev1.ReportRequest_Changes:
 		changes, err := attendances("changes", say.Changes.GetAttendances(), 0)
 		if err != nil {
 			return err
 		}
-		return faultOf(r.session.Change(changes))
+		return faultOf(r.session.Change(view.Part{Attendances: changes}))
 	case *presencev1.ReportRequest_Heartbeat:
 		return faultOf(r.session.Heartbeat())
 	case *presencev1.ReportRequest_Goodbye:
@@ -175,14 +175,14 @@ func (r *report) dispatch(req *presencev1.ReportRequest) error {
 	}
 }
 
-func (r *report) hello(edgeID string) error {
+func (r *report) hello(edgeID string, incarnation uint64) error {
 	if r.session != nil {
 		return faultOf(view.ErrOrder)
 	}
 	if n := len(edgeID); n < 1 || n > maxEdgeIDBytes {
 		return fault.New(fault.FieldInvalid, "hello.edgeId", "edgeId has %d bytes; it needs 1 to %d", n, maxEdgeIDBytes)
 	}
-	session, err := r.service.view.Open(edgeID)
+	session, err := r.service.view.Open(edgeID, incarnation)
 	if err != nil {
 		return faultOf(err)
 	}

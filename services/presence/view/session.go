@@ -12,14 +12,23 @@ type edge struct {
 	id string
 
 	mu sync.Mutex
+	// gone: silent, or said goodbye. The view knows it at most as a leftover, and who
+	// opens a session needs another edge.
+	gone bool
 	// session is the one that may speak; nil between two.
-	session  *Session
-	lastWord time.Time
-	silence  *time.Timer
+	session *Session
+	// incarnation is the highest that a session had.
+	incarnation uint64
+	lastWord    time.Duration // on the view's clock
+	// heard is what users count as last seen whose connections are forgotten, in Unix
+	// milliseconds.
+	heard int64
 	// said are the parts of the edge in the view. The shards' locks guard what is
 	// in them, mu the map itself.
 	said        map[channel.Name]map[channel.User]attendance
 	attendances int // in said
+	held        holds
+	connections map[string]*connection
 }
 
 // Session is one stream of an edge. Its methods are for one goroutine at a time and
@@ -29,43 +38,77 @@ type Session struct {
 	edge *edge
 
 	// Guarded by edge.mu.
-	ended chan struct{}
-	err   error
-	// staged is the snapshot so far; nil once it is complete.
-	staged   map[channel.Name]map[channel.User]attendance
-	count    int // in staged
-	complete bool
+	ended  chan struct{}
+	err    error
+	staged *staged // nil once the snapshot is complete
+}
+
+// staged is a snapshot so far.
+type staged struct {
+	said        map[channel.Name]map[channel.User]attendance
+	attendances int
+	held        holds
+	connections map[string]*connection
 }
 
 // Open begins a session of an edge and ends the one before it. What that one said
-// stays until the snapshot of the new one is complete.
-func (v *View) Open(edgeID string) (*Session, error) {
+// stays until the snapshot of the new one is complete. Incarnation counts the sessions
+// of an edge: one that is not above those before is refused with ErrIncarnation, as long
+// as the edge is not forgotten. 0 is not counted, and refused only while there is a
+// session.
+func (v *View) Open(edgeID string, incarnation uint64) (*Session, error) {
+	for {
+		e, err := v.edge(edgeID)
+		if err != nil {
+			return nil, err
+		}
+		s, err := v.open(e, incarnation)
+		if s != nil || err != nil {
+			return s, err
+		}
+	}
+}
+
+// edge returns what there is of an edge, or makes it.
+func (v *View) edge(id string) (*edge, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {
 		return nil, ErrClosed
 	}
-	e := v.edges[edgeID]
+	e := v.edges[id]
 	if e == nil {
 		if len(v.edges) >= v.options.MaxEdges {
 			return nil, ErrTooManyEdges
 		}
-		e = &edge{id: edgeID}
-		v.edges[edgeID] = e
+		e = &edge{id: id, lastWord: v.now()}
+		v.edges[id] = e
 	}
+	return e, nil
+}
+
+// open returns nil if the edge was gone meanwhile.
+func (v *View) open(e *edge, incarnation uint64) (*Session, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.gone {
+		return nil, nil
+	}
+	if incarnation == 0 && e.session != nil || incarnation > 0 && incarnation <= e.incarnation {
+		return nil, ErrIncarnation
+	}
 	e.end(ErrReplaced)
 	e.session = &Session{
-		view:   v,
-		edge:   e,
-		ended:  make(chan struct{}),
-		staged: map[channel.Name]map[channel.User]attendance{},
+		view:  v,
+		edge:  e,
+		ended: make(chan struct{}),
+		staged: &staged{
+			said:        map[channel.Name]map[channel.User]attendance{},
+			connections: map[string]*connection{},
+		},
 	}
-	e.lastWord = time.Now()
-	if e.silence == nil {
-		e.silence = time.AfterFunc(Silence, func() { v.expire(e) })
-	}
+	e.incarnation = max(e.incarnation, incarnation)
+	e.lastWord = v.now()
 	return e.session, nil
 }
 
@@ -82,27 +125,17 @@ func (s *Session) Err() error {
 
 // Snapshot takes a part of all that the edge knows. The last part puts the whole in
 // place of what the edge said before: each channel in one step.
-func (s *Session) Snapshot(part []Attendance, last bool) error {
+func (s *Session) Snapshot(part Part, last bool) error {
 	s.edge.mu.Lock()
 	defer s.edge.mu.Unlock()
 	if err := s.word(); err != nil {
 		return err
 	}
-	if s.complete {
+	if s.staged == nil {
 		return ErrOrder
 	}
-	for _, a := range part {
-		users := s.staged[a.Channel]
-		if users == nil {
-			users = map[channel.User]attendance{}
-			s.staged[a.Channel] = users
-		}
-		if _, twice := users[a.User]; !twice {
-			if s.count++; s.count > s.view.options.MaxAttendances {
-				return ErrTooManyAttendances
-			}
-		}
-		users[a.User] = attendance{connections: a.Connections, since: a.Since}
+	if err := s.stage(part); err != nil {
+		return err
 	}
 	if last {
 		s.publish()
@@ -110,54 +143,118 @@ func (s *Session) Snapshot(part []Attendance, last bool) error {
 	return nil
 }
 
-// publish puts the staged snapshot in place.
-func (s *Session) publish() {
-	e := s.edge
-	for name := range e.said {
-		if _, stays := s.staged[name]; !stays {
-			s.view.replace(name, e, nil)
+func (s *Session) stage(part Part) error {
+	v, to := s.view, s.staged
+	for _, c := range part.Connections {
+		if c.Ended != 0 {
+			continue
+		}
+		to.connections[c.ID] = newConnection(s.edge, c)
+		if len(to.connections) > v.options.MaxConnections {
+			return ErrTooManyConnections
 		}
 	}
-	for name, users := range s.staged {
-		s.view.replace(name, e, users)
+	v.people.seen(part.LastSeen)
+	now := v.now()
+	for _, a := range part.Attendances {
+		if a.Connections == 0 && a.Held <= 0 {
+			continue
+		}
+		users := to.said[a.Channel]
+		if users == nil {
+			users = map[channel.User]attendance{}
+			to.said[a.Channel] = users
+		}
+		if _, twice := users[a.User]; !twice {
+			if to.attendances++; to.attendances > v.options.MaxAttendances {
+				return ErrTooManyAttendances
+			}
+		}
+		users[a.User] = attendance{connections: a.Connections, since: a.Since}
+		to.held.set(seat{a.Channel, a.User}, a, now)
 	}
-	e.said, e.attendances = s.staged, s.count
-	s.staged, s.complete = nil, true
+	return nil
 }
 
-// Change replaces single attendances, those of a channel in one step. After an error
-// some of them are in place.
-func (s *Session) Change(changes []Attendance) error {
+// publish puts the staged snapshot in place: connections first, so that who joins is
+// told of with info.
+func (s *Session) publish() {
+	v, e, whole := s.view, s.edge, s.staged
+	for _, c := range whole.connections {
+		v.people.connect(c)
+	}
+	for _, c := range e.connections {
+		v.people.end(c, 0) // what is missing: when it was last heard is said with the snapshot
+	}
+	for name := range e.said {
+		if _, stays := whole.said[name]; !stays {
+			v.replace(name, e, nil)
+		}
+	}
+	for name, users := range whole.said {
+		v.replace(name, e, users)
+	}
+	e.said, e.attendances, e.held, e.connections = whole.said, whole.attendances, whole.held, whole.connections
+	s.staged = nil
+	s.alone()
+}
+
+// Change replaces single attendances, neighbours of one channel in one step, and adds
+// and ends connections. After an error some of it is in place.
+func (s *Session) Change(part Part) error {
 	s.edge.mu.Lock()
 	defer s.edge.mu.Unlock()
 	if err := s.word(); err != nil {
 		return err
 	}
-	if !s.complete {
+	if s.staged != nil {
 		return ErrOrder
 	}
-	e := s.edge
-	grouped := map[channel.Name][]Attendance{}
-	for _, c := range changes {
-		grouped[c.Channel] = append(grouped[c.Channel], c)
-	}
-	for name, of := range grouped {
-		users := e.said[name]
-		if users == nil {
-			users = map[channel.User]attendance{}
-			e.said[name] = users
-			s.view.replace(name, e, users)
-		}
-		e.attendances += s.view.change(name, users, of)
-		if len(users) == 0 {
-			delete(e.said, name)
-			s.view.replace(name, e, nil)
+	v, e := s.view, s.edge
+	for _, c := range part.Connections {
+		if c.Ended == 0 {
+			s.connect(c)
 		}
 	}
-	if e.attendances > s.view.options.MaxAttendances {
+	all := part.Attendances
+	for i, j := 0, 0; i < len(all); i = j {
+		for j = i + 1; j < len(all) && all[j].Channel == all[i].Channel; j++ {
+		}
+		v.change(e, all[i:j])
+	}
+	for _, c := range part.Connections {
+		if c.Ended != 0 {
+			s.disconnect(c)
+		}
+	}
+	v.people.seen(part.LastSeen)
+	switch {
+	case e.attendances > v.options.MaxAttendances:
 		return ErrTooManyAttendances
+	case len(e.connections) > v.options.MaxConnections:
+		return ErrTooManyConnections
+	default:
+		return nil
 	}
-	return nil
+}
+
+func (s *Session) connect(said Connection) {
+	c, old := newConnection(s.edge, said), s.edge.connections[said.ID]
+	s.view.people.connect(c)
+	if old != nil {
+		s.view.people.end(old, 0)
+	}
+	s.edge.connections[c.id] = c
+}
+
+func (s *Session) disconnect(said Connection) {
+	c := s.edge.connections[said.ID]
+	if c == nil {
+		s.view.people.seen([]LastSeen{{said.User, said.Ended}})
+		return
+	}
+	s.view.people.end(c, said.Ended)
+	delete(s.edge.connections, said.ID)
 }
 
 // Heartbeat says that the edge lives.
@@ -167,24 +264,23 @@ func (s *Session) Heartbeat() error {
 	if err := s.word(); err != nil {
 		return err
 	}
-	if !s.complete {
+	if s.staged != nil {
 		return ErrOrder
 	}
 	return nil
 }
 
-// Goodbye forgets the edge at once and ends the session.
+// Goodbye forgets the edge at once, but for those whom it holds, and ends the session.
 func (s *Session) Goodbye() error {
 	v, e := s.view, s.edge
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := s.word(); err != nil {
 		return err
 	}
-	delete(v.edges, e.id)
-	v.forget(e, nil)
+	e.heard = time.Now().UnixMilli()
+	v.abandon(e, nil)
+	v.leave(e)
 	return nil
 }
 
@@ -207,8 +303,18 @@ func (s *Session) word() error {
 	if s.edge.session != s {
 		return ErrClosed
 	}
-	s.edge.lastWord = time.Now()
+	s.edge.lastWord = s.view.now()
+	if s.staged == nil {
+		s.alone()
+	}
 	return nil
+}
+
+// alone makes a view ready whose only edge has said all.
+func (s *Session) alone() {
+	if s.view.options.Alone && s.view.ready.CompareAndSwap(false, true) {
+		s.view.options.Logger.Info("presence knows who is where")
+	}
 }
 
 // end ends the session that there is.
@@ -224,31 +330,53 @@ func (e *edge) end(err error) {
 	}
 }
 
-// expire runs when the edge may have been silent for long enough.
-func (v *View) expire(e *edge) {
+// abandon ends an edge, so that a session of it that opens from now on is of another.
+// Its members stay. edge.mu is held.
+func (v *View) abandon(e *edge, err error) {
+	e.end(err)
+	e.gone = true
 	v.mu.Lock()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if v.edges[e.id] != e { // said goodbye
-		v.mu.Unlock()
-		return
+	defer v.mu.Unlock()
+	if v.edges[e.id] == e {
+		delete(v.edges, e.id)
 	}
-	if left := Silence - time.Since(e.lastWord); left > 0 {
-		v.mu.Unlock()
-		e.silence.Reset(left)
-		return
-	}
-	delete(v.edges, e.id)
-	v.mu.Unlock()
-	v.forget(e, ErrSilent)
+	delete(v.leftovers, e)
 }
 
-// forget ends the session of an edge, removes its members and stops its timer.
-func (v *View) forget(e *edge, err error) {
-	e.silence.Stop()
-	e.end(err)
+// forget removes all that an abandoned edge said. edge.mu is held.
+func (v *View) forget(e *edge) {
 	for name := range e.said {
 		v.replace(name, e, nil)
 	}
-	e.said, e.attendances = nil, 0
+	e.said, e.attendances, e.held = nil, 0, holds{}
+	v.disconnect(e)
+}
+
+// leave removes all that an abandoned edge said, but for those whom it holds. edge.mu
+// is held.
+func (v *View) leave(e *edge) {
+	kept := map[channel.Name]map[channel.User]attendance{}
+	for at := range e.held.of {
+		if kept[at.name] == nil {
+			kept[at.name] = map[channel.User]attendance{}
+		}
+		kept[at.name][at.user] = e.said[at.name][at.user]
+	}
+	for name := range e.said {
+		v.replace(name, e, kept[name])
+	}
+	e.said, e.attendances = kept, len(e.held.of)
+	v.disconnect(e)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if e.attendances > 0 && !v.closed {
+		v.leftovers[e] = struct{}{}
+	}
+}
+
+func (v *View) disconnect(e *edge) {
+	for _, c := range e.connections {
+		v.people.end(c, e.heard)
+	}
+	e.connections = nil
 }

@@ -1,70 +1,144 @@
 // Package view owns the presence role's picture of who is where: in memory, put
-// together from what each edge says of itself, forgotten when the edge falls
-// silent. It does not own how edges say it, who may look, or whether a namespace
-// has presence.
+// together from what each edge says of itself, forgotten when the edge falls silent,
+// and told to whoever watches. It knows when the picture is the truth (Ready). It does
+// not own how edges say it, who may look, or whether a namespace has presence.
 package view
 
 import (
+	"crypto/rand"
 	"errors"
 	"hash/maphash"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 )
 
-// Silence is how long an edge's members stay after its last word.
-const Silence = 6 * time.Second
+// Silence is how long an edge's members stay after its last word. Together with the
+// view's tick and what a watcher waits to say more at once it stays below 6 s.
+const Silence = 5500 * time.Millisecond
 
 // Defaults of Options.
 const (
 	DefaultMaxEdges       = 10_000
 	DefaultMaxAttendances = 5_000_000
+	DefaultMaxConnections = 1_000_000
+	DefaultMaxWatchers    = 10_000
 )
 
-// How a session ends other than by its own Goodbye or Close.
+// How a session or a watcher ends other than by its own Goodbye or Close.
 var (
 	// ErrReplaced: the edge opened another session.
 	ErrReplaced = errors.New("another stream of this edge took over")
 	// ErrSilent: the edge said nothing for Silence.
 	ErrSilent = errors.New("the edge was silent for too long")
+	// ErrNotReady: what the view holds is not, or not any more, the truth.
+	ErrNotReady = errors.New("this replica does not know yet who is where")
 	// ErrClosed: the view closes.
 	ErrClosed = errors.New("the presence service stops")
 )
 
-// Refusals of what a session says; the session stays open.
+// Refusals of what a session or a watcher asks for; what is open stays open.
 var (
 	// ErrOrder: changes before the snapshot was complete, or a second snapshot.
 	ErrOrder = errors.New("out of order: hello, then one snapshot, then changes and heartbeats")
+	// ErrIncarnation: the session is not newer than one that the edge had before.
+	ErrIncarnation = errors.New("a stream of this edge with this incarnation, or a later one, was there before")
 	// ErrTooManyAttendances: more than Options.MaxAttendances.
 	ErrTooManyAttendances = errors.New("more attendances than an edge may report")
+	// ErrTooManyConnections: more than Options.MaxConnections.
+	ErrTooManyConnections = errors.New("more connections than an edge may report")
 	// ErrTooManyEdges: more than Options.MaxEdges.
 	ErrTooManyEdges = errors.New("more edges than may report")
+	// ErrTooManyWatchers: more than Options.MaxWatchers.
+	ErrTooManyWatchers = errors.New("more watchers than this replica may have")
 )
+
+// Part is a part of what an edge says.
+type Part struct {
+	Attendances []Attendance
+	Connections []Connection
+	LastSeen    []LastSeen
+}
 
 // Attendance is how one user attends one channel on one edge.
 type Attendance struct {
 	Channel channel.Name
 	User    channel.User
-	// Connections is 0 when the user left.
+	// Connections is 0 when the user left, or is held.
 	Connections uint32
 	// Since is when the first of them subscribed, in Unix milliseconds.
 	Since int64
+	// Held is for how long from now a user without connections stays a member; 0 when
+	// it left.
+	Held time.Duration
+}
+
+// Connection is one connection of a user to an edge.
+type Connection struct {
+	ID    string
+	User  channel.User
+	Since int64  // Unix milliseconds
+	Info  string // a JSON text; may be empty
+	// Ended is when the user was last heard over it, in Unix milliseconds; 0 as long as
+	// it lives.
+	Ended int64
+}
+
+// LastSeen is when a user was last heard who has no connection to the edge any more.
+type LastSeen struct {
+	User channel.User
+	Time int64 // Unix milliseconds
 }
 
 // Member is a user in a channel, on all edges together.
 type Member struct {
 	User channel.User
-	// Connections is the sum over the edges.
+	// Connections is the sum over the edges; 0: the user is held.
 	Connections uint32
 	// Since is the earliest of the edges, in Unix milliseconds.
 	Since int64
+	// Info is that of the user's connection made last, in whatever channels.
+	Info string
+}
+
+// User is what is known of a user.
+type User struct {
+	// Connections are the first 100, in the order in which they were made.
+	Connections []UserConnection
+	// Total is the number of all.
+	Total int
+	// LastSeen is when a user without connections was last heard, in Unix milliseconds;
+	// 0: more than a day ago, or not known any more.
+	LastSeen int64
+}
+
+// UserConnection is a connection and where it is.
+type UserConnection struct {
+	Connection
+	EdgeID string
+}
+
+// Stats are counts for metrics.
+type Stats struct {
+	Edges, Connections, Watchers int
+	// Channels have Members; who is in two of them counts twice.
+	Channels, Members int
+	// Joins and Leaves count members of channels, from when the view was made.
+	Joins, Leaves uint64
 }
 
 // Options bound a View; 0 is the default.
 type Options struct {
 	MaxEdges       int
 	MaxAttendances int // of one edge
+	MaxConnections int // of one edge
+	MaxWatchers    int
+	// Alone says that no edge but one reports, which lives and dies with this replica.
+	Alone  bool
+	Logger *slog.Logger // nil: none
 }
 
 // shards is how many locks the channels are spread over, so that putting together
@@ -73,33 +147,58 @@ const shards = 64
 
 // View is the picture. It is safe for concurrent use.
 //
-// Locks are taken in the order View.mu, edge.mu, shard.mu.
+// Locks are taken in the order edge.mu, shard.mu, and then one of View.mu, people.mu
+// and Watcher.mu.
 type View struct {
 	options Options
+	replica string // names this view in positions
 	seed    maphash.Seed
 	shards  [shards]shard
+	people  people
+	// version counts changes of members in channels with a feed, and feeds.
+	version atomic.Uint64
+	beat    atomic.Pointer[beat]
+	ready   atomic.Bool
+	run     run
 
-	mu     sync.Mutex
-	edges  map[string]*edge
-	closed bool
-}
-
-type shard struct {
 	mu    sync.Mutex
-	rooms map[channel.Name]*room
+	edges map[string]*edge
+	// leftovers are edges that said goodbye, for those whom they held.
+	leftovers map[*edge]struct{}
+	watchers  map[*Watcher]struct{}
+	closed    bool
 }
 
-// New returns an empty View.
+// New returns an empty View, whose time stands still before Run.
 func New(options Options) *View {
-	if options.MaxEdges == 0 {
-		options.MaxEdges = DefaultMaxEdges
+	for _, bound := range []struct {
+		of       *int
+		standard int
+	}{
+		{&options.MaxEdges, DefaultMaxEdges},
+		{&options.MaxAttendances, DefaultMaxAttendances},
+		{&options.MaxConnections, DefaultMaxConnections},
+		{&options.MaxWatchers, DefaultMaxWatchers},
+	} {
+		if *bound.of == 0 {
+			*bound.of = bound.standard
+		}
 	}
-	if options.MaxAttendances == 0 {
-		options.MaxAttendances = DefaultMaxAttendances
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
 	}
-	v := &View{options: options, seed: maphash.MakeSeed(), edges: map[string]*edge{}}
+	v := &View{
+		options:   options,
+		replica:   rand.Text()[:13],
+		seed:      maphash.MakeSeed(),
+		people:    people{of: map[channel.User]*person{}},
+		edges:     map[string]*edge{},
+		leftovers: map[*edge]struct{}{},
+		watchers:  map[*Watcher]struct{}{},
+	}
+	v.beat.Store(&beat{at: time.Now()})
 	for i := range v.shards {
-		v.shards[i].rooms = map[channel.Name]*room{}
+		v.shards[i].view, v.shards[i].rooms = v, map[channel.Name]*room{}
 	}
 	return v
 }
@@ -108,6 +207,12 @@ func New(options Options) *View {
 // after a user ("" for the first), the number of all, and whether more follow: all
 // of one moment. The members belong to the caller.
 func (v *View) Members(name channel.Name, after channel.User, limit int) (page []Member, total int, more bool) {
+	page, total, more = v.page(name, after, limit)
+	v.people.inform(page)
+	return page, total, more
+}
+
+func (v *View) page(name channel.Name, after channel.User, limit int) (page []Member, total int, more bool) {
 	s := v.shard(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,61 +220,60 @@ func (v *View) Members(name channel.Name, after channel.User, limit int) (page [
 	if !ok {
 		return nil, 0, false
 	}
-	return cut(r.members(), after, limit)
+	return cut(r.list(), after, limit)
 }
 
-// Close ends every session with ErrClosed and forgets everything; sessions cannot
-// be opened any more.
-func (v *View) Close() {
+// Count returns how many members a channel has, and over how many connections.
+func (v *View) Count(name channel.Name) (members, connections int) {
+	s := v.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.rooms[name]
+	if !ok {
+		return 0, 0
+	}
+	return r.members, r.connections
+}
+
+// User returns what is known of a user.
+func (v *View) User(user channel.User) User { return v.people.user(user) }
+
+// Stats counts.
+func (v *View) Stats() Stats {
+	stats := Stats{Connections: v.people.count()}
+	for i := range v.shards {
+		s := &v.shards[i]
+		s.mu.Lock()
+		stats.Channels += s.channels
+		stats.Members += s.members
+		stats.Joins += s.joins
+		stats.Leaves += s.leaves
+		s.mu.Unlock()
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	stats.Edges, stats.Watchers = len(v.edges), len(v.watchers)
+	return stats
+}
+
+// Close ends every session and watcher with ErrClosed and forgets everything; others
+// cannot be opened any more.
+func (v *View) Close() {
+	v.mu.Lock()
 	v.closed = true
-	for id, e := range v.edges {
+	edges := v.known(nil)
+	for w := range v.watchers {
+		w.end(ErrClosed)
+	}
+	v.mu.Unlock()
+	for _, e := range edges {
 		e.mu.Lock()
-		v.forget(e, ErrClosed)
+		v.abandon(e, ErrClosed)
+		v.forget(e)
 		e.mu.Unlock()
-		delete(v.edges, id)
 	}
 }
 
 func (v *View) shard(name channel.Name) *shard {
 	return &v.shards[maphash.String(v.seed, string(name))%shards]
-}
-
-// replace makes users the part that an edge has in a channel; nil: it has none. It
-// takes ownership of users, whose later changes go through change.
-func (v *View) replace(name channel.Name, e *edge, users map[channel.User]attendance) {
-	s := v.shard(name)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.rooms[name]
-	if r == nil {
-		if users == nil {
-			return
-		}
-		r = &room{}
-		s.rooms[name] = r
-	}
-	if r.replace(e, users); len(r.parts) == 0 {
-		delete(s.rooms, name)
-	}
-}
-
-// change applies changes of one channel to the part of an edge, which has one, and
-// returns by how much it grew. An empty part stays: the edge drops it by replace.
-func (v *View) change(name channel.Name, users map[channel.User]attendance, changes []Attendance) (grown int) {
-	s := v.shard(name)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.rooms[name]
-	before := len(users)
-	for _, c := range changes {
-		if c.Connections == 0 {
-			delete(users, c.User)
-		} else {
-			users[c.User] = attendance{connections: c.Connections, since: c.Since}
-		}
-		r.touch(c.User)
-	}
-	return len(users) - before
 }

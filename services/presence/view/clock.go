@@ -1,0 +1,177 @@
+package view
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+const (
+	// tick is how often the view looks at what time has done.
+	tick = 100 * time.Millisecond
+	// maxLate is by how much a tick may be late. Beyond, it was this process that was
+	// stopped, and the silence its own.
+	maxLate = 2 * time.Second
+	// round is within which every edge that lives has come and said what it knows: a
+	// heartbeat, or a failed attempt to connect and another one.
+	round = 3 * time.Second
+)
+
+// beat is the last tick: the time of the view, and of the world. The view's time goes
+// on as the world's does, but by no more than tick and maxLate at once.
+type beat struct {
+	at    time.Time
+	clock time.Duration
+}
+
+// now is the view's time.
+func (v *View) now() time.Duration {
+	b := v.beat.Load()
+	return b.clock + min(time.Since(b.at), tick+maxLate)
+}
+
+// run is what belongs to Run's goroutine.
+type run struct {
+	// stalled is when this process was found to have been stopped; 0: never.
+	stalled time.Duration
+	// settles is when the round ends that began at the start or with a stall.
+	settles time.Duration
+	edges   []*edge // room for sweep
+	// forgetting are the goroutines that remove the members of a silent edge, which may
+	// take longer than the clock may stand still.
+	forgetting sync.WaitGroup
+}
+
+// Run is the view's clock, until ctx ends: it forgets silent edges and those held for
+// long enough, and finds out whether the view is ready. Call it once.
+func (v *View) Run(ctx context.Context) {
+	defer v.run.forgetting.Wait()
+	started := &beat{at: time.Now(), clock: v.now()}
+	v.beat.Store(started)
+	v.run.settles = started.clock + round
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			v.tick(time.Now())
+		}
+	}
+}
+
+func (v *View) tick(now time.Time) {
+	last := v.beat.Load()
+	passed := now.Sub(last.at)
+	asleep := now.Round(0).Sub(last.at.Round(0)) - passed // the monotonic clock stops while a machine sleeps
+	clock := last.clock + min(passed, tick+maxLate)
+	v.beat.Store(&beat{at: now, clock: clock})
+	if passed > tick+maxLate || asleep > maxLate {
+		v.stall(clock, max(passed, passed+asleep))
+	}
+	settled := v.sweep(clock, now)
+	if !v.ready.Load() && !v.options.Alone && settled && clock >= v.run.settles {
+		v.ready.Store(true)
+		v.options.Logger.Info("presence knows who is where")
+	}
+	for i := range v.shards {
+		v.shards[i].tidy(clock)
+	}
+	v.people.prune(now.UnixMilli())
+}
+
+// stall begins anew with a round: what edges said while this process was stopped has
+// still to be read, and what of it was lost, to be said again.
+func (v *View) stall(clock, late time.Duration) {
+	v.options.Logger.Warn("this process was stopped for a while: presence waits until the edges have spoken", slog.Duration("stopped", late))
+	v.ready.Store(false)
+	v.run.stalled, v.run.settles = clock, clock+round
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for w := range v.watchers {
+		w.end(ErrNotReady)
+	}
+}
+
+// sweep forgets what has had its time, and tells whether all edges have: a complete
+// snapshot, if a stream is open, and a word since the last stall.
+func (v *View) sweep(clock time.Duration, now time.Time) (settled bool) {
+	v.mu.Lock()
+	v.run.edges = v.known(v.run.edges[:0])
+	v.mu.Unlock()
+	settled = true
+	for _, e := range v.run.edges {
+		if !e.mu.TryLock() { // it is being listened to: not silent, and the rest can wait for a tick
+			settled = false
+			continue
+		}
+		if v.look(e, clock, now) {
+			settled = false
+		}
+		e.mu.Unlock()
+	}
+	clear(v.run.edges)
+	return settled
+}
+
+// look does to an edge what its time has come for, and tells whether something is
+// still to be heard from it.
+func (v *View) look(e *edge, clock time.Duration, now time.Time) (waiting bool) {
+	if !e.gone && clock-max(e.lastWord, v.run.stalled) >= Silence {
+		v.options.Logger.Warn("an edge has fallen silent", slog.String("edge", e.id), slog.Int("attendances", e.attendances))
+		e.heard = now.Add(e.lastWord - clock).UnixMilli()
+		v.abandon(e, ErrSilent)
+		v.run.forgetting.Go(func() {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			v.forget(e)
+		})
+		return false
+	}
+	if v.run.stalled == 0 || clock >= v.run.stalled+round { // else who is held may be back, and that not read yet
+		for {
+			at, ok := e.held.due(clock)
+			if !ok {
+				break
+			}
+			v.change(e, []Attendance{{Channel: at.name, User: at.user}})
+		}
+		if e.gone && e.attendances == 0 {
+			v.mu.Lock()
+			delete(v.leftovers, e)
+			v.mu.Unlock()
+		}
+	}
+	return !e.gone && (e.session != nil && e.session.staged != nil || e.lastWord < v.run.stalled)
+}
+
+// known appends all edges to a list. View.mu is held.
+func (v *View) known(list []*edge) []*edge {
+	for _, e := range v.edges {
+		list = append(list, e)
+	}
+	for e := range v.leftovers {
+		list = append(list, e)
+	}
+	return list
+}
+
+// Ready tells why the view should not be believed; nil if it may be.
+//
+// It may be once a round has passed in which edges could come, every one that did has
+// said all, and, after a stall, has spoken since or is forgotten; where the view is
+// Alone, once its edge has said all. From then on it stays ready until a stall.
+func (v *View) Ready() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.closed:
+		return ErrClosed
+	case !v.ready.Load():
+		return ErrNotReady
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,240 @@
+package view
+
+import (
+	"cmp"
+	"container/heap"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/channel"
+)
+
+const (
+	// maxSeen and maxSeenAge bound what is remembered of users without a connection;
+	// the one seen longest ago is forgotten first.
+	maxSeen    = 100_000
+	maxSeenAge = 24 * time.Hour
+	// maxListed is how many connections of a user are listed.
+	maxListed = 100
+)
+
+// people are all users who have a connection, or had one not long ago.
+type people struct {
+	mu          sync.Mutex
+	of          map[channel.User]*person
+	connections int
+	offline     offline
+}
+
+// person is one user.
+type person struct {
+	user  channel.User
+	first *connection // of a list in no order; nil: offline
+	// heard is the latest time at which a connection that has ended was heard, in Unix
+	// milliseconds.
+	heard int64
+	// info is what the last connection said, of one who is offline: members who are held
+	// keep their info.
+	info  string
+	index int // in offline
+}
+
+// connection is one connection. Its edge owns it, people only what it is linked by.
+type connection struct {
+	edge  *edge
+	id    string
+	user  channel.User
+	info  string
+	since int64
+	next  *connection
+}
+
+func newConnection(e *edge, c Connection) *connection {
+	return &connection{edge: e, id: c.ID, user: c.User, info: c.Info, since: c.Since}
+}
+
+// connect adds a connection.
+func (p *people) connect(c *connection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one := p.of[c.user]
+	switch {
+	case one == nil:
+		one = &person{user: c.user}
+		p.of[c.user] = one
+	case one.first == nil:
+		heap.Remove(&p.offline, one.index)
+		one.info = ""
+	}
+	c.user = one.user // one string for all connections
+	c.next, one.first = one.first, c
+	p.connections++
+}
+
+// end removes a connection that was last heard at a time; 0: that is not known, only
+// that it was when it was made.
+func (p *people) end(c *connection, heard int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one := p.of[c.user]
+	info := one.info
+	if one.first == c && c.next == nil {
+		info = c.info
+	}
+	for at := &one.first; ; at = &(*at).next {
+		if *at == c {
+			*at, c.next = c.next, nil
+			break
+		}
+	}
+	p.connections--
+	one.heard = max(one.heard, c.since, min(heard, time.Now().UnixMilli()))
+	if one.first == nil {
+		one.info = info
+		p.leave(one)
+	}
+}
+
+// leave notes that a user has no connection any more.
+func (p *people) leave(one *person) {
+	heap.Push(&p.offline, one)
+	if len(p.offline) > maxSeen {
+		p.forget()
+	}
+}
+
+func (p *people) forget() {
+	oldest := heap.Pop(&p.offline).(*person)
+	delete(p.of, oldest.user)
+}
+
+// seen notes when users were last heard. What is later wins.
+func (p *people) seen(list []LastSeen) {
+	if len(list) == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now().UnixMilli()
+	for _, seen := range list {
+		heard := min(seen.Time, now)
+		one := p.of[seen.User]
+		switch {
+		case one == nil:
+			one = &person{user: seen.User, heard: heard}
+			p.of[seen.User] = one
+			p.leave(one)
+		case one.heard >= heard:
+		default:
+			one.heard = heard
+			if one.first == nil {
+				heap.Fix(&p.offline, one.index)
+			}
+		}
+	}
+}
+
+// prune forgets users who were seen too long ago.
+func (p *people) prune(now int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.offline) > 0 && p.offline[0].heard < now-maxSeenAge.Milliseconds() {
+		p.forget()
+	}
+}
+
+// inform completes members with their info.
+func (p *people) inform(members []Member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range members {
+		if one := p.of[members[i].User]; one != nil {
+			members[i].Info = one.said()
+		}
+	}
+}
+
+// said is the info of the connection made last.
+func (one *person) said() string {
+	if one.first == nil {
+		return one.info
+	}
+	last := one.first
+	for c := last.next; c != nil; c = c.next {
+		if c.compare(last) > 0 {
+			last = c
+		}
+	}
+	return last.info
+}
+
+func (c *connection) compare(other *connection) int {
+	return cmp.Or(cmp.Compare(c.since, other.since), cmp.Compare(c.id, other.id))
+}
+
+// intern returns a user's id as people know it already, so that it is not kept twice.
+func (p *people) intern(user channel.User) channel.User {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if one := p.of[user]; one != nil {
+		return one.user
+	}
+	return user
+}
+
+func (p *people) user(user channel.User) User {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one := p.of[user]
+	if one == nil {
+		return User{}
+	}
+	if one.first == nil {
+		return User{LastSeen: one.heard}
+	}
+	var all []*connection
+	for c := one.first; c != nil; c = c.next {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, (*connection).compare)
+	u := User{Total: len(all)}
+	for _, c := range all[:min(len(all), maxListed)] {
+		u.Connections = append(u.Connections, UserConnection{
+			Connection: Connection{ID: c.id, User: c.user, Since: c.since, Info: c.info},
+			EdgeID:     c.edge.id,
+		})
+	}
+	return u
+}
+
+func (p *people) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.connections
+}
+
+// offline is a heap, who was seen longest ago on top.
+type offline []*person
+
+func (o offline) Len() int           { return len(o) }
+func (o offline) Less(i, j int) bool { return o[i].heard < o[j].heard }
+
+func (o offline) Swap(i, j int) {
+	o[i], o[j] = o[j], o[i]
+	o[i].index, o[j].index = i, j
+}
+
+func (o *offline) Push(x any) {
+	one := x.(*person)
+	one.index = len(*o)
+	*o = append(*o, one)
+}
+
+func (o *offline) Pop() any {
+	last := len(*o) - 1
+	one := (*o)[last]
+	(*o)[last] = nil
+	*o = (*o)[:last]
+	return one
+}
