@@ -21,8 +21,9 @@ const (
 // beat is the last tick: the time of the view, and of the world. The view's time goes
 // on as the world's does, but by no more than tick and maxLate at once.
 type beat struct {
-	at    time.Time
 	clock time.Duration
+	at    time.Time
+	wall  time.Time // at, without the monotonic reading, which stops while a machine sleeps
 }
 
 // now is the view's time.
@@ -47,9 +48,7 @@ type run struct {
 // long enough, and finds out whether the view is ready. Call it once.
 func (v *View) Run(ctx context.Context) {
 	defer v.run.forgetting.Wait()
-	started := &beat{at: time.Now(), clock: v.now()}
-	v.beat.Store(started)
-	v.run.settles = started.clock + round
+	v.start()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -57,21 +56,30 @@ func (v *View) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			v.tick(time.Now())
+			v.tick()
 		}
 	}
 }
 
-func (v *View) tick(now time.Time) {
-	last := v.beat.Load()
-	passed := now.Sub(last.at)
-	asleep := now.Round(0).Sub(last.at.Round(0)) - passed // the monotonic clock stops while a machine sleeps
+func (v *View) start() {
+	clock := v.now()
+	v.advance(clock, time.Now())
+	v.run.settles = clock + round
+}
+
+func (v *View) advance(clock time.Duration, now time.Time) {
+	v.beat.Store(&beat{clock: clock, at: now, wall: now.Round(0)})
+}
+
+func (v *View) tick() {
+	last, now := v.beat.Load(), time.Now()
+	passed, outside := now.Sub(last.at), now.Round(0).Sub(last.wall)
 	clock := last.clock + min(passed, tick+maxLate)
-	v.beat.Store(&beat{at: now, clock: clock})
-	if passed > tick+maxLate || asleep > maxLate {
-		v.stall(clock, max(passed, passed+asleep))
+	v.advance(clock, now)
+	if passed > tick+maxLate || outside-passed > maxLate {
+		v.stall(clock, max(passed, outside))
 	}
-	settled := v.sweep(clock, now)
+	settled := v.sweep(clock)
 	if !v.ready.Load() && !v.options.Alone && settled && clock >= v.run.settles {
 		v.ready.Store(true)
 		v.options.Logger.Info("presence knows who is where")
@@ -97,7 +105,7 @@ func (v *View) stall(clock, late time.Duration) {
 
 // sweep forgets what has had its time, and tells whether all edges have: a complete
 // snapshot, if a stream is open, and a word since the last stall.
-func (v *View) sweep(clock time.Duration, now time.Time) (settled bool) {
+func (v *View) sweep(clock time.Duration) (settled bool) {
 	v.mu.Lock()
 	v.run.edges = v.known(v.run.edges[:0])
 	v.mu.Unlock()
@@ -107,7 +115,7 @@ func (v *View) sweep(clock time.Duration, now time.Time) (settled bool) {
 			settled = false
 			continue
 		}
-		if v.look(e, clock, now) {
+		if v.look(e, clock) {
 			settled = false
 		}
 		e.mu.Unlock()
@@ -118,10 +126,9 @@ func (v *View) sweep(clock time.Duration, now time.Time) (settled bool) {
 
 // look does to an edge what its time has come for, and tells whether something is
 // still to be heard from it.
-func (v *View) look(e *edge, clock time.Duration, now time.Time) (waiting bool) {
+func (v *View) look(e *edge, clock time.Duration) (waiting bool) {
 	if !e.gone && clock-max(e.lastWord, v.run.stalled) >= Silence {
 		v.options.Logger.Warn("an edge has fallen silent", slog.String("edge", e.id), slog.Int("attendances", e.attendances))
-		e.heard = now.Add(e.lastWord - clock).UnixMilli()
 		v.abandon(e, ErrSilent)
 		v.run.forgetting.Go(func() {
 			e.mu.Lock()
@@ -166,10 +173,15 @@ func (v *View) known(list []*edge) []*edge {
 func (v *View) Ready() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	return v.believable()
+}
+
+// believable is Ready. View.mu is held.
+func (v *View) believable() error {
 	switch {
 	case v.closed:
 		return ErrClosed
-	case !v.ready.Load():
+	case !v.ready.Load() || time.Since(v.beat.Load().at) > tick+maxLate: // a stall, not noticed yet
 		return ErrNotReady
 	default:
 		return nil

@@ -78,10 +78,6 @@ func (p *people) end(c *connection, heard int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	one := p.of[c.user]
-	info := one.info
-	if one.first == c && c.next == nil {
-		info = c.info
-	}
 	for at := &one.first; ; at = &(*at).next {
 		if *at == c {
 			*at, c.next = c.next, nil
@@ -91,7 +87,7 @@ func (p *people) end(c *connection, heard int64) {
 	p.connections--
 	one.heard = max(one.heard, c.since, min(heard, time.Now().UnixMilli()))
 	if one.first == nil {
-		one.info = info
+		one.info = c.info
 		p.leave(one)
 	}
 }

@@ -20,8 +20,8 @@ type edge struct {
 	// incarnation is the highest that a session had.
 	incarnation uint64
 	lastWord    time.Duration // on the view's clock
-	// heard is what users count as last seen whose connections are forgotten, in Unix
-	// milliseconds.
+	// heard is the time of the last word, which is when users were last seen whose
+	// connections are forgotten with the edge; in Unix milliseconds.
 	heard int64
 	// said are the parts of the edge in the view. The shards' locks guard what is
 	// in them, mu the map itself.
@@ -81,7 +81,8 @@ func (v *View) edge(id string) (*edge, error) {
 		if len(v.edges) >= v.options.MaxEdges {
 			return nil, ErrTooManyEdges
 		}
-		e = &edge{id: id, lastWord: v.now()}
+		e = &edge{id: id}
+		e.listen(v)
 		v.edges[id] = e
 	}
 	return e, nil
@@ -108,7 +109,7 @@ func (v *View) open(e *edge, incarnation uint64) (*Session, error) {
 		},
 	}
 	e.incarnation = max(e.incarnation, incarnation)
-	e.lastWord = v.now()
+	e.listen(v)
 	return e.session, nil
 }
 
@@ -278,7 +279,6 @@ func (s *Session) Goodbye() error {
 	if err := s.word(); err != nil {
 		return err
 	}
-	e.heard = time.Now().UnixMilli()
 	v.abandon(e, nil)
 	v.leave(e)
 	return nil
@@ -303,12 +303,15 @@ func (s *Session) word() error {
 	if s.edge.session != s {
 		return ErrClosed
 	}
-	s.edge.lastWord = s.view.now()
+	s.edge.listen(s.view)
 	if s.staged == nil {
 		s.alone()
 	}
 	return nil
 }
+
+// listen notes that the edge lives.
+func (e *edge) listen(v *View) { e.lastWord, e.heard = v.now(), time.Now().UnixMilli() }
 
 // alone makes a view ready whose only edge has said all.
 func (s *Session) alone() {
@@ -355,6 +358,13 @@ func (v *View) forget(e *edge) {
 // leave removes all that an abandoned edge said, but for those whom it holds. edge.mu
 // is held.
 func (v *View) leave(e *edge) {
+	v.mu.Lock()
+	if len(e.held.of) > 0 && len(v.leftovers) < v.options.MaxEdges && !v.closed {
+		v.leftovers[e] = struct{}{}
+	} else {
+		e.held = holds{}
+	}
+	v.mu.Unlock()
 	kept := map[channel.Name]map[channel.User]attendance{}
 	for at := range e.held.of {
 		if kept[at.name] == nil {
@@ -367,11 +377,6 @@ func (v *View) leave(e *edge) {
 	}
 	e.said, e.attendances = kept, len(e.held.of)
 	v.disconnect(e)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if e.attendances > 0 && !v.closed {
-		v.leftovers[e] = struct{}{}
-	}
 }
 
 func (v *View) disconnect(e *edge) {

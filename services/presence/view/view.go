@@ -147,8 +147,8 @@ const shards = 64
 
 // View is the picture. It is safe for concurrent use.
 //
-// Locks are taken in the order edge.mu, shard.mu, and then one of View.mu, people.mu
-// and Watcher.mu.
+// Locks are taken in the order edge.mu, shard.mu, View.mu, Watcher.mu; under people.mu
+// none is.
 type View struct {
 	options Options
 	replica string // names this view in positions
@@ -196,7 +196,7 @@ func New(options Options) *View {
 		leftovers: map[*edge]struct{}{},
 		watchers:  map[*Watcher]struct{}{},
 	}
-	v.beat.Store(&beat{at: time.Now()})
+	v.advance(0, time.Now())
 	for i := range v.shards {
 		v.shards[i].view, v.shards[i].rooms = v, map[channel.Name]*room{}
 	}

@@ -62,12 +62,10 @@ type Watcher struct {
 func (v *View) Watch() (*Watcher, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	switch {
-	case v.closed:
-		return nil, ErrClosed
-	case !v.ready.Load():
-		return nil, ErrNotReady
-	case len(v.watchers) >= v.options.MaxWatchers:
+	if err := v.believable(); err != nil {
+		return nil, err
+	}
+	if len(v.watchers) >= v.options.MaxWatchers {
 		return nil, ErrTooManyWatchers
 	}
 	w := &Watcher{
