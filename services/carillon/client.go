@@ -14,7 +14,6 @@ import (
 
 	carillon "github.com/carillon-rt/carillon/clients/go"
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
-	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
@@ -103,46 +102,6 @@ func (s *sendCommand) Run(env environment) error {
 	}
 	_, err = fmt.Fprintf(env.stdout, "{\"epoch\":%q,\"offset\":%d,\"duplicate\":%t}\n", receipt.GetEpoch(), receipt.GetOffset(), receipt.GetDuplicate())
 	return errors.Join(err, conn.Close())
-}
-
-type whoCommand struct {
-	Channel string `arg:"" help:"Channel, for example chat.lobby."`
-	Server  string `default:"127.0.0.1:9091" help:"Address of the presence service (${default}); https://HOST:PORT over TLS."`
-
-	clientFlags
-}
-
-func newWhoCommand() whoCommand { return whoCommand{clientFlags: newClientFlags()} }
-
-// Run prints a line for each member: user, connections, since when.
-func (w *whoCommand) Run(env environment) error {
-	conn, ctx, err := w.callAs(env, w.Server)
-	if err != nil {
-		return err
-	}
-	return errors.Join(w.list(ctx, env, presencev1.NewPresenceServiceClient(conn)), conn.Close())
-}
-
-func (w *whoCommand) list(ctx context.Context, env environment, client presencev1.PresenceServiceClient) error {
-	request := &presencev1.ListMembersRequest{Channel: w.Channel, PageSize: 1000}
-	for {
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		page, err := client.ListMembers(call, request)
-		cancel()
-		if err != nil {
-			return explain(w.Server, err)
-		}
-		for _, m := range page.GetMembers() {
-			if _, err := fmt.Fprintf(env.stdout, "%s\t%d\t%s\n", m.GetUserId(), m.GetConnections(), since(m.GetSince())); err != nil {
-				return err
-			}
-		}
-		next := page.GetNextPageToken()
-		if next == "" {
-			return nil
-		}
-		request.PageToken = next
-	}
 }
 
 func since(t *timestamppb.Timestamp) string { return t.AsTime().Format(time.RFC3339) }

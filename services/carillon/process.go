@@ -222,7 +222,10 @@ func (p *process) openStore(ctx context.Context, receiver stream.Receiver) error
 func (p *process) openPublisher(ctx context.Context) error { return p.openStore(ctx, nil) }
 
 func (p *process) startPresence(context.Context) error {
-	service, err := presence.New(presence.Options{Namespaces: p.namespaces, Callers: p.callers, Logger: p.logger})
+	service, err := presence.New(presence.Options{
+		Namespaces: p.namespaces, Callers: p.callers, Logger: p.logger, Meter: p.meter,
+		Alone: p.has(config.EdgeRole) && len(p.config.Presence.Addresses) == 0,
+	})
 	if err != nil {
 		return err
 	}
@@ -237,16 +240,38 @@ func (p *process) startPresence(context.Context) error {
 		presence.MembersService:       rpc.Callers(rpc.FirstOf(p.roleKey, p.callerTokens), p.callers),
 	}})
 	service.Register(server)
-	for _, name := range []string{presence.AuthorizationService, presence.ReportService, presence.MembersService} {
-		server.SetServing(name, true)
-	}
 	p.ops.AddCheck("presence", service.Ready)
 	p.presence = rpc.NewMemory()
+	p.parts.Start("presence view", func(ctx context.Context) error {
+		service.Run(ctx)
+		return nil
+	})
 	p.parts.Start("presence", func(ctx context.Context) error {
 		context.AfterFunc(ctx, service.Close)
-		return server.Serve(ctx, p.listeners.presence, p.presence)
+		return serveWhile(ctx, server, map[string]func() error{
+			presence.AuthorizationService: nil, presence.ReportService: nil, presence.MembersService: service.Ready,
+		}, p.listeners.presence, p.presence)
 	})
 	return nil
+}
+
+// serveWhile serves until ctx ends, and keeps the health service told which services are
+// ready; those without a question always are.
+func serveWhile(ctx context.Context, server *rpc.Server, ready map[string]func() error, listeners ...net.Listener) error {
+	health := time.NewTicker(healthInterval)
+	defer health.Stop()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ctx, listeners...) }()
+	for {
+		for name, ask := range ready {
+			server.SetServing(name, ask == nil || ask() == nil)
+		}
+		select {
+		case err := <-served:
+			return err
+		case <-health.C:
+		}
+	}
 }
 
 // dialPresence reaches one replica of the presence role: that of this process if no
@@ -347,21 +372,9 @@ func (p *process) startPublish(context.Context) error {
 	controlling.Register(server)
 	memory := rpc.NewMemory()
 	p.parts.Start("publish", func(ctx context.Context) error {
-		health := time.NewTicker(healthInterval)
-		defer health.Stop()
-		served := make(chan error, 1)
-		go func() { served <- server.Serve(ctx, p.listeners.publish, memory) }()
-		for {
-			ready := p.store.Ready() == nil
-			for _, name := range []string{publish.PublishService, publish.HistoryService, control.ServiceName} {
-				server.SetServing(name, ready)
-			}
-			select {
-			case err := <-served:
-				return err
-			case <-health.C:
-			}
-		}
+		return serveWhile(ctx, server, map[string]func() error{
+			publish.PublishService: p.store.Ready, publish.HistoryService: p.store.Ready, control.ServiceName: p.store.Ready,
+		}, p.listeners.publish, memory)
 	})
 	conn, err := memory.Dial(nil)
 	if err != nil {
@@ -380,6 +393,5 @@ func (p *process) startPublish(context.Context) error {
 	return nil
 }
 
-// healthInterval is how often the health service of the publish role looks whether the
-// store is ready.
+// healthInterval is how often the health services look who is ready.
 const healthInterval = 100 * time.Millisecond

@@ -81,20 +81,32 @@ func (p *process) warnOpen(name string, address net.Addr, files config.ServerTLS
 		"address", address.String())
 }
 
-// dial reaches the gRPC server that a command is given, host:port or https://host:port.
-func (f *clientFlags) dial(server string) (*grpc.ClientConn, error) {
-	address, overTLS := strings.CutPrefix(server, "https://")
-	if !overTLS {
-		if f.CA != "" {
-			return nil, errors.New("--ca is for a server over TLS: https://" + server)
+// dial reaches the gRPC servers that a command is given, each host:port or
+// https://host:port.
+func (f *clientFlags) dial(servers ...string) (*grpc.ClientConn, error) {
+	var addresses []string
+	overTLS := 0
+	for _, server := range servers {
+		address, over := strings.CutPrefix(server, "https://")
+		if over {
+			address = strings.TrimSuffix(address, "/")
+			overTLS++
 		}
-		return rpc.Dial([]string{server}, nil)
+		addresses = append(addresses, address)
+	}
+	switch {
+	case overTLS == 0 && f.CA != "":
+		return nil, errors.New("--ca is for a server over TLS: https://" + servers[0])
+	case overTLS == 0:
+		return rpc.Dial(addresses, nil)
+	case overTLS < len(servers):
+		return nil, errors.New("all of them over TLS, or none")
 	}
 	current, err := f.tls()
 	if err != nil {
 		return nil, err
 	}
-	return rpc.DialTLS([]string{strings.TrimSuffix(address, "/")}, nil, current)
+	return rpc.DialTLS(addresses, nil, current)
 }
 
 // httpClient is what a command reaches an edge with.

@@ -3,6 +3,7 @@ package presence
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"math"
 	"time"
 
@@ -16,10 +17,11 @@ import (
 	"github.com/carillon-rt/carillon/services/presence/view"
 )
 
-// Sizes of a page.
 const (
 	defaultPageSize = 100
 	maxPageSize     = 1000
+	// maxCounted bounds the channels of one CountMembers.
+	maxCounted = 1000
 )
 
 // members serves carillon.presence.v1.PresenceService.
@@ -30,19 +32,9 @@ type members struct {
 
 // ListMembers lists one page; its total is of the same moment.
 func (m members) ListMembers(ctx context.Context, req *presencev1.ListMembersRequest) (*presencev1.ListMembersResponse, error) {
-	name, err := channel.Parse(req.GetChannel())
+	name, err := m.service.listed(ctx, req.GetChannel())
 	if err != nil {
 		return nil, err
-	}
-	if err := m.service.mayList(ctx, name); err != nil {
-		return nil, err
-	}
-	ns, err := m.service.namespaces.Of(name)
-	if err != nil {
-		return nil, err
-	}
-	if !ns.Presence {
-		return nil, fault.New(fault.PresenceDisabled, "channel", "the namespace %q has no presence", ns.Name)
 	}
 	size := int(req.GetPageSize())
 	if size > maxPageSize {
@@ -55,8 +47,80 @@ func (m members) ListMembers(ctx context.Context, req *presencev1.ListMembersReq
 	if err != nil {
 		return nil, err
 	}
+	if err := m.service.knows(); err != nil {
+		return nil, err
+	}
 	page, total, more := m.service.view.Members(name, after, size)
 	return membersResponse(page, total, more), nil
+}
+
+// CountMembers counts each channel at a moment of its own.
+func (m members) CountMembers(ctx context.Context, req *presencev1.CountMembersRequest) (*presencev1.CountMembersResponse, error) {
+	channels := req.GetChannels()
+	if n := len(channels); n < 1 || n > maxCounted {
+		return nil, fault.New(fault.FieldInvalid, "channels", "channels has %d entries; it needs 1 to %d", n, maxCounted)
+	}
+	names := make([]channel.Name, len(channels))
+	for i, text := range channels {
+		var err error
+		if names[i], err = m.service.listed(ctx, text); err != nil {
+			return nil, about(fmt.Sprintf("channels[%d]", i), err)
+		}
+	}
+	if err := m.service.knows(); err != nil {
+		return nil, err
+	}
+	res := &presencev1.CountMembersResponse{Counts: make([]*presencev1.ChannelCount, len(names))}
+	for i, name := range names {
+		count, connections := m.service.view.Count(name)
+		res.Counts[i] = &presencev1.ChannelCount{Channel: channels[i], Members: number(count), Connections: number(connections)}
+	}
+	return res, nil
+}
+
+// GetUser tells what is known of a user on all edges.
+func (m members) GetUser(ctx context.Context, req *presencev1.GetUserRequest) (*presencev1.GetUserResponse, error) {
+	user, err := channel.ParseUser(req.GetUserId())
+	if err != nil {
+		return nil, err
+	}
+	if err := m.service.mayList(ctx, user.Inbox()); err != nil {
+		return nil, about("userId", err)
+	}
+	if err := m.service.knows(); err != nil {
+		return nil, err
+	}
+	known := m.service.view.User(user)
+	res := &presencev1.GetUserResponse{
+		UserId: string(user), Online: known.Total > 0, Total: number(known.Total),
+		Connections: make([]*presencev1.UserConnection, len(known.Connections)),
+	}
+	for i, c := range known.Connections {
+		res.Connections[i] = &presencev1.UserConnection{ConnectionId: c.ID, EdgeId: c.EdgeID, Since: milliseconds(c.Since), Info: c.Info}
+	}
+	if known.Total == 0 && known.LastSeen > 0 {
+		res.LastSeen = milliseconds(known.LastSeen)
+	}
+	return res, nil
+}
+
+// listed checks that a channel's members may be told to whoever calls.
+func (s *Service) listed(ctx context.Context, text string) (channel.Name, error) {
+	name, err := channel.Parse(text)
+	if err != nil {
+		return "", err
+	}
+	if err := s.mayList(ctx, name); err != nil {
+		return "", err
+	}
+	ns, err := s.namespaces.Of(name)
+	if err != nil {
+		return "", err
+	}
+	if !ns.Presence {
+		return "", fault.New(fault.PresenceDisabled, "channel", "the namespace %q has no presence", ns.Name)
+	}
+	return name, nil
 }
 
 // mayList lets roles list everything and callers what their patterns cover.
@@ -72,23 +136,40 @@ func (s *Service) mayList(ctx context.Context, name channel.Name) error {
 	}
 }
 
+// about blames a field of the request for what is wrong with a value in it.
+func about(field string, err error) error {
+	f := fault.From(err)
+	if f.Field == "" {
+		return f
+	}
+	return f.At(field)
+}
+
+// within blames a field of a message for what is wrong with a field of that field.
+func within(outer string, err error) error {
+	f := fault.From(err)
+	return f.At(outer + "." + f.Field)
+}
+
 func membersResponse(page []view.Member, total int, more bool) *presencev1.ListMembersResponse {
-	res := &presencev1.ListMembersResponse{
-		Members: make([]*presencev1.Member, len(page)),
-		Total:   uint32(min(total, math.MaxUint32)),
-	}
-	for i, member := range page {
-		res.Members[i] = &presencev1.Member{
-			UserId:      string(member.User),
-			Connections: member.Connections,
-			Since:       timestamppb.New(time.UnixMilli(member.Since)),
-		}
-	}
+	res := &presencev1.ListMembersResponse{Members: membersOf(page), Total: number(total)}
 	if more {
 		res.NextPageToken = pageToken(page[len(page)-1].User)
 	}
 	return res
 }
+
+func membersOf(list []view.Member) []*presencev1.Member {
+	members := make([]*presencev1.Member, len(list))
+	for i, m := range list {
+		members[i] = &presencev1.Member{UserId: string(m.User), Connections: m.Connections, Since: milliseconds(m.Since), Info: m.Info}
+	}
+	return members
+}
+
+func milliseconds(unix int64) *timestamppb.Timestamp { return timestamppb.New(time.UnixMilli(unix)) }
+
+func number(n int) uint32 { return uint32(min(n, math.MaxUint32)) }
 
 // pageToken names the last user of a page.
 func pageToken(last channel.User) string { return base64.RawURLEncoding.EncodeToString([]byte(last)) }

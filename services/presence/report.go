@@ -10,20 +10,12 @@ import (
 	"google.golang.org/grpc"
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
-	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/presence/view"
 )
 
-const (
-	// maxPart bounds the attendances of one request.
-	maxPart = 1000
-	// maxEdgeIDBytes is the contract's.
-	maxEdgeIDBytes = 64
-	// maxConnections bounds what one edge may say of one user, so that sums stay
-	// numbers that mean something.
-	maxConnections = 1_000_000
-)
+// maxEdgeIDBytes is the contract's.
+const maxEdgeIDBytes = 64
 
 // reports serves carillon.presence.v1.PresenceReportService.
 type reports struct {
@@ -31,13 +23,13 @@ type reports struct {
 	service *Service
 }
 
-type (
-	reportStream = grpc.BidiStreamingServer[presencev1.ReportRequest, presencev1.ReportResponse]
-	received     struct {
-		req *presencev1.ReportRequest
-		err error
-	}
-)
+type reportStream = grpc.BidiStreamingServer[presencev1.ReportRequest, presencev1.ReportResponse]
+
+// received is what a Recv has returned.
+type received[T any] struct {
+	req T
+	err error
+}
 
 // Report takes one edge's report until the edge, the view or the service ends it. An
 // edge that made a mistake, a hole in the sequence for one, starts anew with a
@@ -46,7 +38,7 @@ func (r reports) Report(stream reportStream) error {
 	s := r.service
 	left := make(chan struct{})
 	defer close(left)
-	requests, err := s.receive(stream, left)
+	requests, err := receive(s, left, stream.Recv)
 	if err != nil {
 		return err
 	}
@@ -84,20 +76,20 @@ func (r reports) Report(stream reportStream) error {
 	}
 }
 
-// receive reads the stream in a goroutine, which ends after the handler has returned:
-// only that ends a Recv of gRPC.
-func (s *Service) receive(stream reportStream, left <-chan struct{}) (<-chan received, error) {
+// receive reads a stream in a goroutine, which ends after the handler has returned and
+// closed left: only that ends a Recv of gRPC.
+func receive[T any](s *Service, left <-chan struct{}, next func() (T, error)) (<-chan received[T], error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, faultOf(view.ErrClosed)
 	}
-	requests := make(chan received)
+	requests := make(chan received[T])
 	s.receivers.Go(func() {
 		for {
-			req, err := stream.Recv()
+			req, err := next()
 			select {
-			case requests <- received{req, err}:
+			case requests <- received[T]{req, err}:
 			case <-left:
 				return
 			}
@@ -147,24 +139,24 @@ func (r *report) apply(req *presencev1.ReportRequest) error {
 
 func (r *report) dispatch(req *presencev1.ReportRequest) error {
 	if hello, ok := req.GetReport().(*presencev1.ReportRequest_Hello); ok {
-		return r.hello(hello.Hello.GetEdgeId(), hello.Hello.GetIncarnation())
+		return r.hello(hello.Hello)
 	}
 	if r.session == nil {
 		return fault.New(fault.FieldInvalid, "report", "the first request is a hello")
 	}
 	switch say := req.GetReport().(type) {
 	case *presencev1.ReportRequest_Snapshot:
-		part, err := attendances("snapshot", say.Snapshot.GetAttendances(), 1)
+		part, err := snapshotPart(say.Snapshot)
 		if err != nil {
-			return err
+			return within("snapshot", err)
 		}
-		return faultOf(r.session.Snapshot(view.Part{Attendances: part}, say.Snapshot.GetComplete()))
+		return faultOf(r.session.Snapshot(part, say.Snapshot.GetComplete()))
 	case *presencev1.ReportRequest_Changes:
-		changes, err := attendances("changes", say.Changes.GetAttendances(), 0)
+		part, err := changesPart(say.Changes)
 		if err != nil {
-			return err
+			return within("changes", err)
 		}
-		return faultOf(r.session.Change(view.Part{Attendances: changes}))
+		return faultOf(r.session.Change(part))
 	case *presencev1.ReportRequest_Heartbeat:
 		return faultOf(r.session.Heartbeat())
 	case *presencev1.ReportRequest_Goodbye:
@@ -175,52 +167,18 @@ func (r *report) dispatch(req *presencev1.ReportRequest) error {
 	}
 }
 
-func (r *report) hello(edgeID string, incarnation uint64) error {
+func (r *report) hello(hello *presencev1.Hello) error {
 	if r.session != nil {
 		return faultOf(view.ErrOrder)
 	}
+	edgeID := hello.GetEdgeId()
 	if n := len(edgeID); n < 1 || n > maxEdgeIDBytes {
 		return fault.New(fault.FieldInvalid, "hello.edgeId", "edgeId has %d bytes; it needs 1 to %d", n, maxEdgeIDBytes)
 	}
-	session, err := r.service.view.Open(edgeID, incarnation)
+	session, err := r.service.view.Open(edgeID, hello.GetIncarnation())
 	if err != nil {
 		return faultOf(err)
 	}
 	r.edgeID, r.session = edgeID, session
 	return nil
-}
-
-// attendances checks a part; least is the least number of connections.
-func attendances(field string, in []*presencev1.Attendance, least uint32) ([]view.Attendance, error) {
-	if len(in) > maxPart {
-		return nil, fault.New(fault.FieldInvalid, field+".attendances", "attendances has %d entries, more than %d", len(in), maxPart)
-	}
-	out := make([]view.Attendance, len(in))
-	for i, a := range in {
-		var err error
-		if out[i], err = attendance(a, least); err != nil {
-			f := fault.From(err)
-			return nil, f.At(fmt.Sprintf("%s.attendances[%d].%s", field, i, f.Field))
-		}
-	}
-	return out, nil
-}
-
-func attendance(a *presencev1.Attendance, least uint32) (view.Attendance, error) {
-	name, err := channel.Parse(a.GetChannel())
-	if err != nil {
-		return view.Attendance{}, err
-	}
-	user, err := channel.ParseUser(a.GetUserId())
-	if err != nil {
-		return view.Attendance{}, err
-	}
-	n := a.GetConnections()
-	if n < least || n > maxConnections {
-		return view.Attendance{}, fault.New(fault.FieldInvalid, "connections", "connections is %d, not within %d and %d", n, least, maxConnections)
-	}
-	if n > 0 && !a.GetSince().IsValid() {
-		return view.Attendance{}, fault.New(fault.FieldInvalid, "since", "since is not a time")
-	}
-	return view.Attendance{Channel: name, User: user, Connections: n, Since: a.GetSince().AsTime().UnixMilli()}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -61,6 +62,17 @@ func TestReportRefusals(t *testing.T) {
 	}
 	late := at(lobby, "ann", 1)
 	late.Since = nil
+	lateHeld := held(lobby, "ann", 1000)
+	lateHeld.Since = &timestamppb.Timestamp{}
+	both := at(lobby, "ann", 2)
+	both.HeldMs = 1
+	ended := &presencev1.Connection{ConnectionId: "c", UserId: "ann", Ended: timestamppb.Now()}
+	said := func(info string) *presencev1.Connection {
+		c := connected("c", "ann", 1)
+		c.Info = info
+		return c
+	}
+	s.report(t).ok(incarnated("e0", 7))
 	for name, c := range map[string]struct {
 		before  []*presencev1.ReportRequest
 		bad     *presencev1.ReportRequest
@@ -76,9 +88,23 @@ func TestReportRefusals(t *testing.T) {
 		"changes before snapshot": {begun[:1], changes(), "report", ""},
 		"bad channel":             {begun, changes(at("chat", "ann", 1)), "changes.attendances[0].channel", ""},
 		"bad user":                {begun, changes(at(lobby, "ann", 1), at(lobby, "a\x00", 1)), "changes.attendances[1].userId", ""},
-		"nobody":                  {begun[:1], snapshot(true, at(lobby, "ann", 0)), "snapshot.attendances[0].connections", "connections is 0, not within 1 and 1000000"},
+		"nobody":                  {begun[:1], snapshot(true, at(lobby, "ann", 0)), "snapshot.attendances[0].connections", "connections is 0, and the member is not held: nobody to be told of"},
 		"too many connections":    {begun, changes(at(lobby, "ann", 1_000_001)), "changes.attendances[0].connections", ""},
-		"no since":                {begun, changes(late), "changes.attendances[0].since", "since is not a time"},
+		"no since":                {begun, changes(late), "changes.attendances[0].since", "since is required"},
+		"held, no since":          {begun, changes(lateHeld), "changes.attendances[0].since", "since is not a time after 1970"},
+		"held too long":           {begun, changes(held(lobby, "ann", 3_600_001)), "changes.attendances[0].heldMs", "heldMs is 3600001, more than 3600000"},
+		"held and connected":      {begun, changes(both), "changes.attendances[0].heldMs", "heldMs is for a user without connections; there are 2"},
+		"a connection unnamed":    {begun, connections(connected("", "ann", 1)), "changes.connections[0].connectionId", "connectionId has 0 bytes; it needs 1 to 64"},
+		"a connection's user":     {begun, connections(connected("c", "a\x00", 1)), "changes.connections[0].userId", ""},
+		"a connection's since":    {begun, connections(connected("c", "ann", 1), connected("d", "ann", 0)), "changes.connections[1].since", ""},
+		"ended before it began":   {begun[:1], &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Snapshot{Snapshot: &presencev1.Snapshot{Connections: []*presencev1.Connection{ended}}}}, "snapshot.connections[0].ended", ""},
+		"last seen never":         {begun[:1], &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Snapshot{Snapshot: &presencev1.Snapshot{LastSeen: []*presencev1.LastSeen{{UserId: "ann"}}}}}, "snapshot.lastSeen[0].time", "time is required"},
+		"an info that is none":    {begun, connections(said("{")), "changes.connections[0].info", ""},
+		"an info not compact":     {begun, connections(said("{ }")), "changes.connections[0].info", "info is not compact"},
+		"an info too long":        {begun, connections(said(`"` + strings.Repeat("x", 1023) + `"`)), "changes.connections[0].info", "info has 1025 bytes, more than 1024"},
+		"an info too deep":        {begun, connections(said(strings.Repeat("[", 33) + strings.Repeat("]", 33))), "changes.connections[0].info", ""},
+		"too many connected":      {begun, connections(make([]*presencev1.Connection, 1001)...), "changes.connections", "connections has 1001 entries, more than 1000"},
+		"an old incarnation":      {nil, incarnated("e0", 6), "hello.incarnation", ""},
 		"a part too large":        {begun, changes(make([]*presencev1.Attendance, 1001)...), "changes.attendances", "attendances has 1001 entries, more than 1000"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -87,16 +113,20 @@ func TestReportRefusals(t *testing.T) {
 				req.Sequence = 0
 				e.ok(req)
 			}
+			for i, a := range c.bad.GetChanges().GetConnections() {
+				if a == nil {
+					c.bad.GetChanges().Connections[i] = connected("c", "ann", 1)
+				}
+			}
 			for i, a := range c.bad.GetChanges().GetAttendances() {
 				if a == nil {
 					c.bad.GetChanges().Attendances[i] = at(lobby, "ann", 1)
 				}
 			}
-			reason := fault.FieldInvalid
-			if strings.HasSuffix(c.field, ".channel") {
-				reason = fault.ChannelInvalid
+			f := fault.FromGRPC(e.send(c.bad), "none")
+			if f == nil || f.Code() != codes.InvalidArgument || f.Field != c.field || c.message != "" && f.Message != c.message {
+				t.Fatalf("got %v, want %s: %s", f, c.field, c.message)
 			}
-			wantFault(t, e.send(c.bad), codes.InvalidArgument, reason, c.field, c.message)
 		})
 	}
 	// The interceptor refuses what the contract bounds.
@@ -110,8 +140,8 @@ func TestReportRefusals(t *testing.T) {
 func TestNewStreamOfAnEdgeReplacesTheOld(t *testing.T) {
 	t.Parallel()
 	s := started(t)
-	old := s.report(t).ok(hello("e1")).ok(snapshot(true, at(lobby, "ann", 1)))
-	e := s.report(t).ok(hello("e1"))
+	old := s.report(t).ok(incarnated("e1", 1)).ok(snapshot(true, at(lobby, "ann", 1)))
+	e := s.report(t).ok(incarnated("e1", 2))
 	_, err := old.stream.Recv()
 	wantFault(t, err, codes.Unavailable, fault.PresenceUnavailable, "", "another stream of this edge took over")
 	wantUsers(t, s, "ann")
@@ -134,13 +164,13 @@ func TestSilenceAndLossOverTheWire(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantUsers(t, s, "ann", "bob")
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + 200*time.Millisecond) // the view looks every 100 ms
 		synctest.Wait()
 		wantUsers(t, s)
 		_, err := silent.stream.Recv()
-		wantFault(t, err, codes.DeadlineExceeded, fault.Timeout, "", "the edge said nothing for 6s")
+		wantFault(t, err, codes.DeadlineExceeded, fault.Timeout, "", "the edge said nothing for 5.5s")
 		_, err = mute.stream.Recv()
-		wantFault(t, err, codes.DeadlineExceeded, fault.Timeout, "", "the edge said nothing for 6s")
+		wantFault(t, err, codes.DeadlineExceeded, fault.Timeout, "", "the edge said nothing for 5.5s")
 		s.stop()
 		synctest.Wait()
 	})
@@ -170,6 +200,10 @@ func TestFaultsOfTheView(t *testing.T) {
 		{view.ErrReplaced, fault.PresenceUnavailable},
 		{view.ErrClosed, fault.Draining},
 		{view.ErrSilent, fault.Timeout},
+		{view.ErrNotReady, fault.PresenceUnavailable},
+		{view.ErrIncarnation, fault.FieldInvalid},
+		{view.ErrTooManyConnections, fault.ConnectionLimit},
+		{view.ErrTooManyWatchers, fault.WatchLimit},
 		{view.ErrOrder, fault.FieldInvalid},
 		{view.ErrTooManyAttendances, fault.SubscriptionLimit},
 		{view.ErrTooManyEdges, fault.ConnectionLimit},

@@ -5,10 +5,12 @@
 package presence
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
@@ -34,7 +36,11 @@ type Options struct {
 	// Callers may list the members of the channels that their patterns cover; roles
 	// those of any.
 	Callers *auth.Callers
-	Logger  *slog.Logger
+	// Alone says that the one edge there is shares this process: the view holds the truth
+	// as soon as that has reported.
+	Alone  bool
+	Logger *slog.Logger
+	Meter  metric.Meter // nil: nothing is measured
 }
 
 // Service is the presence role. It is safe for concurrent use.
@@ -61,8 +67,13 @@ func New(o Options) (*Service, error) {
 		namespaces: o.Namespaces,
 		callers:    o.Callers,
 		logger:     o.Logger,
-		view:       view.New(view.Options{}),
+		view:       view.New(view.Options{Alone: o.Alone, Logger: o.Logger}),
 		closing:    make(chan struct{}),
+	}
+	if o.Meter != nil {
+		if err := observe(o.Meter, s.view.Stats); err != nil {
+			return nil, err
+		}
 	}
 	s.rules.Store(first)
 	return s, nil
@@ -75,14 +86,20 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	presencev1.RegisterPresenceReportServiceServer(r, reports{service: s})
 }
 
-// Ready tells why the service should not be asked yet; nil if it may be. Whether
-// the view holds the truth, every edge having reported, is this method's to answer;
-// so far every moment's view counts as the truth.
-func (s *Service) Ready() error { return nil }
+// Run is the clock of the view, which forgets nobody without it, until ctx ends.
+func (s *Service) Run(ctx context.Context) { s.view.Run(ctx) }
 
-// Close ends the streams of the edges, which would outlast a graceful stop of the
-// server, with DRAINING, so that they turn to other replicas, and forgets the
-// members. It waits for what the streams started.
+// Ready tells why the service cannot tell yet who is where: it has only just started, or
+// was itself stopped, and not every edge has reported since. Decisions about what users
+// may do wait for nothing.
+func (s *Service) Ready() error { return s.view.Ready() }
+
+// knows returns nil where the service can tell who is where.
+func (s *Service) knows() error { return faultOf(s.Ready()) }
+
+// Close ends the streams of the edges and of watchers, which would outlast a graceful
+// stop of the server, with DRAINING, so that they turn to other replicas, and forgets
+// the members. It waits for what the streams started.
 func (s *Service) Close() {
 	s.mu.Lock()
 	if !s.closed {

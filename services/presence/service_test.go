@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -23,7 +24,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// bearer is a credential whose token names who calls: "kind/subject".
+// bearer is a credential whose token names who calls, "kind/subject", and for how long
+// it is good, "kind/subject/10s"; else for ever.
 type bearer string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
@@ -41,28 +43,48 @@ func namespaces() []namespace.Namespace {
 	}
 }
 
+func callers() []auth.Caller {
+	return []auth.Caller{
+		{Name: "billing", Presence: []string{"chat.{room}", "news.{x}", "nope.{x}", "user.{id}"}},
+		{Name: "other"},
+	}
+}
+
 // system is a Service behind a real server.
 type system struct {
 	service *Service
+	callers *auth.Callers
 	memory  *rpc.Memory
 	stop    func()
 }
 
+// started is a service that is ready once an edge has reported.
 func started(t testing.TB) *system {
 	t.Helper()
-	callers, err := auth.NewCallers([]auth.Caller{{Name: "billing", Presence: []string{"chat.{room}", "news.{x}", "nope.{x}"}}, {Name: "other"}})
-	if err != nil {
+	return startedWith(t, Options{Alone: true})
+}
+
+func startedWith(t testing.TB, o Options) *system {
+	t.Helper()
+	var err error
+	if o.Callers, err = auth.NewCallers(callers()); err != nil {
 		t.Fatal(err)
 	}
-	logger := slog.New(slog.DiscardHandler)
-	service, err := New(Options{Namespaces: namespace.NewSet(namespaces()), Callers: callers, Logger: logger})
+	o.Namespaces, o.Logger = namespace.NewSet(namespaces()), slog.New(slog.DiscardHandler)
+	service, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	anyone := func(ctx context.Context, token string) (context.Context, error) {
-		kind, subject, _ := strings.Cut(token, "/")
-		return rpc.WithIdentity(ctx, auth.Identity{Kind: auth.Kind(kind), Subject: subject}), nil
+		kind, rest, _ := strings.Cut(token, "/")
+		subject, validity, _ := strings.Cut(rest, "/")
+		identity := auth.Identity{Kind: auth.Kind(kind), Subject: subject}
+		if valid, err := time.ParseDuration(validity); err == nil {
+			identity.ExpiresAt = time.Now().Add(valid)
+		}
+		return rpc.WithIdentity(ctx, identity), nil
 	}
+	logger := o.Logger
 	server := rpc.NewServer(rpc.Options{Logger: logger, Authenticate: map[string]rpc.Authenticator{
 		AuthorizationService: anyone, ReportService: anyone, MembersService: anyone,
 	}})
@@ -70,12 +92,13 @@ func started(t testing.TB) *system {
 	memory := rpc.NewMemory()
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
+	serving.Go(func() { service.Run(ctx) })
 	serving.Go(func() {
 		if err := server.Serve(ctx, memory); err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	s := &system{service: service, memory: memory, stop: sync.OnceFunc(func() {
+	s := &system{service: service, callers: o.Callers, memory: memory, stop: sync.OnceFunc(func() {
 		service.Close()
 		cancel()
 		serving.Wait()
@@ -171,6 +194,24 @@ func goodbye() *presencev1.ReportRequest {
 
 func at(channel, user string, connections uint32) *presencev1.Attendance {
 	return &presencev1.Attendance{Channel: channel, UserId: user, Connections: connections, Since: &timestamppb.Timestamp{Seconds: 1_700_000_000}}
+}
+
+func held(channel, user string, ms uint32) *presencev1.Attendance {
+	a := at(channel, user, 0)
+	a.HeldMs = ms
+	return a
+}
+
+func connected(id, user string, seconds int64) *presencev1.Connection {
+	return &presencev1.Connection{ConnectionId: id, UserId: user, Since: &timestamppb.Timestamp{Seconds: seconds}}
+}
+
+func connections(all ...*presencev1.Connection) *presencev1.ReportRequest {
+	return &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Changes{Changes: &presencev1.Changes{Connections: all}}}
+}
+
+func incarnated(id string, incarnation uint64) *presencev1.ReportRequest {
+	return &presencev1.ReportRequest{Report: &presencev1.ReportRequest_Hello{Hello: &presencev1.Hello{EdgeId: id, Incarnation: incarnation}}}
 }
 
 func list(t testing.TB, conn grpc.ClientConnInterface, req *presencev1.ListMembersRequest) (*presencev1.ListMembersResponse, error) {
