@@ -157,6 +157,16 @@ func (r *Roster) Disconnect(id string, heard time.Time) {}
 // must not block, nor call the Roster.
 func (r *Roster) Watch(name channel.Name, told func(Update)) (stop func()) { return func() {} }
 
+// Look calls f with the members of a channel that is watched here, what this edge was
+// told before the call among them, in order of user id: between two calls of told, so
+// that with all later ones the list stays right. Where truncated is set they are a sample.
+// f must not block, nor call the Roster, nor keep members. watched tells whether the
+// channel is watched; else, and on an error (*fault.Error: PRESENCE_UNAVAILABLE), f is not
+// called.
+func (r *Roster) Look(ctx context.Context, name channel.Name, f func(members []Member, total int, truncated bool)) (watched bool, err error) {
+	return false, nil
+}
+
 // Leave takes back one Join. A user who leaves with its last connection stays a member
 // for as long as it is held. It does not block.
 func (r *Roster) Leave(name channel.Name, user channel.User, held time.Duration) {
