@@ -280,7 +280,7 @@ func (p *process) dialPresence(addresses ...string) (*grpc.ClientConn, error) {
 	if len(p.config.Presence.Addresses) == 0 {
 		return p.presence.Dial(p.roleKey.Credentials())
 	}
-	return p.dial(addresses, p.roleKey.Credentials(), "presence.dial_tls", p.config.Presence.DialTLS)
+	return p.dial(addresses, p.roleKey.Credentials(), "presence.dial_tls", p.config.Presence.DialTLS, rpc.Impatient)
 }
 
 // openEdge makes the edge, and with it the store, which publishing shares.

@@ -32,15 +32,15 @@ func (p *process) serverTLS(name string, files config.ServerTLS, protocol string
 }
 
 // dial reaches gRPC servers, over TLS if the options at path say so.
-func (p *process) dial(addresses []string, creds credentials.PerRPCCredentials, path string, options config.ClientTLS) (*grpc.ClientConn, error) {
+func (p *process) dial(addresses []string, creds credentials.PerRPCCredentials, path string, options config.ClientTLS, how ...rpc.Option) (*grpc.ClientConn, error) {
 	if !secure.Client(options).Used() {
-		return rpc.Dial(addresses, creds)
+		return rpc.Dial(addresses, creds, how...)
 	}
 	current, err := secure.NewClient(secure.Client(options), p.logger.With("for", path))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return rpc.DialTLS(addresses, creds, current)
+	return rpc.DialTLS(addresses, creds, current, how...)
 }
 
 // natsTLS is what an external NATS is spoken to with; nil: what its URL says.

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -213,8 +214,7 @@ func (l *lister) ListMembers(_ context.Context, req *presencev1.ListMembersReque
 			break
 		}
 		a := p.said[seat{channel.Name(req.GetChannel()), channel.User(user)}]
-		to := attendanceTo(seat{}, a)
-		res.Members = append(res.Members, &presencev1.Member{UserId: user, Connections: a.connections, Since: to.GetSince()})
+		res.Members = append(res.Members, &presencev1.Member{UserId: user, Connections: a.connections, Since: timestamppb.New(time.UnixMilli(a.since))})
 	}
 	return res, nil
 }

@@ -17,9 +17,9 @@ const (
 	coalesce = 50 * time.Millisecond
 	// heartbeat is the time without a request after which one says nothing.
 	heartbeat = 2 * time.Second
-	// ackTimeout is how long a request may stay unacknowledged; the replica then
-	// holds this edge for dead too.
-	ackTimeout = 6 * time.Second
+	// ackTimeout is how long a request may stay unacknowledged; the replica is about to
+	// hold this edge for dead then.
+	ackTimeout = 5 * time.Second
 	// goodbyeTimeout bounds how long the end takes.
 	goodbyeTimeout = time.Second
 )
@@ -30,12 +30,20 @@ var errUnacknowledged = errors.New("the replica did not acknowledge in time")
 // snapshot arrived. With wait it first waits for a connection, where it would
 // otherwise fail.
 func (r *replica) report(ctx context.Context, wait bool) (reported bool, err error) {
-	s, err := r.open(ctx, wait)
+	conn := r.connection()
+	s, err := r.open(ctx, conn, wait)
 	if err != nil {
 		return false, err
 	}
 	defer s.close()
-	if err := s.send(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Hello{Hello: &presencev1.Hello{EdgeId: r.roster.edgeID}}}); err != nil {
+	defer func() {
+		if errors.Is(err, errUnacknowledged) {
+			r.redial(conn)
+		}
+	}()
+	r.incarnation++
+	hello := &presencev1.Hello{EdgeId: r.roster.edgeID, Incarnation: r.incarnation}
+	if err := s.send(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Hello{Hello: hello}}); err != nil {
 		return false, err
 	}
 	version := r.enter(s.cancel)
@@ -44,7 +52,7 @@ func (r *replica) report(ctx context.Context, wait bool) (reported bool, err err
 		r.leave()
 		r.roster.mu.Unlock()
 	}()
-	if err := s.sendSnapshot(ctx, r); err != nil {
+	if err := s.sendSnapshot(r); err != nil {
 		return false, err
 	}
 	r.applied(version)
@@ -52,7 +60,8 @@ func (r *replica) report(ctx context.Context, wait bool) (reported bool, err err
 	return true, s.keep(ctx, r)
 }
 
-// keep sends changes and heartbeats, and goodbye when ctx ends.
+// keep sends changes and heartbeats, and goodbye when ctx ends: after what is dirty, since
+// of those who left with this edge a goodbye spares only who is known to be held.
 func (s *stream) keep(ctx context.Context, r *replica) error {
 	idle := time.NewTimer(heartbeat)
 	defer idle.Stop()
@@ -60,6 +69,9 @@ func (s *stream) keep(ctx context.Context, r *replica) error {
 	for {
 		select {
 		case <-ctx.Done():
+			if err := s.sendChanges(r); err != nil {
+				return err
+			}
 			return s.send(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Goodbye{Goodbye: &presencev1.Goodbye{}}})
 		case <-s.ended:
 			return s.err
@@ -103,8 +115,8 @@ func (s *stream) pause(ctx context.Context, r *replica, d time.Duration) bool {
 func (s *stream) sendChanges(r *replica) error {
 	for {
 		changes, version, all := r.take()
-		if len(changes) > 0 {
-			if err := s.send(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Changes{Changes: &presencev1.Changes{Attendances: changes}}}); err != nil {
+		if changes != nil {
+			if err := s.send(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Changes{Changes: changes}}); err != nil {
 				return err
 			}
 		}
@@ -115,14 +127,10 @@ func (s *stream) sendChanges(r *replica) error {
 	}
 }
 
-func (s *stream) sendSnapshot(ctx context.Context, r *replica) error {
-	for part, last := range r.snapshot {
-		err := s.send(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Snapshot{Snapshot: &presencev1.Snapshot{Attendances: part, Complete: last}}})
-		if err != nil {
+func (s *stream) sendSnapshot(r *replica) error {
+	for part := range r.snapshot {
+		if err := s.send(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Snapshot{Snapshot: part}}); err != nil {
 			return err
-		}
-		if ctx.Err() != nil && !last { // keep says goodbye
-			return nil
 		}
 	}
 	return nil
@@ -141,10 +149,10 @@ type stream struct {
 }
 
 // open opens a stream. It lives for up to goodbyeTimeout longer than ctx.
-func (r *replica) open(ctx context.Context, wait bool) (*stream, error) {
+func (r *replica) open(ctx context.Context, conn *grpc.ClientConn, wait bool) (*stream, error) {
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	opening := context.AfterFunc(ctx, cancel)
-	client, err := presencev1.NewPresenceReportServiceClient(r.conn).Report(streamCtx, grpc.WaitForReady(wait))
+	client, err := presencev1.NewPresenceReportServiceClient(conn).Report(streamCtx, grpc.WaitForReady(wait))
 	if !opening() && err == nil {
 		err = ctx.Err()
 	}

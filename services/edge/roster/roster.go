@@ -1,6 +1,6 @@
-// Package roster is the edge's side of presence: it counts who is subscribed here,
-// keeps every replica of the presence role told, and asks them who is in a channel
-// on all edges. Which namespaces have presence, and who may ask, is not its affair.
+// Package roster is the edge's side of presence: it counts who is connected and
+// subscribed here, keeps every replica of the presence role told, asks them who is in a
+// channel on all edges, and follows one of them where somebody here watches a channel. Which namespaces have presence, and who may ask, is not its affair.
 package roster
 
 import (
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,8 +27,8 @@ const (
 	// settleTimeout bounds how long an answer is held back for a replica to hear of
 	// what happened here before.
 	settleTimeout = 500 * time.Millisecond
-	// maxBacklog is by how many the changes that a replica has not been sent may
-	// outnumber the attendances; beyond, a new snapshot is cheaper.
+	// maxBacklog is by how many the changes that a replica has not been sent may outnumber
+	// attendances and connections; beyond, a new snapshot is cheaper.
 	maxBacklog = 10_000
 )
 
@@ -72,26 +73,20 @@ type Update struct {
 	Truncated bool
 }
 
-// seat is one user in one channel.
-type seat struct {
-	name channel.Name
-	user channel.User
-}
-
-// attendance is how a user attends a channel on this edge.
-type attendance struct {
-	connections uint32
-	since       int64 // Unix milliseconds
-}
-
-// Roster is who is subscribed on this edge. It is safe for concurrent use.
+// Roster is who is on this edge, and who is in the channels that are watched here. It is
+// safe for concurrent use.
 type Roster struct {
 	edgeID   string
 	replicas []*replica
 	asked    atomic.Uint64 // how often members were asked for
+	watches  *watches
 
 	mu          sync.Mutex
-	attendances map[seat]attendance
+	attendances map[seat]attendance // those that are held have no connections
+	holds       holds
+	connections map[string]connection // by id
+	online      map[channel.User]int  // how many of them a user has
+	seen        sightings
 	version     uint64 // counts the changes
 }
 
@@ -102,102 +97,53 @@ func New(o Options) (*Roster, error) {
 	}
 	dial := o.Dial
 	if dial == nil {
-		dial = func(address string) (*grpc.ClientConn, error) { return rpc.Dial([]string{address}, o.Credentials) }
+		dial = func(address string) (*grpc.ClientConn, error) {
+			return rpc.Dial([]string{address}, o.Credentials, rpc.Impatient)
+		}
 	}
-	r := &Roster{edgeID: o.EdgeID, attendances: map[seat]attendance{}}
+	r := &Roster{
+		edgeID:      o.EdgeID,
+		attendances: map[seat]attendance{},
+		holds:       newHolds(),
+		connections: map[string]connection{},
+		online:      map[channel.User]int{},
+		seen:        newSightings(),
+	}
+	r.watches = newWatches(r, o.Logger)
 	for _, address := range o.Addresses {
-		conn, err := dial(address)
+		replica, err := newReplica(r, address, dial, o.Logger)
 		if err != nil {
 			r.close()
 			return nil, fmt.Errorf("roster: %w", err)
 		}
-		r.replicas = append(r.replicas, newReplica(r, conn, o.Logger.With("presence", address)))
+		r.replicas = append(r.replicas, replica)
 	}
 	return r, nil
 }
 
-// Run keeps every replica told until ctx ends, then says goodbye to each within a
-// second, and closes the connections.
+// Run keeps every replica told, and watchers here, until ctx ends; then it tells each
+// replica what it has not told yet, who is held for one, says goodbye within a second, and
+// closes the connections.
 func (r *Roster) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	for _, replica := range r.replicas {
 		running.Go(func() { replica.run(ctx) })
 	}
+	running.Go(func() { r.watches.run(ctx) })
 	running.Wait()
 	r.close()
 }
 
 func (r *Roster) close() {
 	for _, replica := range r.replicas {
-		_ = replica.conn.Close() // nothing is left to be lost
-	}
-}
-
-// Join counts one more connection of a user in a channel. It does not block.
-func (r *Roster) Join(name channel.Name, user channel.User) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := seat{name, user}
-	a := r.attendances[s]
-	if a.connections == 0 {
-		a.since = time.Now().UnixMilli()
-	}
-	a.connections++
-	r.attendances[s] = a
-	r.changed(s)
-}
-
-// Connect notes a connection. It does not block.
-func (r *Roster) Connect(Connection) {}
-
-// Disconnect takes back a Connect; the user was last heard then. It does not block.
-func (r *Roster) Disconnect(id string, heard time.Time) {}
-
-// Watch has a channel's changes told, one after the other, until stop has returned. told
-// must not block, nor call the Roster.
-func (r *Roster) Watch(name channel.Name, told func(Update)) (stop func()) { return func() {} }
-
-// Look calls f with the members of a channel that is watched here, what this edge was
-// told before the call among them, in order of user id: between two calls of told, so
-// that with all later ones the list stays right. Where truncated is set they are a sample.
-// f must not block, nor call the Roster, nor keep members. watched tells whether the
-// channel is watched; else, and on an error (*fault.Error: PRESENCE_UNAVAILABLE), f is not
-// called.
-func (r *Roster) Look(ctx context.Context, name channel.Name, f func(members []Member, total int, truncated bool)) (watched bool, err error) {
-	return false, nil
-}
-
-// Leave takes back one Join. A user who leaves with its last connection stays a member
-// for as long as it is held. It does not block.
-func (r *Roster) Leave(name channel.Name, user channel.User, held time.Duration) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := seat{name, user}
-	a, ok := r.attendances[s]
-	if !ok {
-		return
-	}
-	if a.connections--; a.connections == 0 {
-		delete(r.attendances, s)
-	} else {
-		r.attendances[s] = a
-	}
-	r.changed(s)
-}
-
-// changed marks a seat for every replica that has, or is being given, a snapshot;
-// the others will find it in theirs.
-func (r *Roster) changed(s seat) {
-	r.version++
-	for _, replica := range r.replicas {
-		replica.mark(s)
+		_ = replica.connection().Close() // nothing is left to be lost
 	}
 }
 
 // Members returns at most limit members of a channel in order of user id, and the
 // number of all. What this edge was told before the call is in the answer, unless the
-// replica that answers is more than half a second behind. The replicas take turns,
-// and stand in for each other. Errors are *fault.Error: PRESENCE_UNAVAILABLE,
+// replica that answers is more than half a second behind; who holds a list by what Watch
+// tells wants Look. The replicas take turns, and stand in for each other. Errors are *fault.Error: PRESENCE_UNAVAILABLE,
 // NAMESPACE_UNKNOWN, PRESENCE_DISABLED.
 func (r *Roster) Members(ctx context.Context, name channel.Name, limit int) ([]Member, int, error) {
 	var errs []error
@@ -220,9 +166,11 @@ func (r *Roster) Members(ctx context.Context, name channel.Name, limit int) ([]M
 
 // turn lists the replicas in the order to ask them: those that hear from this edge,
 // the one whose turn it is first, then the others.
-func (r *Roster) turn() []*replica {
+func (r *Roster) turn() []*replica { return r.inOrder(r.asked.Add(1)) }
+
+// inOrder lists the replicas from a number on: first those that hear from this edge.
+func (r *Roster) inOrder(first uint64) []*replica {
 	n := uint64(len(r.replicas))
-	first := r.asked.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	live, away := make([]*replica, 0, n), []*replica(nil)
@@ -236,3 +184,6 @@ func (r *Roster) turn() []*replica {
 	}
 	return append(live, away...)
 }
+
+// after is the number of the replica that follows one.
+func (r *Roster) after(one *replica) uint64 { return uint64(slices.Index(r.replicas, one) + 1) }
