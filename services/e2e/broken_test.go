@@ -442,10 +442,13 @@ func (anybody) Check(_ context.Context, _ *authorization.Subject, checks []autho
 // nobody is anywhere.
 type nobody struct{}
 
-func (nobody) Connect(roster.Connection)                             {}
-func (nobody) Disconnect(string, time.Time)                          {}
-func (nobody) Join(channel.Name, channel.User)                       {}
-func (nobody) Leave(channel.Name, channel.User, time.Duration)       {}
+func (nobody) Connect(roster.Connection)                       {}
+func (nobody) Disconnect(string, time.Time)                    {}
+func (nobody) Join(channel.Name, channel.User)                 {}
+func (nobody) Leave(channel.Name, channel.User, time.Duration) {}
+func (nobody) Look(context.Context, channel.Name, func([]roster.Member, int, bool)) (bool, error) {
+	return false, nil
+}
 func (nobody) Watch(channel.Name, func(roster.Update)) (stop func()) { return func() {} }
 func (nobody) Members(context.Context, channel.Name, int) ([]roster.Member, int, error) {
 	return nil, 0, nil

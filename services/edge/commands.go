@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/carillon-rt/carillon/services/edge/authorization"
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -35,7 +34,7 @@ func (s *session) handle(ctx context.Context, command frame.Command) (frame.Even
 	case frame.Publish:
 		return s.publish(ctx, body)
 	case frame.Presence:
-		return s.presence(ctx, body)
+		return nil, s.presence(ctx, command.ID, body)
 	case frame.History:
 		return s.history(ctx, body)
 	case frame.Refresh:
@@ -91,31 +90,6 @@ func payloadOf(p frame.Publish, maxDepth int) (message.Payload, error) {
 		return message.Bytes("dataBase64", p.Data, p.ContentType)
 	}
 }
-
-func (s *session) presence(ctx context.Context, p frame.Presence) (frame.Event, error) {
-	name, err := s.channelIn(p.Channel)
-	if err != nil {
-		return nil, err
-	}
-	if ns := s.edge.options.Namespaces[name.Namespace()]; !ns.Presence {
-		return nil, fault.New(fault.PresenceDisabled, "channel", "the namespace %q keeps no presence", ns.Name)
-	}
-	if err := s.allow(ctx, authorization.Presence, name); err != nil {
-		return nil, err
-	}
-	members, total, err := s.edge.options.Roster.Members(ctx, name, maxMembers)
-	if err != nil {
-		return nil, err
-	}
-	reply := frame.Members{Channel: p.Channel, Members: make([]frame.Member, 0, len(members)), Total: total}
-	for _, m := range members {
-		reply.Members = append(reply.Members, frame.Member{UserID: string(m.User), Connections: m.Connections, Since: m.Since})
-	}
-	return reply, nil
-}
-
-// maxMembers bounds the list in a presence reply, which says if it is not all.
-const maxMembers = 1000
 
 // channelIn checks a channel's name and that its namespace exists.
 func (s *session) channelIn(text string) (channel.Name, error) {

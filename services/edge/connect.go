@@ -48,6 +48,10 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	if err := s.checkConnect(c); err != nil {
 		return err
 	}
+	info, err := clientInfo(c.Info)
+	if err != nil {
+		return err
+	}
 	identity, err := s.authenticate(ctx, c.Token)
 	if err != nil {
 		return err
@@ -55,10 +59,11 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	if refusal := s.edge.gate.welcome(s, channel.User(identity.Subject)); refusal != nil {
 		return refusal
 	}
-	s.clientName, s.clientVersion = c.ClientName, c.ClientVersion
+	s.clientName, s.clientVersion, s.info = c.ClientName, c.ClientVersion, info
 	if refusal := s.edge.enroll(s, identity); refusal != nil {
 		return refusal.At("token")
 	}
+	s.present(identity)
 	s.subscriptions = map[channel.Name]*subscription{}
 
 	entries := s.prepare(ctx, c.Subscriptions, identity.Channels)

@@ -66,7 +66,13 @@ type Roster interface {
 	Disconnect(connectionID string, heard time.Time)
 	Join(name channel.Name, user channel.User)
 	Leave(name channel.Name, user channel.User, held time.Duration)
+	// Watch has a channel's changes told until stop has returned.
 	Watch(name channel.Name, told func(roster.Update)) (stop func())
+	// Look calls found with the members of a watched channel, what this edge has done
+	// before among it: what is told afterwards is later than that, and nothing is told
+	// meanwhile, so found must not block. watched is false where nobody watches, and then
+	// found is not called.
+	Look(ctx context.Context, name channel.Name, found func(members []roster.Member, total int, truncated bool)) (watched bool, err error)
 	Members(ctx context.Context, name channel.Name, limit int) ([]roster.Member, int, error)
 }
 
@@ -110,6 +116,7 @@ type Options struct {
 type Edge struct {
 	options     Options
 	hub         *hub
+	audiences   *audiences
 	codecs      []*codec
 	metrics     *metrics
 	gate        *gate
@@ -145,6 +152,7 @@ func New(options Options) (*Edge, error) {
 	}
 	e.gate = newGate(&e.options, e.metrics)
 	e.hub = newHub(e.metrics, options.Logger)
+	e.audiences = newAudiences(options.Roster, e.codecs, e.metrics)
 	if e.hub.broker, err = options.OpenBroker(e.hub); err != nil {
 		return nil, err
 	}

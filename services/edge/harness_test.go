@@ -85,6 +85,10 @@ func (a *attendance) Disconnect(string, time.Time) {}
 
 func (a *attendance) Watch(channel.Name, func(roster.Update)) (stop func()) { return func() {} }
 
+func (a *attendance) Look(context.Context, channel.Name, func([]roster.Member, int, bool)) (watched bool, err error) {
+	return false, nil
+}
+
 func (a *attendance) Leave(name channel.Name, user channel.User, _ time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -78,6 +78,9 @@ type subscription struct {
 	session *session
 	topic   *topic
 	policy  slowPolicy
+	// granted: a service has made it or wants it, whatever the rules say; of the session's
+	// worker.
+	granted bool
 	index   int            // in topic.subscriptions, -1 while not there; guarded by topic.mu
 	after   message.Offset // what comes first lies after it; guarded by topic.mu
 	// told is the last offset that a frame has told the client: from there it would
@@ -85,9 +88,9 @@ type subscription struct {
 	told   message.Offset
 	behind *behind // what the client was too slow for; nil: nothing; guarded by topic.mu
 	replay *replay // nil, or what brings it up to the topic's position
-	// granted: a service has made it or wants it, whatever the rules say; of the session's
+	// spectator is nil unless the client is told who joins and leaves; of the session's
 	// worker.
-	granted bool
+	spectator *spectator
 }
 
 func newSubscription(s *session, t *topic) *subscription {

@@ -29,11 +29,12 @@ type metrics struct {
 	repairs     metric.Int64Counter
 	recoveries  metric.Int64Counter
 	limits      metric.Int64Counter
+	pushes      metric.Int64Counter
 }
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
 	var m metrics
-	var errs [11]error
+	var errs [12]error
 	m.connections, errs[0] = meter.Int64UpDownCounter("carillon.edge.connections", metric.WithDescription("Open connections."))
 	m.closes, errs[1] = meter.Int64Counter("carillon.edge.closes", metric.WithDescription("Connections closed, by code and by who closed."))
 	m.commands, errs[2] = meter.Int64Counter("carillon.edge.commands", metric.WithDescription("Commands of clients, by name and outcome."))
@@ -47,6 +48,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.repairs, errs[8] = meter.Int64Counter("carillon.edge.repairs", metric.WithDescription("Times that a channel's messages were read from the store because they had not come by themselves."))
 	m.recoveries, errs[9] = meter.Int64Counter("carillon.edge.recoveries", metric.WithDescription("Subscriptions resumed with everything that was missed, by where that came from: ring or store."))
 	m.limits, errs[10] = meter.Int64Counter("carillon.edge.limits", metric.WithDescription("Times that a limit held something back: a connection, a handshake, a frame, a command or a ping, by limit."))
+	m.pushes, errs[11] = meter.Int64Counter("carillon.edge.presence.pushes", metric.WithDescription("Changes of a channel's members queued to connections: pushes times recipients."))
 	return &m, errors.Join(errs[:]...)
 }
 
@@ -106,6 +108,10 @@ func (m *metrics) delivered(recipients int, message *message.Message) {
 	m.messages.Add(ctx, 1)
 	m.deliveries.Add(ctx, int64(recipients))
 	m.latency.Record(ctx, time.Since(message.Time).Seconds())
+}
+
+func (m *metrics) pushed(recipients int) {
+	m.pushes.Add(context.Background(), int64(recipients))
 }
 
 func (m *metrics) repaired() { m.repairs.Add(context.Background(), 1) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/edge/authorization"
 	"github.com/carillon-rt/carillon/services/edge/frame"
@@ -17,13 +18,13 @@ func (s *session) ask(ctx context.Context, checks ...authorization.Check) ([]aut
 	return s.edge.options.Authorizer.Check(ctx, s.grant.Load().subject, checks)
 }
 
-// permit asks about all entries at once. One's own inbox needs no permission.
+// permit asks about all entries at once.
 func (s *session) permit(ctx context.Context, entries []*entry) {
 	var checks []authorization.Check
 	var asked []*entry  // a check each
 	var fields []string // to be blamed, a check each
 	for _, e := range entries {
-		if e.err != nil || e.own {
+		if e.err != nil {
 			continue
 		}
 		for _, c := range e.checks() {
@@ -51,15 +52,23 @@ type fieldCheck struct {
 	field string
 }
 
-// checks are what must be allowed for a subscription.
+// checks are what must be allowed for a subscription. One's own inbox, also its past,
+// needs no permission.
 func (e *entry) checks() []fieldCheck {
-	checks := []fieldCheck{{authorization.Check{Action: authorization.Subscribe, Channel: e.name}, "channel"}}
+	var checks []fieldCheck
 	past := authorization.Check{Action: authorization.History, Channel: e.name}
+	if !e.own {
+		checks = append(checks, fieldCheck{authorization.Check{Action: authorization.Subscribe, Channel: e.name}, "channel"})
+	}
 	switch {
+	case e.own:
 	case e.wanted.Since != nil:
 		checks = append(checks, fieldCheck{past, "since"})
 	case e.wanted.Rewind != nil:
 		checks = append(checks, fieldCheck{past, "rewind"})
+	}
+	if e.wanted.Presence {
+		checks = append(checks, fieldCheck{authorization.Check{Action: authorization.Presence, Channel: e.name}, "presence"})
 	}
 	return checks
 }
@@ -133,15 +142,18 @@ func messageType(p message.Payload) (string, error) {
 }
 
 // recheck asks again about the subscriptions of the session, and ends those that are
-// allowed no more, but not those that a service has made. If nobody answers they go on,
-// and are checked later.
+// allowed no more. What a service has made, and the inbox, end only where the client is
+// told of members that it may not see any more: as others do then, they may be made
+// again without. If nobody answers all go on, and are checked later.
 func (s *session) recheck(ctx context.Context) {
-	var subs []*subscription
+	var subs []*subscription // a check each
 	var checks []authorization.Check
 	for name, sub := range s.subscriptions {
 		if name != s.user.Inbox() && !sub.granted {
-			subs = append(subs, sub)
-			checks = append(checks, authorization.Check{Action: authorization.Subscribe, Channel: name})
+			subs, checks = append(subs, sub), append(checks, authorization.Check{Action: authorization.Subscribe, Channel: name})
+		}
+		if sub.spectator != nil {
+			subs, checks = append(subs, sub), append(checks, authorization.Check{Action: authorization.Presence, Channel: name})
 		}
 	}
 	if len(checks) == 0 {
@@ -153,17 +165,23 @@ func (s *session) recheck(ctx context.Context) {
 		return
 	}
 	for i, sub := range subs {
-		if err := denial(decisions[i], "channel"); err != nil {
-			refusal := fault.From(err)
-			s.logger.Info("subscription ended: it is allowed no more", "user_id", string(s.user), "channel", string(sub.topic.name), "error", refusal)
-			s.endSubscription(sub, refusal, false)
+		err := denial(decisions[i], "channel")
+		if err == nil || s.subscriptions[sub.topic.name] != sub { // another of its checks has ended it
+			continue
 		}
+		refusal := fault.From(err)
+		s.logger.Info("subscription ended: it is allowed no more", "user_id", string(s.user), "channel", string(sub.topic.name), "error", refusal)
+		s.endSubscription(sub, refusal, checks[i].Action == authorization.Presence)
 	}
 }
 
 // endSubscription ends a subscription and tells the client.
 func (s *session) endSubscription(sub *subscription, cause *fault.Error, resubscribe bool) {
 	name := sub.topic.name
-	s.leave(name, sub)
+	var held time.Duration
+	if resubscribe { // that takes a moment
+		held = s.edge.options.PresenceGrace
+	}
+	s.leave(name, sub, held)
 	s.reply(0, frame.Unsubscribed{Channel: string(name), Cause: cause, Resubscribe: resubscribe})
 }

@@ -74,6 +74,7 @@ func (s *session) refresh(ctx context.Context, id uint64, r frame.Refresh) error
 	if refusal := s.edge.renew(s, renewed, identity); refusal != nil {
 		return refusal.At("token")
 	}
+	s.present(identity)
 	s.settle(id)
 	s.reply(id, frame.Refreshed{ExpiresAt: identity.ExpiresAt})
 	s.remind(renewed, time.Now())

@@ -50,6 +50,7 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 	var checked sync.WaitGroup
 	checked.Go(func() { e.checkSessions(checks) })
 	checked.Go(func() { e.recheckSessions(checks) })
+	checked.Go(func() { e.audiences.rounds.run(checks) })
 	e.hub.goroutines.Go(func() { e.hub.watch(e.hub.context) })
 	defer func() {
 		stopChecks()

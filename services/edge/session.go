@@ -61,13 +61,15 @@ type session struct {
 	lagging []*subscription
 	telling bool
 
-	ended atomic.Bool // the connection is closing: nothing more is taken or carried out
+	ended atomic.Bool  // the connection is closing: nothing more is taken or carried out
+	hold  atomic.Int64 // set before: 1 ns more than the user then stays a member
 
 	// Of the worker, and of the reader after the worker has ended.
 	credential    *credential // that came with the handshake; nil if none did, and after connect
 	subscriptions map[channel.Name]*subscription
 	turn          chan struct{} // one place, for the replay whose turn it is; made with the first
 	unresolved    unresolved
+	info          string // what the client says of its user, a compact JSON text; may be empty
 }
 
 func newSession(e *Edge, c *codec, address string) *session {
@@ -93,8 +95,12 @@ func (s *session) run() {
 		s.idle.Wait()
 	}
 	s.mu.Unlock()
+	held := s.held(byServer, err)
 	for name, sub := range s.subscriptions {
-		s.leave(name, sub)
+		s.leave(name, sub, held)
+	}
+	if s.grant.Load() != nil {
+		s.edge.options.Roster.Disconnect(s.id, s.opened.Add(time.Duration(s.lastHeard.Load())))
 	}
 	s.edge.gate.leave(s)
 	if code, ok := socket.Received(err); ok && !byServer {
@@ -370,6 +376,7 @@ func (s *session) end(cause *fault.Error, reconnectAfter time.Duration) bool {
 
 // endWith is end with a close code that the cause alone does not tell.
 func (s *session) endWith(code socket.CloseCode, name string, cause *fault.Error, reconnectAfter time.Duration) bool {
+	s.hold.CompareAndSwap(0, int64(holdAfter(code, reconnectAfter, s.edge.options.PresenceGrace))+1)
 	s.ended.Store(true)
 	if wake := s.paused.Load(); wake != nil {
 		(*wake)()

@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/edge/socket"
@@ -107,6 +108,9 @@ func (s *session) checkSubscribe(w frame.Subscribe) (channel.Name, *namespace.Na
 	if err := checkRewind(w.Rewind, ns); err != nil {
 		return "", nil, err
 	}
+	if w.Presence && !ns.Presence {
+		return "", nil, noPresence("presence", ns)
+	}
 	if _, subscribed := s.subscriptions[name]; subscribed {
 		return "", nil, fault.New(fault.AlreadySubscribed, "channel", "this connection is subscribed to the channel already")
 	}
@@ -201,6 +205,9 @@ func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subsc
 	if e.namespace.Presence {
 		s.edge.options.Roster.Join(e.name, s.user)
 	}
+	if e.wanted.Presence {
+		sub.spectator = s.edge.audiences.enter(s, e.name)
+	}
 	return frame.SubscriptionResult{Subscribed: subscribed}
 }
 
@@ -239,7 +246,7 @@ func (s *session) unsubscribe(u frame.Unsubscribe) (frame.Event, error) {
 	if !ok {
 		return nil, fault.New(fault.NotSubscribed, "channel", "this connection is not subscribed to the channel")
 	}
-	s.leave(name, sub)
+	s.leave(name, sub, 0)
 	return frame.Unsubscribed{Channel: u.Channel}, nil
 }
 
@@ -253,11 +260,16 @@ func (s *session) evict(sub *subscription, cause *fault.Error) {
 	})
 }
 
-func (s *session) leave(name channel.Name, sub *subscription) {
+// leave ends a subscription; the user stays a member of the channel for as long as it is
+// held.
+func (s *session) leave(name channel.Name, sub *subscription, held time.Duration) {
+	if sub.spectator != nil {
+		s.edge.audiences.leave(sub.spectator)
+	}
 	s.edge.hub.unsubscribe(sub)
 	delete(s.subscriptions, name)
 	s.subscribed.Add(-1)
 	if ns, err := s.edge.options.Namespaces.Of(name); err == nil && ns.Presence {
-		s.edge.options.Roster.Leave(name, s.user, 0)
+		s.edge.options.Roster.Leave(name, s.user, held)
 	}
 }
