@@ -41,8 +41,17 @@ func newAudiences(roster Roster, codecs []*codec, m *metrics) *audiences {
 	return &audiences{roster: roster, codecs: codecs, metrics: m, rounds: newRounds(), byName: map[channel.Name]*audience{}}
 }
 
-// enter has a session told who joins and leaves a channel.
-func (all *audiences) enter(s *session, name channel.Name) *spectator {
+// reader is where a spectator's frames go.
+type reader interface {
+	// send queues a frame that cannot be left out.
+	send(f socket.Frame)
+	// sendLossy queues a frame, unless there is no room.
+	sendLossy(f socket.Frame) bool
+}
+
+// enter has a reader told who joins and leaves a channel; lossy: what it is too slow for
+// is left out.
+func (all *audiences) enter(name channel.Name, to reader, c *codec, lossy bool) *spectator {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	a, known := all.byName[name]
@@ -51,10 +60,12 @@ func (all *audiences) enter(s *session, name channel.Name) *spectator {
 		all.byName[name] = a
 		a.stop = all.roster.Watch(name, a.told)
 	}
-	return a.add(s)
+	sp := &spectator{audience: a, to: to, codec: c, lossy: lossy}
+	a.add(sp)
+	return sp
 }
 
-// leave ends that: when it returns, nothing more of it is queued for the session.
+// leave ends that: when it returns, nothing more of it is queued for the reader.
 func (all *audiences) leave(sp *spectator) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -95,9 +106,10 @@ type change struct {
 
 // spectator is one subscription that is told who joins and leaves.
 type spectator struct {
-	session  *session
 	audience *audience
-	lossy    bool // what the client is too slow for is left out
+	to       reader
+	codec    *codec
+	lossy    bool
 	// Guarded by audience.mu.
 	index  int            // in audience.spectators
 	pushed uint64         // the last of the audience's pushes that is none of its affair any more
@@ -106,15 +118,12 @@ type spectator struct {
 	missed bool           // there was no room for a push, and the client does not know
 }
 
-func (a *audience) add(s *session) *spectator {
+func (a *audience) add(sp *spectator) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	sp := &spectator{
-		session: s, audience: a, lossy: s.edge.slowPolicyOf(a.name) != slowDisconnect, index: len(a.spectators), pushed: a.pushes,
-	}
+	sp.index, sp.pushed = len(a.spectators), a.pushes
 	a.spectators = append(a.spectators, sp)
-	a.codecs[s.codec.index]++
-	return sp
+	a.codecs[sp.codec.index]++
 }
 
 // remove takes a spectator out, and tells whether it was the last.
@@ -126,7 +135,7 @@ func (a *audience) remove(sp *spectator) bool {
 	a.spectators[sp.index], moved.index = moved, sp.index
 	a.spectators[last] = nil
 	a.spectators = a.spectators[:last]
-	a.codecs[sp.session.codec.index]--
+	a.codecs[sp.codec.index]--
 	return last == 0
 }
 
@@ -173,7 +182,8 @@ func (a *audience) push(now time.Time) {
 		a.mu.Unlock()
 		return
 	}
-	p := push{news: a.changed, lists: a.take(), next: len(a.spectators)}
+	p := push{news: a.changed, next: len(a.spectators)}
+	p.lists = a.take()
 	a.lagging = false
 	a.pushes++
 	a.pushed, p.number = now, a.pushes
@@ -210,12 +220,12 @@ func (a *audience) pushBatch(p *push) {
 	for range min(pushBatch, p.next) {
 		p.next--
 		sp := a.spectators[p.next]
-		f := p.encoded[sp.session.codec.index]
+		f := p.encoded[sp.codec.index]
 		switch {
 		case sp.pushed >= p.number, !p.news && !sp.missed:
 			continue
 		case sp.missed:
-			f = p.lost.frame(sp.session.codec, frame.PresenceChanged{Channel: string(a.name), Total: p.lists.Total, Truncated: true})
+			f = p.lost.frame(sp.codec, frame.PresenceChanged{Channel: string(a.name), Total: p.lists.Total, Truncated: true})
 		}
 		sp.pushed, sp.missed = p.number, false
 		sp.send(f)
@@ -252,8 +262,8 @@ func (sp *spectator) send(f socket.Frame) {
 	case sp.paused:
 		sp.held = append(sp.held, f)
 	case !sp.lossy:
-		sp.session.send(f)
-	case !sp.session.sendLossy(f):
+		sp.to.send(f)
+	case !sp.to.sendLossy(f):
 		a := sp.audience
 		sp.missed, a.lagging = true, true
 		a.all.rounds.add(a, time.Now().Add(a.interval()))
@@ -274,7 +284,7 @@ func (sp *spectator) resume(first socket.Frame) {
 	sp.audience.mu.Lock()
 	defer sp.audience.mu.Unlock()
 	if first != nil {
-		sp.session.send(first)
+		sp.to.send(first)
 	}
 	held := sp.held
 	sp.paused, sp.held = false, nil

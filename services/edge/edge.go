@@ -68,11 +68,8 @@ type Roster interface {
 	Leave(name channel.Name, user channel.User, held time.Duration)
 	// Watch has a channel's changes told until stop has returned.
 	Watch(name channel.Name, told func(roster.Update)) (stop func())
-	// Look calls found with the members of a watched channel, what this edge has done
-	// before among it: what is told afterwards is later than that, and nothing is told
-	// meanwhile, so found must not block. watched is false where nobody watches, and then
-	// found is not called.
-	Look(ctx context.Context, name channel.Name, found func(members []roster.Member, total int, truncated bool)) (watched bool, err error)
+	// Look calls f with the members of a watched channel, between two calls of told.
+	Look(ctx context.Context, name channel.Name, f func(members []roster.Member, total int, truncated bool)) (watched bool, err error)
 	Members(ctx context.Context, name channel.Name, limit int) ([]roster.Member, int, error)
 }
 

@@ -206,7 +206,7 @@ func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subsc
 		s.edge.options.Roster.Join(e.name, s.user)
 	}
 	if e.wanted.Presence {
-		sub.spectator = s.edge.audiences.enter(s, e.name)
+		sub.spectator = s.edge.audiences.enter(e.name, s, s.codec, sub.policy != slowDisconnect)
 	}
 	return frame.SubscriptionResult{Subscribed: subscribed}
 }
