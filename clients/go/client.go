@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,6 +52,11 @@ type Options struct {
 	Name, Version string
 	// Subscriptions are made together with the connection.
 	Subscriptions []string
+	// Presence has those of Subscriptions that also have pushes of presence_changed come.
+	Presence []string
+	// Info is what the members of a channel are to see of this user, unless its token says
+	// so: a JSON text of at most 1,024 bytes; empty: nothing.
+	Info string
 	// PushBuffer is the number of pushes that wait to be taken from Pushes before the
 	// client stops reading; 0: 256.
 	PushBuffer int
@@ -83,7 +89,7 @@ type Client struct {
 func Dial(ctx context.Context, options Options) (*Client, error) {
 	entries := make([]*clientv1.SubscribeCommand, len(options.Subscriptions))
 	for i, name := range options.Subscriptions {
-		entries[i] = &clientv1.SubscribeCommand{Channel: name}
+		entries[i] = &clientv1.SubscribeCommand{Channel: name, Presence: slices.Contains(options.Presence, name)}
 	}
 	return dial(ctx, options, entries)
 }
@@ -120,7 +126,7 @@ func dial(ctx context.Context, options Options, entries []*clientv1.SubscribeCom
 	c.stop = stop
 	go c.read(reading)
 	reply, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Connect{Connect: &clientv1.ConnectCommand{
-		Client: &clientv1.ClientInfo{Name: options.Name, Version: options.Version}, Subscriptions: entries,
+		Client: &clientv1.ClientInfo{Name: options.Name, Version: options.Version}, Subscriptions: entries, Info: options.Info,
 	}}})
 	if err != nil {
 		c.abort()
@@ -213,20 +219,24 @@ func answer(f *clientv1.ServerFrame) (*clientv1.ServerFrame, error) {
 }
 
 // Subscribe asks for a channel's messages, which come as pushes.
-func (c *Client) Subscribe(ctx context.Context, channel string) (*clientv1.SubscribedEvent, error) {
-	f, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Subscribe{
-		Subscribe: &clientv1.SubscribeCommand{Channel: channel},
-	}})
-	return f.GetSubscribed(), err
+func (c *Client) Subscribe(ctx context.Context, channel string, options ...SubscribeOption) (*clientv1.SubscribedEvent, error) {
+	return c.subscribe(ctx, &clientv1.SubscribeCommand{Channel: channel}, options)
 }
 
 // Resume asks for a channel's messages after a position: the epoch and the offset of
 // the last message that was handled. If the answer's recovered is false, some of them
 // are gone or too many: reload.
-func (c *Client) Resume(ctx context.Context, channel, epoch string, offset uint64) (*clientv1.SubscribedEvent, error) {
-	f, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Subscribe{Subscribe: &clientv1.SubscribeCommand{
+func (c *Client) Resume(ctx context.Context, channel, epoch string, offset uint64, options ...SubscribeOption) (*clientv1.SubscribedEvent, error) {
+	return c.subscribe(ctx, &clientv1.SubscribeCommand{
 		Channel: channel, Since: &clientv1.Position{Epoch: epoch, Offset: offset},
-	}}})
+	}, options)
+}
+
+func (c *Client) subscribe(ctx context.Context, command *clientv1.SubscribeCommand, options []SubscribeOption) (*clientv1.SubscribedEvent, error) {
+	for _, option := range options {
+		option(command)
+	}
+	f, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Subscribe{Subscribe: command}})
 	return f.GetSubscribed(), err
 }
 
@@ -247,7 +257,8 @@ func (c *Client) Publish(ctx context.Context, channel, json, messageID string) (
 	return f.GetPublished(), err
 }
 
-// Presence asks who is in a channel.
+// Presence asks who is in a channel. With presence_changed pushed after the reply
+// applied, in order, that stays right.
 func (c *Client) Presence(ctx context.Context, channel string) (*clientv1.PresenceReply, error) {
 	f, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Presence{
 		Presence: &clientv1.PresenceCommand{Channel: channel},

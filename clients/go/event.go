@@ -16,7 +16,8 @@ type Position struct {
 }
 
 // Event is what a Session tells its handler: Connected, Disconnected, Refreshed,
-// Subscribed, Reset, Message, Gap, Moved or Refused.
+// Subscribed, Reset, Message, Gap, Moved or Refused, and of channels whose members it
+// follows Members, PresenceChanged or PresenceRefused.
 type Event interface{ event() }
 
 // Connected says that there is a connection. What becomes of each channel follows.

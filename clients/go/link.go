@@ -16,10 +16,13 @@ type link struct {
 
 	client *Client
 	asked  map[uint64]string // subscribe commands under way: their channels
+	looks  map[uint64]string // presence commands under way: their channels
 	alarm  *time.Timer       // rings when something may be due
 	pinged time.Time         // when a ping was sent that nothing has followed; zero: none
 	said   *clientv1.DisconnectPush
 	ahead  time.Duration // what the server's clock is ahead of the one here
+
+	lookAfter time.Time // no presence command before
 	renewal
 }
 
@@ -57,7 +60,7 @@ func (s *Session) entries() []*clientv1.SubscribeCommand {
 }
 
 func (s *Session) subscribeCommand(name string) *clientv1.SubscribeCommand {
-	command := &clientv1.SubscribeCommand{Channel: name}
+	command := &clientv1.SubscribeCommand{Channel: name, Presence: s.presence[name] && !s.channels[name].watch.refused}
 	if at := s.position(name); at.Epoch != "" && !s.channels[name].fresh {
 		command.Since = &clientv1.Position{Epoch: at.Epoch, Offset: at.Offset}
 	}
@@ -74,7 +77,7 @@ func (l *link) run(ctx context.Context, url string) *Ending {
 		if refusal := result.GetError(); refusal != nil {
 			l.refused(refusal.GetChannel(), refusal.GetError())
 		} else {
-			l.subscribed(result.GetSubscribed())
+			l.subscribed(result.GetSubscribed(), true)
 		}
 	}
 	for {
@@ -95,7 +98,7 @@ func (l *link) run(ctx context.Context, url string) *Ending {
 				l.client.abort()
 				return &Ending{Err: errSilent}
 			}
-			l.alarm.Reset(min(next, l.subscribeDue(ctx), l.renewDue(ctx)))
+			l.alarm.Reset(min(next, l.subscribeDue(ctx), l.lookDue(ctx), l.renewDue(ctx)))
 		}
 	}
 }
@@ -176,6 +179,12 @@ func (l *link) take(f *clientv1.ServerFrame) {
 			return
 		}
 	}
+	if name, ok := l.looks[f.GetId()]; ok {
+		delete(l.looks, f.GetId())
+		l.alarm.Reset(0)
+		l.members(name, f)
+		return
+	}
 	if l.shown.id != 0 && f.GetId() == l.shown.id {
 		l.refreshed(f)
 		return
@@ -188,9 +197,11 @@ func (l *link) take(f *clientv1.ServerFrame) {
 	case *clientv1.ServerFrame_Position:
 		l.moved(event.Position)
 	case *clientv1.ServerFrame_Subscribed:
-		l.subscribed(event.Subscribed)
+		l.subscribed(event.Subscribed, f.GetId() != 0)
 	case *clientv1.ServerFrame_Unsubscribed:
 		l.unsubscribed(event.Unsubscribed)
+	case *clientv1.ServerFrame_PresenceChanged:
+		l.presenceChanged(event.PresenceChanged)
 	case *clientv1.ServerFrame_TokenExpiring:
 		l.expiring(event.TokenExpiring)
 	case *clientv1.ServerFrame_Disconnect:
@@ -230,10 +241,10 @@ func (p Position) isAfter(kept Position) bool {
 }
 
 // subscribed handles the beginning of a subscription, whoever asked for it.
-func (l *link) subscribed(e *clientv1.SubscribedEvent) {
+func (l *link) subscribed(e *clientv1.SubscribedEvent, ours bool) {
 	name := e.GetChannel()
 	sub := l.known(name)
-	*sub = subscription{unasked: sub.unasked}
+	*sub = subscription{unasked: sub.unasked, watch: sub.watch}
 	since, at := l.position(name), Position{e.GetEpoch(), e.GetOffset()}
 	if since == (Position{}) || e.GetRecovered() || at == since {
 		l.handle(Subscribed{Channel: name, Position: at, Recovered: since != Position{}})
@@ -241,12 +252,14 @@ func (l *link) subscribed(e *clientv1.SubscribedEvent) {
 		l.handle(Reset{Channel: name, Since: since, Position: at})
 	}
 	l.setPosition(name, at)
+	l.watching(name, ours)
 }
 
 // unsubscribed handles the end of a subscription, or that the server could not make one.
 func (l *link) unsubscribed(e *clientv1.UnsubscribedEvent) {
 	refusal := &clientv1.ErrorReply{Code: e.GetCode(), Reason: e.GetReason(), Message: "the server has ended the subscription"}
 	wait := l.schedule(e.GetChannel(), refusal, e.GetResubscribe())
+	l.watching(e.GetChannel(), false)
 	l.channels[e.GetChannel()].ended = !e.GetResubscribe()
 	l.handle(Refused{Channel: e.GetChannel(), Err: &Error{refusal}, Retry: wait, Ended: !e.GetResubscribe()})
 }
@@ -256,9 +269,15 @@ func (l *link) refused(name string, refusal *clientv1.ErrorReply) {
 	if refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_ALREADY_SUBSCRIBED { // by the server, which has told
 		return
 	}
-	if sub := l.want(name); refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_POLICY_DENIED && refusal.GetField() == "since" && !sub.fresh {
+	denied := refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_POLICY_DENIED
+	without := denied || refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_PRESENCE_DISABLED
+	switch sub := l.want(name); {
+	case denied && refusal.GetField() == "since" && !sub.fresh:
 		sub.fresh, sub.retry = true, time.Now() // what the user may not read of the past is a Reset
 		l.alarm.Reset(0)
+		return
+	case without && refusal.GetField() == "presence" && l.presence[name] && !sub.watch.refused:
+		l.unwatched(name, refusal)
 		return
 	}
 	l.handle(Refused{Channel: name, Err: &Error{refusal}, Retry: l.schedule(name, refusal, passes(refusal))})

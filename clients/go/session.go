@@ -31,6 +31,14 @@ type SessionOptions struct {
 	// subscribes by itself, is followed too, and needs to be named only to have a
 	// position in From.
 	Channels []string
+	// Presence has those of Channels of which the session also tells who is in them: after
+	// each Subscribed and Reset there are Members, and then PresenceChanged whenever somebody
+	// comes or goes. A MemberList keeps the two together. What the server subscribes by
+	// itself while the session lasts is told without, until the next connection.
+	Presence []string
+	// Info is what the members of a channel are to see of this user, unless its token says
+	// so: a JSON text of at most 1,024 bytes; empty: nothing.
+	Info string
 	// From says where to resume channels, those of Channels and the inbox; where it says
 	// nothing the subscription begins with what is published from now on.
 	From map[string]Position
@@ -67,6 +75,7 @@ type Session struct {
 	// Of Run's goroutine.
 	names    []string // keys of channels, in the order in which they came
 	channels map[string]*subscription
+	presence map[string]bool
 	turn     int       // index of the next URL
 	token    string    // "" : to be asked for
 	obtained time.Time // when the source gave it
@@ -89,6 +98,7 @@ type subscription struct {
 	fresh    bool      // without since, which was refused
 	ended    bool      // by the server, for good
 	unasked  bool      // the server's idea
+	watch    watch
 }
 
 // NewSession makes a session, which does nothing before Run. The handler gets every
@@ -101,16 +111,26 @@ func NewSession(options SessionOptions, handle func(Event)) (*Session, error) {
 	if options.Buffer == 0 {
 		options.Buffer = 64
 	}
+	var err error
+	if options.Info, err = checkInfo(options.Info); err != nil {
+		return nil, err
+	}
 	s := &Session{
 		options: options, handle: handle, log: options.Log, turn: rand.IntN(len(options.URLs)),
 		jitter:   rand.N[time.Duration],
-		channels: map[string]*subscription{}, positions: map[string]Position{}, changed: make(chan struct{}), lanes: map[string]*lane{},
+		channels: map[string]*subscription{}, presence: map[string]bool{}, positions: map[string]Position{}, changed: make(chan struct{}), lanes: map[string]*lane{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	for _, name := range options.Channels {
 		s.want(name)
+	}
+	for _, name := range options.Presence {
+		if s.channels[name] == nil {
+			return nil, fmt.Errorf("carillon: %q is in Presence but not in Channels", name)
+		}
+		s.presence[name] = true
 	}
 	for name, at := range options.From {
 		s.want(name)
@@ -220,7 +240,7 @@ func (s *Session) once(ctx context.Context, url string) *Ending {
 		s.token, s.obtained, s.expires = token, time.Now(), time.Time{}
 	}
 	c, err := dial(dialling, Options{
-		URL: url, Token: s.token, Name: s.options.Name, Version: s.options.Version, PushBuffer: s.options.Buffer, HTTPClient: s.options.HTTPClient,
+		URL: url, Token: s.token, Name: s.options.Name, Version: s.options.Version, Info: s.options.Info, PushBuffer: s.options.Buffer, HTTPClient: s.options.HTTPClient,
 	}, s.entries())
 	if err != nil {
 		ending, _ := errors.AsType[*Ending](err)
@@ -231,7 +251,7 @@ func (s *Session) once(ctx context.Context, url string) *Ending {
 	s.setClient(c)
 	defer s.setClient(nil)
 	s.log.Info("connected", "url", url, "connection_id", c.Connected().GetConnectionId())
-	l := &link{Session: s, client: c, asked: map[uint64]string{}, alarm: time.NewTimer(0)}
+	l := &link{Session: s, client: c, asked: map[uint64]string{}, looks: map[uint64]string{}, alarm: time.NewTimer(0)}
 	defer l.alarm.Stop()
 	if at := timeOf(c.Connected().GetServerTime()); !at.IsZero() {
 		l.ahead = time.Until(at)
