@@ -8,6 +8,7 @@ import (
 
 	"github.com/coder/websocket"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 )
@@ -79,5 +80,44 @@ func TestAnAnswerBeforeTheEnd(t *testing.T) {
 		if refusal, ok := errors.AsType[*Error](err); !ok || refusal.GetCode() != "UNAUTHENTICATED" {
 			t.Fatal(err)
 		}
+	}
+}
+
+// What a connection wants of presence is in its commands.
+func TestPresenceOfAConnection(t *testing.T) {
+	t.Parallel()
+	commands := make(chan *clientv1.ClientFrame, 3)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{Subprotocol}})
+		for err == nil {
+			var data []byte
+			var f clientv1.ClientFrame
+			if _, data, err = ws.Read(r.Context()); err != nil || proto.Unmarshal(data, &f) != nil {
+				break
+			}
+			commands <- &f
+			reply, _ := proto.Marshal(&clientv1.ServerFrame{Id: f.GetId()})
+			err = ws.Write(r.Context(), websocket.MessageBinary, reply)
+		}
+	}))
+	defer server.Close()
+	c, err := Dial(t.Context(), Options{
+		URL: server.URL, Subscriptions: []string{"chat.a", "chat.b"}, Presence: []string{"chat.b"}, Info: `{"name":"Alice"}`,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.abort()
+	connect := (<-commands).GetConnect()
+	equal(t, connect.GetInfo(), `{"name":"Alice"}`)
+	equal(t, []bool{connect.GetSubscriptions()[0].GetPresence(), connect.GetSubscriptions()[1].GetPresence()}, []bool{false, true})
+	for i, ask := range []func() error{
+		func() error { _, err := c.Subscribe(t.Context(), "chat.c", WithPresence()); return err },
+		func() error { _, err := c.Resume(t.Context(), "chat.c", "E", 5); return err },
+	} {
+		if err := ask(); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, (<-commands).GetSubscribe().GetPresence(), i == 0)
 	}
 }

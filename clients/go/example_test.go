@@ -56,3 +56,29 @@ func ExampleSession_Publish() {
 	stop()
 	<-ended
 }
+
+// A program that shows who is in a room, and who comes and goes.
+//
+//nolint:testableexamples // as above
+func ExampleMemberList() {
+	list := carillon.NewMemberList("chat.lobby")
+	err := carillon.Follow(context.Background(), carillon.SessionOptions{
+		URLs:     []string{"wss://edge.example/v1/ws"},
+		Token:    func(context.Context) (string, error) { return "eyJ…", nil },
+		Channels: []string{"chat.lobby"},
+		Presence: []string{"chat.lobby"},
+		Info:     `{"name":"Alice"}`,
+	}, func(event carillon.Event) {
+		joined, left := list.Apply(event)
+		for _, m := range joined {
+			fmt.Println("+", m.UserID, m.Info)
+		}
+		for _, user := range left {
+			fmt.Println("-", user)
+		}
+		if !list.Current() {
+			fmt.Println("as it was when there was a connection")
+		}
+	})
+	fmt.Println(err)
+}

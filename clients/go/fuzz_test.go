@@ -24,6 +24,11 @@ func FuzzFrames(f *testing.F) {
 		{Id: 8, Event: &clientv1.ServerFrame_Refreshed{Refreshed: &clientv1.RefreshedReply{ExpiresAt: &timestamppb.Timestamp{Seconds: 1 << 62}}}},
 		{Id: 8, Event: &clientv1.ServerFrame_Error{Error: &clientv1.ErrorReply{Code: "UNAVAILABLE", RetryAfterMs: 1<<32 - 1}}},
 		{Id: 7, Event: &clientv1.ServerFrame_Error{Error: &clientv1.ErrorReply{Code: "PERMISSION_DENIED", Reason: denied, Field: "since"}}},
+		{Id: 9, Event: &clientv1.ServerFrame_Presence{Presence: &clientv1.PresenceReply{Channel: "chat.b", Total: 1<<32 - 1, Members: []*clientv1.Member{{}}}}},
+		{Id: 9, Event: &clientv1.ServerFrame_Error{Error: &clientv1.ErrorReply{Code: "UNAVAILABLE", RetryAfterMs: 1<<32 - 1}}},
+		{Event: &clientv1.ServerFrame_PresenceChanged{PresenceChanged: &clientv1.PresenceChangedPush{Channel: "chat.a", Left: []*clientv1.Member{nil, {}}, Truncated: true}}},
+		{Event: &clientv1.ServerFrame_PresenceChanged{PresenceChanged: &clientv1.PresenceChangedPush{Channel: "chat.z"}}},
+		{Id: 7, Event: &clientv1.ServerFrame_Error{Error: &clientv1.ErrorReply{Code: "PERMISSION_DENIED", Reason: denied, Field: "presence"}}},
 		{Id: 7},
 		{},
 	} {
@@ -39,12 +44,13 @@ func FuzzFrames(f *testing.F) {
 			return
 		}
 		s, err := NewSession(SessionOptions{
-			URLs: []string{"ws://one"}, Token: func(context.Context) (string, error) { return "t", nil }, Channels: []string{"chat.a"}, From: map[string]Position{"chat.a": {"E", 5}},
+			URLs: []string{"ws://one"}, Token: func(context.Context) (string, error) { return "t", nil }, Channels: []string{"chat.a"}, Presence: []string{"chat.a"}, From: map[string]Position{"chat.a": {"E", 5}},
 		}, func(Event) {})
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := &link{Session: s, asked: map[uint64]string{7: "chat.a"}, alarm: time.NewTimer(time.Hour)}
+		s.channels["chat.a"].watch = watch{on: true, known: true, whole: true}
+		l := &link{Session: s, asked: map[uint64]string{7: "chat.a"}, looks: map[uint64]string{9: "chat.a"}, alarm: time.NewTimer(time.Hour)}
 		l.shown.id = 8
 		l.take(&frame)
 		at := s.Positions()["chat.a"]
