@@ -16,8 +16,9 @@ const kept = {
   clear: () => sessionStorage.clear(),
 };
 
-// A channel as the page knows it. members is undefined until told; membersNote says
-// why they are not known, and then nobody asks again until the next connection.
+// A channel as the page knows it. members is undefined until told, and then kept by what
+// is pushed; membersNote says why they are not known, and then nobody asks again until
+// the next connection.
 const newChannel = (name) => ({ name, items: [], unread: 0, epoch: undefined, offset: undefined, joined: false });
 
 const isInbox = (name) => name.startsWith("user.");
@@ -143,7 +144,7 @@ class Console {
     this.#connection = new Connection({
       url,
       getToken: (how) => this.#getToken(how),
-      getSubscriptions: () => [...this.#channels.values()].filter((c) => !isInbox(c.name) || c.epoch).map(subscription),
+      getSubscriptions: () => [...this.#channels.values()].filter((c) => !isInbox(c.name) || c.epoch).map((c) => subscription(c)),
     });
     this.#connection.addEventListener("state", ({ detail }) => this.#stateChanged(detail));
     this.#connection.addEventListener("connected", ({ detail }) => this.#connected(detail));
@@ -176,13 +177,14 @@ class Console {
     for (const result of subscriptions) {
       const channel = this.#channel(result.channel);
       channel.membersNote = undefined;
-      if (result.error?.field === "rewind") this.#join(result.channel, true); // an ephemeral channel keeps nothing
+      if (canDoWithout(result.error)) this.#join(result.channel, [result.error.field]);
       else if (result.error) this.#refused(channel, result.error);
       else this.#subscribed(channel, result);
     }
   }
 
-  #pushed({ message, subscribed, unsubscribed, gap }) {
+  #pushed({ message, subscribed, unsubscribed, gap, presenceChanged }) {
+    if (presenceChanged) this.#membersChanged(presenceChanged);
     if (message) this.#received(message);
     if (subscribed) this.#subscribed(this.#channel(subscribed.channel), subscribed);
     if (unsubscribed) {
@@ -215,15 +217,15 @@ class Console {
     return channel;
   }
 
-  async #join(name, ephemeral = false) {
+  async #join(name, without = []) {
     $("join-error").textContent = "";
     const known = this.#channels.get(name);
     if (!known?.joined) {
       try {
-        const subscribed = await this.#connection.command("subscribe", ephemeral ? { channel: name } : subscription({ name }));
+        const subscribed = await this.#connection.command("subscribe", subscription(known ?? { name }, without));
         this.#subscribed(this.#channel(name), subscribed);
       } catch (err) {
-        if (err.field === "rewind") return this.#join(name, true);
+        if (canDoWithout(err, without)) return this.#join(name, [...without, err.field]);
         $("join-error").textContent = err.message;
         return;
       }
@@ -274,11 +276,9 @@ class Console {
     const channel = this.#channel(message.channel);
     if (message.offset != null) channel.offset = message.offset;
     if (channel.name !== this.#active || document.hidden) channel.unread += 1;
-    const stranger = message.publisher && channel.members?.every(({ userId }) => userId !== message.publisher);
     this.#add(channel, { message });
     this.#showChannels();
     if (channel.name === this.#active) $("room-about").textContent = about(channel);
-    if (stranger) this.#askMembers(channel.name);
   }
 
   #note(channel, note, warning = false) {
@@ -327,6 +327,21 @@ class Console {
       if (err.code === "UNAVAILABLE" || err.code === "RESOURCE_EXHAUSTED") return; // asked again soon
       channel.membersNote = err.reason === "PRESENCE_DISABLED" ? "This namespace keeps no presence." : err.message;
     }
+    if (name === this.#active) showMembers(channel, this.#self);
+  }
+
+  // Of a large channel, or of many changes at once, only the total is told: the list is
+  // as it was when last asked for.
+  #membersChanged({ channel: name, joined, left, total, truncated }) {
+    const channel = this.#channels.get(name);
+    if (!channel?.members) return; // the list that comes has it
+    if (!truncated && channel.members.length === channel.total) {
+      const members = new Map(channel.members.map((member) => [member.userId, member]));
+      for (const { userId } of left ?? []) members.delete(userId);
+      for (const member of joined ?? []) members.set(member.userId, member);
+      channel.members = [...members.values()].sort((a, b) => (a.userId < b.userId ? -1 : 1));
+    }
+    channel.total = total;
     if (name === this.#active) showMembers(channel, this.#self);
   }
 
@@ -392,8 +407,16 @@ class Console {
 // How many of a channel's latest messages are shown when it is joined.
 const RECENT = 30;
 
-const subscription = ({ name, epoch, offset }) =>
-  epoch ? { channel: name, since: { epoch, offset } } : { channel: name, rewind: { count: RECENT } };
+function subscription({ name, epoch, offset }, without = []) {
+  const wanted = { channel: name };
+  if (epoch) wanted.since = { epoch, offset };
+  else if (!without.includes("rewind")) wanted.rewind = { count: RECENT };
+  if (!isInbox(name) && !without.includes("presence")) wanted.presence = true;
+  return wanted;
+}
+
+// An ephemeral channel keeps nothing, and not every namespace has presence.
+const canDoWithout = (error, without = []) => ["rewind", "presence"].includes(error?.field) && !without.includes(error.field);
 
 function title(name) {
   if (isInbox(name)) return ["Inbox"];

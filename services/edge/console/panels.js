@@ -10,20 +10,26 @@ export function showMembers(channel, self) {
   $("member-count").textContent = members ? String(total) : "";
   $("members-note").textContent = membersNote ?? (members && !joined ? "As last known: not connected." : "");
   $("members").replaceChildren(
-    ...(members ?? []).map(({ userId, connections }) =>
+    ...(members ?? []).map(({ userId, connections, info }) =>
       h(
         "li",
-        { "data-user": userId, "data-connections": connections },
+        { "data-user": userId, "data-connections": connections, title: info === undefined ? null : JSON.stringify(info) },
         avatar(userId),
         h("span", { class: "name" }, userId),
         userId === self && h("span", { class: "tag" }, "you"),
-        h("span", { class: "count" }, connections === 1 ? "1 connection" : `${connections} connections`),
+        h("span", { class: "count" }, connectionsText(connections)),
       ),
     ),
   );
   if (members && members.length < total) {
     $("members").append(h("li", { class: "more" }, `and ${total - members.length} more`));
   }
+}
+
+// Without a connection the user is expected back: its last was lost a moment ago.
+function connectionsText(connections) {
+  if (!connections) return "away";
+  return connections === 1 ? "1 connection" : `${connections} connections`;
 }
 
 const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
