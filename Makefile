@@ -88,6 +88,10 @@ bench: ## Run the benchmarks (BENCH=regexp, PACKAGES=…)
 abuse: ## Measure what honest people meet beside each kind of abuse; wants two idle cores
 	$(GO) test -run '^$$' -bench '^BenchmarkAbuse$$' -benchtime 1x -timeout 15m ./services/e2e
 
+.PHONY: presence
+presence: bin/nats-server ## Measure what 10,000 users cost who join, see each other, and leave; wants two idle cores
+	$(GO) test -run '^$$' -bench '^BenchmarkPresence$$' -benchtime 1x -timeout 30m ./services/e2e
+
 .PHONY: chaos
 chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a quarter of an hour (ARGS="--seed 1 --duration 5m …")
 	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)
