@@ -1,0 +1,226 @@
+package presence_test
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/channel"
+)
+
+// Bounds that presence promises, with what the model gives them for delays.
+const (
+	// prompt is how long news takes over cables that are well.
+	prompt = time.Second
+	// late is how old news may be that crossed a cable which held it: after 5 s either end
+	// gives the connection up.
+	late = 7 * time.Second
+	// silence is when the members of an edge that says nothing are gone.
+	silence = 6 * time.Second
+	// memory is for how long an ill cable excuses what an edge's members meet.
+	memory = 15 * time.Second
+)
+
+// seat is one user in one channel.
+type seat struct {
+	name channel.Name
+	user channel.User
+}
+
+// stay is a user's presence in a channel on one edge, without a break.
+type stay struct {
+	connections int
+	from        time.Time // when it began
+	joined      time.Time // when there was a connection again
+	left        time.Time // when there was none any more
+	until       time.Time // without connections: when it ends, or ended
+}
+
+// site is what is true of one edge.
+type site struct {
+	*edge
+	stays       map[seat]*stay
+	connections map[string]*connection
+	heard       map[channel.User]time.Time // users whose last connection here has ended
+
+	gone    time.Time // zero: it lives
+	crashed bool
+	// heirs are the replicas, by the life that they had, which surely heard it say goodbye.
+	heirs map[*replica]int
+}
+
+// connection is one connection of a user.
+type connection struct {
+	id    string
+	user  channel.User
+	since time.Time
+	info  string
+	rooms []channel.Name
+}
+
+// truth is who is where.
+type truth struct {
+	mu    sync.Mutex
+	sites []*site
+}
+
+// here tells whether a stay goes on, and else since when it does not.
+func (s *site) here(st *stay) (here bool, ended time.Time) {
+	now := time.Now()
+	switch {
+	case s.crashed:
+		if st.connections == 0 && st.until.Before(s.gone) {
+			return false, st.until
+		}
+		return false, s.gone
+	case st.connections > 0:
+		return true, time.Time{}
+	default:
+		return now.Before(st.until), st.until
+	}
+}
+
+// well is whether each cable of an edge that lives has long carried everything.
+func (s *site) well() bool {
+	return s.gone.IsZero() && !slices.ContainsFunc(s.cables, func(c *cable) bool { return c.wellFor() < memory })
+}
+
+// surely returns the edge on which a user has been in a channel for so long, without
+// anything that could excuse that somebody does not know of it; nil if there is none.
+func (t *truth) surely(at seat, forAtLeast time.Duration, replicas []*replica) *site {
+	for _, s := range t.sites {
+		st := s.stays[at]
+		if st == nil || time.Since(st.from) < forAtLeast || !s.well() && !s.inherited(replicas) {
+			continue
+		}
+		if st.connections > 0 || time.Until(st.until) > prompt {
+			return s
+		}
+	}
+	return nil
+}
+
+// inherited tells whether every replica must know of what is held on an edge that is gone.
+func (s *site) inherited(replicas []*replica) bool {
+	return !s.gone.IsZero() && !slices.ContainsFunc(replicas, func(r *replica) bool { return !s.known(r) })
+}
+
+// surelyGone tells whether a user has not been in a channel for so long.
+func (t *truth) surelyGone(at seat, forAtLeast time.Duration) bool {
+	for _, s := range t.sites {
+		if st := s.stays[at]; st != nil {
+			if here, ended := s.here(st); here || time.Since(ended) < forAtLeast {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// rightful is what a replica that all edges reach says of a member.
+type rightful struct {
+	must        bool // else it may be listed
+	connections int
+	since       []time.Time // any of them
+	info        string
+}
+
+// members are those of a channel, as a replica knows them that all edges which live
+// have reached for a while. What is so of several holds for who watches one of them.
+func (t *truth) members(name channel.Name, replicas ...*replica) map[channel.User]rightful {
+	all := map[channel.User]rightful{}
+	for _, s := range t.sites {
+		for at, st := range s.stays {
+			if at.name != name {
+				continue
+			}
+			here, ended := s.here(st)
+			if s.crashed || !here && time.Since(ended) > s.skew(st) {
+				continue
+			}
+			m := all[at.user]
+			m.connections += st.connections
+			m.since = append(m.since, st.from, st.joined)
+			m.must = m.must || here && (st.connections > 0 || time.Until(ended) > prompt) && (s.gone.IsZero() || s.inherited(replicas))
+			all[at.user] = m
+		}
+	}
+	for user, m := range all {
+		m.info = t.info(user)
+		all[user] = m
+	}
+	return all
+}
+
+// skew is for how long the end of a hold may go unnoticed: the replica counts from when
+// it heard of it.
+func (s *site) skew(st *stay) time.Duration {
+	for _, c := range s.cables {
+		if !s.gone.IsZero() || c.wellFor() < time.Since(st.left)+prompt {
+			return late
+		}
+	}
+	return prompt
+}
+
+// known tells whether a replica must know of what is held on an edge.
+func (s *site) known(r *replica) bool {
+	if s.gone.IsZero() {
+		return true
+	}
+	life, _ := r.lives()
+	heard, ok := s.heirs[r]
+	return ok && heard == life
+}
+
+// of are the connections of a user, in the order in which they were made.
+func (t *truth) of(user channel.User) []*connection {
+	var all []*connection
+	for _, s := range t.sites {
+		if !s.gone.IsZero() {
+			continue
+		}
+		for _, c := range s.connections {
+			if c.user == user {
+				all = append(all, c)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b *connection) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.id, b.id)) })
+	return all
+}
+
+// info is that of the connection made last.
+func (t *truth) info(user channel.User) string {
+	if all := t.of(user); len(all) > 0 {
+		return all[len(all)-1].info
+	}
+	return ""
+}
+
+// lastSeen is when a user without connections was last heard, as far as it is certain:
+// the edges on which it was live.
+func (t *truth) lastSeen(user channel.User) (at time.Time, certain bool) {
+	certain = true
+	for _, s := range t.sites {
+		if heard, ok := s.heard[user]; ok && heard.After(at) {
+			at, certain = heard, s.gone.IsZero()
+		}
+		for _, c := range s.connections { // of an edge that is gone
+			if c.user == user && s.gone.After(at) {
+				at, certain = s.gone, false
+			}
+		}
+	}
+	return at, certain
+}
+
+// on are the edges that live.
+func (t *truth) on() []*site {
+	return slices.DeleteFunc(slices.Clone(t.sites), func(s *site) bool { return !s.gone.IsZero() })
+}
+
+// sorted are the keys of a map in their order, so that a seed chooses the same again.
+func sorted[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,173 @@
+package presence_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
+	"github.com/carillon-rt/carillon/services/edge/roster"
+	"github.com/carillon-rt/carillon/services/internal/channel"
+)
+
+// list is who is in a channel, to somebody who applies what is told.
+type list struct {
+	users map[channel.User]bool
+	total int
+}
+
+func newList() list { return list{users: map[channel.User]bool{}} }
+
+// watch is a channel that an edge watches.
+type watch struct {
+	world *world
+	edge  *site
+	name  channel.Name
+	stop  func()
+	began time.Time
+
+	mu sync.Mutex
+	list
+	told int
+}
+
+// watchOn begins to watch a channel on an edge.
+func (w *world) watchOn(s *site, name channel.Name) {
+	v := &watch{world: w, edge: s, name: name, list: newList(), began: time.Now()}
+	v.stop = s.roster.Watch(name, v.tell)
+	s.watch = append(s.watch, v)
+}
+
+func (v *watch) tell(u roster.Update) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.told++
+	v.total = u.Total
+	if u.Truncated {
+		v.world.fail("%s was told of %s in samples: %+v", v.edge.id, v.name, u)
+	}
+	delay := prompt
+	v.world.truth.mu.Lock()
+	if !v.edge.well() {
+		delay = late
+	}
+	v.world.truth.mu.Unlock()
+	for _, m := range u.Joined {
+		v.world.judgeJoined(v.edge.id, v.name, m.User)
+		v.users[m.User] = true
+	}
+	for _, user := range u.Left {
+		v.world.judgeLeft(v.edge.id, v.name, user, delay)
+		delete(v.users, user)
+	}
+}
+
+// state copies what the watcher holds for true.
+func (v *watch) state() (map[channel.User]bool, int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	users := map[channel.User]bool{}
+	for user := range v.users {
+		users[user] = true
+	}
+	return users, v.total
+}
+
+// onlooker is a backend that watches a channel with WatchChannel, now at this replica,
+// now at that one, and goes on where it was.
+type onlooker struct {
+	world  *world
+	name   channel.Name
+	random *rand.Rand
+
+	mu sync.Mutex
+	list
+	token    string
+	staged   map[channel.User]bool // a snapshot that is not complete
+	resumed  int                   // streams that went on without a snapshot
+	streams  int
+	whole    bool // a snapshot was complete
+	lastHope string
+}
+
+// look watches until ctx ends.
+func (o *onlooker) look(ctx context.Context, t testing.TB) {
+	for ctx.Err() == nil {
+		r := o.world.replicas[o.random.IntN(len(o.world.replicas))]
+		if conn := r.ask(t); conn != nil {
+			err := o.follow(ctx, conn, r.name)
+			_ = conn.Close() // it is of no more use
+			o.mu.Lock()
+			o.lastHope = fmt.Sprint(r.name, ": ", err)
+			o.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// follow is one stream; it breaks after a random time, if the replica does not end it.
+func (o *onlooker) follow(ctx context.Context, conn *grpc.ClientConn, replica string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(1+o.random.IntN(30_000))*time.Millisecond)
+	defer cancel()
+	o.mu.Lock()
+	token := o.token
+	o.staged = nil
+	o.mu.Unlock()
+	stream, err := presencev1.NewPresenceServiceClient(conn).WatchChannel(ctx, &presencev1.WatchChannelRequest{Channel: string(o.name), ResumeToken: token})
+	for first := true; err == nil; first = false {
+		var res *presencev1.WatchChannelResponse
+		if res, err = stream.Recv(); err == nil {
+			o.take(res, replica, first)
+		}
+	}
+	return err
+}
+
+func (o *onlooker) take(res *presencev1.WatchChannelResponse, replica string, first bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if first {
+		o.streams++
+	}
+	who := "the onlooker at " + replica
+	if snapshot := res.GetSnapshot(); snapshot != nil {
+		if o.staged == nil {
+			o.staged = map[channel.User]bool{}
+		}
+		for _, m := range snapshot.GetMembers() {
+			o.staged[channel.User(m.GetUserId())] = true
+			o.world.judgeJoined(who, o.name, channel.User(m.GetUserId()))
+		}
+		if snapshot.GetComplete() {
+			o.users, o.staged, o.whole = o.staged, nil, true
+			o.total = int(snapshot.GetTotal())
+			o.token = res.GetResumeToken()
+		}
+		return
+	}
+	if first {
+		o.resumed++
+	}
+	if !o.whole || o.staged != nil {
+		o.world.fail("%s was told of changes in %s before a snapshot", who, o.name)
+	}
+	changed := res.GetChanged()
+	for _, m := range changed.GetJoined() {
+		o.world.judgeJoined(who, o.name, channel.User(m.GetUserId()))
+		o.users[channel.User(m.GetUserId())] = true
+	}
+	for _, m := range changed.GetLeft() {
+		o.world.judgeLeft(who, o.name, channel.User(m.GetUserId()), prompt)
+		delete(o.users, channel.User(m.GetUserId()))
+	}
+	o.total = int(changed.GetTotal())
+	o.token = res.GetResumeToken()
+}
