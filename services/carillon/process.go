@@ -381,7 +381,11 @@ func (p *process) startPublish(context.Context) error {
 		return err
 	}
 	p.parts.OnStop("publish.http client", conn.Close)
-	handler, err := twin.New(conn, p.logger, publish.Twin(), control.Twin())
+	apis, err := p.twins()
+	if err != nil {
+		return err
+	}
+	handler, err := twin.New(conn, p.logger, apis...)
 	if err != nil {
 		return err
 	}

@@ -125,9 +125,9 @@ type ClientTLS struct {
 // Presence is the presence and authorization service, and where edges find it.
 type Presence struct {
 	Listen    string        `yaml:"listen" default:":9091" check:"listen" help:"Address of gRPC: authorization and presence."`
-	Addresses []string      `yaml:"addresses" check:"address" help:"Addresses of all replicas, which edges dial; empty: the role in this process."`
+	Addresses []string      `yaml:"addresses" check:"address" help:"Addresses of all replicas, which edges dial, and publish to answer /v1/presence; empty: the role in this process."`
 	TLS       ServerTLS     `yaml:"tls" help:"TLS of presence.listen; nothing given: none."`
-	DialTLS   ClientTLS     `yaml:"dial_tls" help:"TLS with which edges dial presence.addresses."`
+	DialTLS   ClientTLS     `yaml:"dial_tls" help:"TLS with which presence.addresses are dialled."`
 	Grace     time.Duration `yaml:"grace" default:"10s" min:"0s" max:"10m" help:"How long a user whose connection was lost stays a member, so that reloading a page is no leave; after a drain, that much longer than the client was told to wait."`
 }
 

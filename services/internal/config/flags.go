@@ -51,7 +51,7 @@ func (command Command) uses(path string) bool {
 	case PresenceRole:
 		prefixes = append(prefixes, "presence.listen", "presence.tls.", "auth.")
 	case PublishRole:
-		prefixes = append(slices.Concat(prefixes, externalNATS), "publish.")
+		prefixes = append(slices.Concat(prefixes, externalNATS), "publish.", "presence.addresses", "presence.dial_tls.")
 	case NoRole:
 		prefixes = []string{"data_dir"}
 	default: // dev and serve

@@ -29,7 +29,7 @@ func (c *Config) checkTLS(r *report, command Command) {
 		tls   ClientTLS
 	}{
 		{"nats.tls", []Command{EdgeRole, PublishRole}, c.NATS.TLS},
-		{"presence.dial_tls", []Command{EdgeRole}, c.Presence.DialTLS},
+		{"presence.dial_tls", []Command{EdgeRole, PublishRole}, c.Presence.DialTLS},
 		{"authorization.tls", []Command{EdgeRole}, c.Authorization.TLS},
 	} {
 		c.checkPair(r, d.path, d.tls.CertFile, d.tls.KeyFile)

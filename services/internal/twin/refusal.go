@@ -28,7 +28,7 @@ func (h *HTTP) fail(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler,
 		w.WriteHeader(runtime.HTTPStatusFromCode(codes.Canceled))
 		return
 	}
-	e := fromGRPC(err)
+	e := fromGRPC(err, h.methods[r.URL.Path].away)
 	if e.Cause != nil { // not a word of the server's, so perhaps not in its log either
 		h.log.LogAttrs(r.Context(), slog.LevelWarn, "request failed",
 			slog.String("code", rpc.CodeName(e.Code())), slog.String("reason", string(e.Reason)), slog.String("peer", r.RemoteAddr),
@@ -53,17 +53,18 @@ func unreadable(err error) (*fault.Error, int) {
 	return fault.New(fault.FieldInvalid, "", "the body could not be read"), 0
 }
 
-// fromGRPC is the server's refusal. An error without one comes from the way there.
-func fromGRPC(err error) *fault.Error {
+// fromGRPC is the server's refusal. An error without one comes from the way there; away
+// is the reason if the server does not answer.
+func fromGRPC(err error, away fault.Reason) *fault.Error {
 	reason := fault.Internal
 	switch status.Code(err) {
 	case codes.DeadlineExceeded:
 		reason = fault.Timeout
 	case codes.Unavailable:
-		reason = fault.StoreUnavailable
+		reason = away
 	}
 	e := fault.FromGRPC(err, reason)
-	if e.Reason == fault.StoreUnavailable && e.RetryAfter == 0 {
+	if e.Reason == away && e.RetryAfter == 0 {
 		hinted := *e
 		hinted.RetryAfter = time.Second
 		return &hinted

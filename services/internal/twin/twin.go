@@ -5,6 +5,7 @@
 package twin
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -53,6 +54,10 @@ type API struct {
 	// Word words an error about a gRPC field in the names of the body's fields; nil
 	// where they have the same names.
 	Word func(e *fault.Error) *fault.Error
+	// Conn leads to the API's gRPC server; nil: the one that New was given.
+	Conn grpc.ClientConnInterface
+	// Away is the reason where that server does not answer; empty: STORE_UNAVAILABLE.
+	Away fault.Reason
 }
 
 // Method is one twin: GET with a query if it has one, else POST.
@@ -60,6 +65,7 @@ type Method struct {
 	Query *Query
 
 	word func(*fault.Error) *fault.Error // the API's
+	away fault.Reason                    // the API's
 }
 
 func (m Method) verb() string {
@@ -102,11 +108,15 @@ func New(conn grpc.ClientConnInterface, logger *slog.Logger, apis ...API) (*HTTP
 		runtime.WithWriteContentLength(),
 	)
 	for _, api := range apis {
-		if err := api.Register(context.Background(), h.mux, conn); err != nil {
+		to := conn
+		if api.Conn != nil {
+			to = api.Conn
+		}
+		if err := api.Register(context.Background(), h.mux, to); err != nil {
 			return nil, fmt.Errorf("registering the HTTP twins: %w", err)
 		}
 		for path, method := range api.Methods {
-			method.word = api.Word
+			method.word, method.away = api.Word, cmp.Or(api.Away, fault.StoreUnavailable)
 			h.methods[path] = method
 		}
 	}
