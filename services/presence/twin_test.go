@@ -102,7 +102,8 @@ func TestTwin(t *testing.T) {
 			`{"members":[{"userId":"ann","connections":2,"since":1700000000123,"info":{"name":"<A>"}},{"userId":"bob","connections":0,"since":1700000000123}],"total":3,"nextPageToken":"Ym9i"}`,
 		},
 		"nobody": {
-			"GET", "/v1/presence/members?channel=chat.a", "", oracle{members: &presencev1.ListMembersResponse{}},
+			"GET", "/v1/presence/members?channel=chat.a", "",
+			oracle{members: &presencev1.ListMembersResponse{}},
 			&presencev1.ListMembersRequest{Channel: "chat.a"}, 200, `{"members":[],"total":0}`,
 		},
 		"counts": {
@@ -118,27 +119,37 @@ func TestTwin(t *testing.T) {
 			`{"userId":"ann","online":true,"connections":[{"connectionId":"C","edgeId":"E","since":1700000000123,"info":"i"}],"total":1}`,
 		},
 		"a user who is not": {
-			"GET", "/v1/presence/user?userId=ann", "", oracle{user: &presencev1.GetUserResponse{UserId: "ann", LastSeen: at}},
+			"GET", "/v1/presence/user?userId=ann", "",
+			oracle{user: &presencev1.GetUserResponse{UserId: "ann", LastSeen: at}},
 			&presencev1.GetUserRequest{UserId: "ann"}, 200, `{"userId":"ann","online":false,"connections":[],"total":0,"lastSeen":1700000000123}`,
 		},
 		"refused by the service": {
-			"GET", "/v1/presence/members?channel=chat.a", "", oracle{err: fault.New(fault.CallerDenied, "channel", "the caller may not")},
+			"GET", "/v1/presence/members?channel=chat.a", "",
+			oracle{err: fault.New(fault.CallerDenied, "channel", "the caller may not")},
 			&presencev1.ListMembersRequest{Channel: "chat.a"}, 403, `{"error":{"code":"PERMISSION_DENIED","reason":"CALLER_DENIED","message":"the caller may not","field":"channel"}}`,
 		},
 		"a parameter of no method": {
-			"GET", "/v1/presence/user?channel=chat.a", "", oracle{}, nil, 400,
+			"GET", "/v1/presence/user?channel=chat.a", "",
+			oracle{},
+			nil, 400,
 			`{"error":{"code":"INVALID_ARGUMENT","reason":"FIELD_INVALID","message":"there is no parameter \"channel\"","field":"channel"}}`,
 		},
 		"too large a page": {
-			"GET", "/v1/presence/members?channel=chat.a&pageSize=1001", "", oracle{}, nil, 400,
+			"GET", "/v1/presence/members?channel=chat.a&pageSize=1001", "",
+			oracle{},
+			nil, 400,
 			`{"error":{"code":"INVALID_ARGUMENT","reason":"FIELD_INVALID","message":"pageSize is 1001, more than 1000","field":"pageSize"}}`,
 		},
 		"a field of no request": {
-			"POST", "/v1/presence/count", `{"channel":"chat.a"}`, oracle{}, nil, 400,
+			"POST", "/v1/presence/count", `{"channel":"chat.a"}`,
+			oracle{},
+			nil, 400,
 			`{"error":{"code":"INVALID_ARGUMENT","reason":"FIELD_INVALID","message":"there is no field \"channel\"","field":"channel"}}`,
 		},
 		"no watching": {
-			"GET", "/v1/presence/watch?channel=chat.a", "", oracle{}, nil, 404,
+			"GET", "/v1/presence/watch?channel=chat.a", "",
+			oracle{},
+			nil, 404,
 			`{"error":{"code":"NOT_FOUND","reason":"PATH_UNKNOWN","message":"there is no path \"/v1/presence/watch\"; publish with POST /v1/publish"}}`,
 		},
 	} {
