@@ -119,7 +119,7 @@ func answer(response any) any {
 	case *presencev1.ListMembersResponse:
 		body := membersBody{Members: make([]memberBody, 0, len(r.GetMembers())), Total: r.GetTotal(), NextPageToken: r.GetNextPageToken()}
 		for _, m := range r.GetMembers() {
-			body.Members = append(body.Members, memberBody{m.GetUserId(), m.GetConnections(), milliseconds(m.GetSince()), json.RawMessage(m.GetInfo())})
+			body.Members = append(body.Members, memberBody{m.GetUserId(), m.GetConnections(), unixMilli(m.GetSince()), json.RawMessage(m.GetInfo())})
 		}
 		return body
 	case *presencev1.CountMembersResponse:
@@ -131,11 +131,11 @@ func answer(response any) any {
 	case *presencev1.GetUserResponse:
 		body := userBody{
 			UserID: r.GetUserId(), Online: r.GetOnline(), Connections: make([]userConnectionBody, 0, len(r.GetConnections())),
-			Total: r.GetTotal(), LastSeen: milliseconds(r.GetLastSeen()),
+			Total: r.GetTotal(), LastSeen: unixMilli(r.GetLastSeen()),
 		}
 		for _, c := range r.GetConnections() {
 			body.Connections = append(body.Connections, userConnectionBody{
-				c.GetConnectionId(), c.GetEdgeId(), milliseconds(c.GetSince()), json.RawMessage(c.GetInfo()),
+				c.GetConnectionId(), c.GetEdgeId(), unixMilli(c.GetSince()), json.RawMessage(c.GetInfo()),
 			})
 		}
 		return body
@@ -144,8 +144,8 @@ func answer(response any) any {
 	}
 }
 
-// milliseconds is a time in Unix milliseconds; 0 where there is none.
-func milliseconds(t *timestamppb.Timestamp) int64 {
+// unixMilli is a time in Unix milliseconds; 0 where there is none.
+func unixMilli(t *timestamppb.Timestamp) int64 {
 	if t == nil {
 		return 0
 	}
