@@ -269,6 +269,11 @@ func (m *model) stall(*rapid.T) {
 		m.t.Fatalf("after a stall: %v", err)
 	}
 	m.passed()
+	for id, f := range m.told {
+		if err := f.watcher.Err(); !errors.Is(err, ErrNotReady) {
+			m.t.Fatalf("after a stall the watcher %s goes on: %v", id, err)
+		}
+	}
 }
 
 // passed compares what time has done.

@@ -49,6 +49,18 @@ type staged struct {
 	attendances int
 	held        holds
 	connections map[string]*connection
+	// users has one string for each, which all that is said of a user shares.
+	users map[channel.User]channel.User
+}
+
+// intern returns a user's id as people or this snapshot know it already.
+func (s *staged) intern(user channel.User, p *people) channel.User {
+	known, ok := s.users[user]
+	if !ok {
+		known = p.intern(user)
+		s.users[known] = known
+	}
+	return known
 }
 
 // Open begins a session of an edge and ends the one before it. What that one said
@@ -106,6 +118,7 @@ func (v *View) open(e *edge, incarnation uint64) (*Session, error) {
 		staged: &staged{
 			said:        map[channel.Name]map[channel.User]attendance{},
 			connections: map[string]*connection{},
+			users:       map[channel.User]channel.User{},
 		},
 	}
 	e.incarnation = max(e.incarnation, incarnation)
@@ -150,6 +163,7 @@ func (s *Session) stage(part Part) error {
 		if c.Ended != 0 {
 			continue
 		}
+		c.User = to.intern(c.User, &v.people)
 		to.connections[c.ID] = newConnection(s.edge, c)
 		if len(to.connections) > v.options.MaxConnections {
 			return ErrTooManyConnections
@@ -161,6 +175,7 @@ func (s *Session) stage(part Part) error {
 		if a.Connections == 0 && a.Held <= 0 {
 			continue
 		}
+		a.User = to.intern(a.User, &v.people)
 		users := to.said[a.Channel]
 		if users == nil {
 			users = map[channel.User]attendance{}
