@@ -26,6 +26,16 @@ type beat struct {
 	wall  time.Time // at, without the monotonic reading, which stops while a machine sleeps
 }
 
+// stopped is for how long this process had been stopped at a time after the tick; 0: it
+// had not.
+func (b *beat) stopped(now time.Time) time.Duration {
+	passed, outside := now.Sub(b.at), now.Round(0).Sub(b.wall)
+	if passed > tick+maxLate || outside-passed > maxLate {
+		return max(passed, outside)
+	}
+	return 0
+}
+
 // now is the view's time.
 func (v *View) now() time.Duration {
 	b := v.beat.Load()
@@ -73,11 +83,10 @@ func (v *View) advance(clock time.Duration, now time.Time) {
 
 func (v *View) tick() {
 	last, now := v.beat.Load(), time.Now()
-	passed, outside := now.Sub(last.at), now.Round(0).Sub(last.wall)
-	clock := last.clock + min(passed, tick+maxLate)
+	clock := last.clock + min(now.Sub(last.at), tick+maxLate)
 	v.advance(clock, now)
-	if passed > tick+maxLate || outside-passed > maxLate {
-		v.stall(clock, max(passed, outside))
+	if late := last.stopped(now); late > 0 {
+		v.stall(clock, late)
 	}
 	settled := v.sweep(clock)
 	if !v.ready.Load() && !v.options.Alone && settled && clock >= v.run.settles {
@@ -181,7 +190,7 @@ func (v *View) believable() error {
 	switch {
 	case v.closed:
 		return ErrClosed
-	case !v.ready.Load() || time.Since(v.beat.Load().at) > tick+maxLate: // a stall, not noticed yet
+	case !v.ready.Load() || v.beat.Load().stopped(time.Now()) > 0: // or it does not know yet that it was stopped
 		return ErrNotReady
 	default:
 		return nil
