@@ -30,10 +30,13 @@ func TestHeldAreMembersForSoLong(t *testing.T) {
 		wantNext(t, w)
 		live(t, 2*tick, s)
 		wantNext(t, w, "+ -dan of 3")
-		must(t, s.Change(atts(held("cid", 8*time.Second), att(lobby, "bob", 1, 9)))) // held for longer; back
-		live(t, 5*time.Second, s)
+		must(t, s.Change(atts(held("cid", 12*time.Second), att(lobby, "bob", 1, 9), held("eve", time.Hour)))) // held for longer; back
+		wantNext(t, w, "+ eve of 4")
+		live(t, 7*time.Second, s)
 		wantNext(t, w)
-		must(t, s.Change(atts(att(lobby, "ann", 0, 0)))) // left for good meanwhile
+		must(t, s.Change(atts(att(lobby, "eve", 0, 0)))) // left for good meanwhile
+		wantNext(t, w, "+ -eve of 3")
+		live(t, time.Second, s)
 		wantNext(t, w, "+ -ann of 2")
 		live(t, 4*time.Second, s)
 		wantNext(t, w, "+ -cid of 1")

@@ -111,6 +111,20 @@ func TestLastSeenIsBounded(t *testing.T) {
 	if u := v.User(seen[maxSeen].User); u.LastSeen != 0 || len(v.people.of) != maxSeen {
 		t.Errorf("%d are kept, one seen longer ago than all: %+v", len(v.people.of), u)
 	}
+	// Who was seen longest ago, and then again, is not the next to be forgotten.
+	oldest, next := seen[maxSeen-1].User, seen[maxSeen-2].User
+	must(t, s.Change(Part{LastSeen: []LastSeen{{oldest, now}, {"one more", now}}}))
+	if u := v.User(oldest); u.LastSeen != now {
+		t.Errorf("seen again: %+v", u)
+	}
+	if u := v.User(next); u.LastSeen != 0 {
+		t.Errorf("the longest ago: %+v", u)
+	}
+	// Who is there is not counted, and not forgotten.
+	must(t, s.Change(Part{Connections: []Connection{{ID: "c", User: oldest, Since: now}}}))
+	if n := len(v.people.offline); n != maxSeen-1 {
+		t.Errorf("%d users are offline, want %d", n, maxSeen-1)
+	}
 }
 
 func TestConnectionsAreBounded(t *testing.T) {

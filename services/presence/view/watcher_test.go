@@ -186,11 +186,18 @@ func TestChangesBeyondTheLogAreASnapshot(t *testing.T) {
 			must(t, s.Change(atts(att(lobby, "bob", uint32(i+1)%2, 1))))
 		}
 	}
-	flip(2 * feedSize)
+	flip(feedSize - 2)
+	early := wantNext(t, w, "+ -bob of 1")
+	must(t, s.Change(atts(att(lobby, "cid", 1, 1))))
+	last := wantNext(t, w, "+ cid of 2")
+	must(t, s.Change(atts(att(lobby, "cid", 0, 0))))
+	flip(feedSize)
 	w.Add(lobby, 10, &at)
-	past := wantNext(t, w, "+ -bob of 1")
-	flip(2)
-	w.Add(lobby, 10, &at)
+	past := wantNext(t, w, "+ -bob -cid of 1")
+	flip(2) // the older half is forgotten, up to cid, who left
+	w.Add(lobby, 10, &early)
+	wantNext(t, w, "= ann of 1")
+	w.Add(lobby, 10, &last)
 	wantNext(t, w, "= ann of 1")
 	flip(feedSize - 2)
 	w.Add(lobby, 10, &past)
