@@ -155,9 +155,9 @@ func (r *room) ended(changes []touch, large bool) (joined []Member, left []chann
 		}
 		m, here := r.member(t.user)
 		switch {
-		case here && !(large && len(joined) == sample):
+		case here && (!large || len(joined) < sample):
 			joined = append(joined, m.member())
-		case !here && !(large && len(left) == sample):
+		case !here && (!large || len(left) < sample):
 			left = append(left, t.user)
 		case large && len(joined)+len(left) == 2*sample:
 			return joined, left

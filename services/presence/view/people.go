@@ -2,7 +2,6 @@ package view
 
 import (
 	"cmp"
-	"container/heap"
 	"slices"
 	"sync"
 	"time"
@@ -24,7 +23,7 @@ type people struct {
 	mu          sync.Mutex
 	of          map[channel.User]*person
 	connections int
-	offline     offline
+	offline     queue[*person] // the one seen longest ago first
 }
 
 // person is one user.
@@ -39,6 +38,9 @@ type person struct {
 	info  string
 	index int // in offline
 }
+
+func (one *person) before(other *person) bool { return one.heard < other.heard }
+func (one *person) place() *int               { return &one.index }
 
 // connection is one connection. Its edge owns it, people only what it is linked by.
 type connection struct {
@@ -64,7 +66,7 @@ func (p *people) connect(c *connection) {
 		one = &person{user: c.user}
 		p.of[c.user] = one
 	case one.first == nil:
-		heap.Remove(&p.offline, one.index)
+		p.offline.remove(one)
 		one.info = ""
 	}
 	c.user = one.user // one string for all connections
@@ -94,14 +96,15 @@ func (p *people) end(c *connection, heard int64) {
 
 // leave notes that a user has no connection any more.
 func (p *people) leave(one *person) {
-	heap.Push(&p.offline, one)
-	if len(p.offline) > maxSeen {
+	p.offline.push(one)
+	if p.offline.len() > maxSeen {
 		p.forget()
 	}
 }
 
 func (p *people) forget() {
-	oldest := heap.Pop(&p.offline).(*person)
+	oldest := p.offline.first()
+	p.offline.remove(oldest)
 	delete(p.of, oldest.user)
 }
 
@@ -125,7 +128,7 @@ func (p *people) seen(list []LastSeen) {
 		default:
 			one.heard = heard
 			if one.first == nil {
-				heap.Fix(&p.offline, one.index)
+				p.offline.fix(one)
 			}
 		}
 	}
@@ -135,7 +138,7 @@ func (p *people) seen(list []LastSeen) {
 func (p *people) prune(now int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.offline) > 0 && p.offline[0].heard < now-maxSeenAge.Milliseconds() {
+	for p.offline.len() > 0 && p.offline.first().heard < now-maxSeenAge.Milliseconds() {
 		p.forget()
 	}
 }
@@ -208,29 +211,4 @@ func (p *people) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.connections
-}
-
-// offline is a heap, who was seen longest ago on top.
-type offline []*person
-
-func (o offline) Len() int           { return len(o) }
-func (o offline) Less(i, j int) bool { return o[i].heard < o[j].heard }
-
-func (o offline) Swap(i, j int) {
-	o[i], o[j] = o[j], o[i]
-	o[i].index, o[j].index = i, j
-}
-
-func (o *offline) Push(x any) {
-	one := x.(*person)
-	one.index = len(*o)
-	*o = append(*o, one)
-}
-
-func (o *offline) Pop() any {
-	last := len(*o) - 1
-	one := (*o)[last]
-	(*o)[last] = nil
-	*o = (*o)[:last]
-	return one
 }

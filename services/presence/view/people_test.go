@@ -122,7 +122,7 @@ func TestLastSeenIsBounded(t *testing.T) {
 	}
 	// Who is there is not counted, and not forgotten.
 	must(t, s.Change(Part{Connections: []Connection{{ID: "c", User: oldest, Since: now}}}))
-	if n := len(v.people.offline); n != maxSeen-1 {
+	if n := v.people.offline.len(); n != maxSeen-1 {
 		t.Errorf("%d users are offline, want %d", n, maxSeen-1)
 	}
 }

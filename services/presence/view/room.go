@@ -361,7 +361,7 @@ func (l *listed) add(a attendance) {
 	l.since = min(l.since, a.since)
 }
 
-func (l listed) member() Member {
+func (l *listed) member() Member {
 	return Member{User: l.user, Connections: l.connections, Since: l.since}
 }
 
@@ -384,8 +384,8 @@ func cut(list []listed, after channel.User, limit int) (page []Member, total int
 
 func members(list []listed) []Member {
 	all := make([]Member, len(list))
-	for i, l := range list {
-		all[i] = l.member()
+	for i := range list {
+		all[i] = list[i].member()
 	}
 	return all
 }

@@ -1,6 +1,8 @@
 package view
 
 import (
+	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,7 +77,7 @@ func (v *View) Open(edgeID string, incarnation uint64) (*Session, error) {
 			return nil, err
 		}
 		s, err := v.open(e, incarnation)
-		if s != nil || err != nil {
+		if !errors.Is(err, errGone) {
 			return s, err
 		}
 	}
@@ -100,12 +102,14 @@ func (v *View) edge(id string) (*edge, error) {
 	return e, nil
 }
 
-// open returns nil if the edge was gone meanwhile.
+// errGone: the edge was forgotten before its lock was had.
+var errGone = errors.New("the edge is gone")
+
 func (v *View) open(e *edge, incarnation uint64) (*Session, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.gone {
-		return nil, nil
+		return nil, errGone
 	}
 	if incarnation == 0 && e.session != nil || incarnation > 0 && incarnation <= e.incarnation {
 		return nil, ErrIncarnation
@@ -232,11 +236,13 @@ func (s *Session) Change(part Part) error {
 			s.connect(c)
 		}
 	}
-	all := part.Attendances
-	for i, j := 0, 0; i < len(all); i = j {
-		for j = i + 1; j < len(all) && all[j].Channel == all[i].Channel; j++ {
+	for all := part.Attendances; len(all) > 0; {
+		n := slices.IndexFunc(all, func(a Attendance) bool { return a.Channel != all[0].Channel })
+		if n < 0 {
+			n = len(all)
 		}
-		v.change(e, all[i:j])
+		v.change(e, all[:n])
+		all = all[n:]
 	}
 	for _, c := range part.Connections {
 		if c.Ended != 0 {
