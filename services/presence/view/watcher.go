@@ -53,9 +53,13 @@ type Watcher struct {
 	ended chan struct{}
 	of    map[channel.Name]*watch
 
-	mu      sync.Mutex
-	waiting []*watch // watches with something to tell, each once but for removed ones
-	err     error
+	mu sync.Mutex
+	// waiting are watches with something to tell, each once but for removed ones; round
+	// are those that were waiting when Next was called first, told up to at.
+	waiting, round []*watch
+	at             int
+	telling        bool // in a round
+	err            error
 }
 
 // Watch begins to watch no channel. It is refused with ErrNotReady, and ErrTooManyWatchers.
@@ -116,11 +120,12 @@ func (w *Watcher) Remove(name channel.Name) {
 }
 
 // Wake receives when Next has something to say: call it then until it says false. Who
-// waits a little in between is told more at once.
+// waits a little before is told more at once.
 func (w *Watcher) Wake() <-chan struct{} { return w.wake }
 
-// Next returns what is to be said of one channel, all of one moment; false: nothing is
-// left, or the watcher has ended. Channels take turns.
+// Next returns what is to be said of one channel, all of one moment; false: everything
+// is said that happened before the first of these calls, or the watcher has ended. What
+// happens in a channel that had its turn is for the calls after, and wakes again.
 func (w *Watcher) Next() (Event, bool) {
 	for x := w.pop(); x != nil; x = w.pop() {
 		if event, ok := w.view.next(x); ok {
@@ -175,14 +180,23 @@ func (w *Watcher) queue(x *watch) {
 	}
 }
 
+// pop takes the next watch of a round; nil: the round ends, and the next call begins
+// another.
 func (w *Watcher) pop() *watch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.waiting) == 0 || w.err != nil {
+	if w.err != nil {
 		return nil
 	}
-	x := w.waiting[0]
-	w.waiting[0] = nil
-	w.waiting = w.waiting[1:]
+	if !w.telling {
+		w.round, w.waiting, w.telling = w.waiting, w.round, true
+	}
+	if w.at == len(w.round) {
+		clear(w.round)
+		w.round, w.at, w.telling = w.round[:0], 0, false
+		return nil
+	}
+	x := w.round[w.at]
+	w.at++
 	return x
 }

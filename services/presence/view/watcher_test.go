@@ -102,6 +102,35 @@ func TestWatcherIsToldWhereUsersEndUp(t *testing.T) {
 	}
 }
 
+// However fast a channel changes, what a watcher is told comes to an end.
+func TestEachChannelHasOneTurnInARound(t *testing.T) {
+	t.Parallel()
+	v := New(Options{Alone: true})
+	defer v.Close()
+	s := joined(t, v, "a")
+	w := watching(t, v)
+	w.Add(lobby, 10, nil)
+	w.Add("chat.attic", 10, nil)
+	awake(w)
+	for i, want := range []string{"= of 0", "= of 0"} {
+		e, ok := w.Next()
+		if !ok || short(e) != want {
+			t.Fatalf("told %t, %s", ok, short(e))
+		}
+		must(t, s.Change(atts(att(lobby, channel.User(fmt.Sprint("u", i)), 1, 1))))
+	}
+	if e, ok := w.Next(); ok {
+		t.Fatalf("told %s in the same round", short(e))
+	}
+	if !awake(w) {
+		t.Fatal("not woken again")
+	}
+	wantNext(t, w, "+ u1 u0 of 2")
+	if awake(w) {
+		t.Fatal("woken for nothing")
+	}
+}
+
 func TestJoinedComeWithInfo(t *testing.T) {
 	t.Parallel()
 	v := New(Options{Alone: true})
@@ -118,6 +147,7 @@ func TestJoinedComeWithInfo(t *testing.T) {
 	if want := (Member{"ann", 1, 5, `{"name":"Ann"}`}); len(e.Joined) != 1 || e.Joined[0] != want {
 		t.Fatalf("got %+v, want %v", e, want)
 	}
+	wantNext(t, w)
 	w.Add(lobby, 10, nil)
 	if e, _ := w.Next(); len(e.Members) != 1 || e.Members[0].Info == "" {
 		t.Fatalf("a snapshot without info: %+v", e)
