@@ -106,6 +106,15 @@ func (r *replica) change(all ...*presencev1.Attendance) {
 	r.say(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Changes{Changes: &presencev1.Changes{Attendances: all}}})
 }
 
+// alive is an edge that has nothing to tell.
+func (r *replica) alive(d time.Duration) {
+	r.t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		time.Sleep(min(2*time.Second, time.Until(end)))
+		r.say(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Heartbeat{Heartbeat: &presencev1.Heartbeat{}}})
+	}
+}
+
 var then = timestamppb.New(time.Date(2026, 11, 22, 5, 40, 53, 0, time.UTC))
 
 func attending(user string, connections uint32) *presencev1.Attendance {
@@ -194,8 +203,16 @@ func (l watchedLines) want(want string) {
 	}
 }
 
+func (l watchedLines) wantPrefix(want string) {
+	l.t.Helper()
+	if got := <-l.lines; !strings.HasPrefix(got, want) {
+		l.t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func (l watchedLines) none() {
 	l.t.Helper()
+	synctest.Wait()
 	select {
 	case got := <-l.lines:
 		l.t.Errorf("%q, want nothing", got)
@@ -253,16 +270,14 @@ func TestWhoWatchOutlivesReplicas(t *testing.T) {
 		one.stop()
 		errs.want("UNAVAILABLE (DRAINING): the presence service stops; trying again in 1s")
 		time.Sleep(1100 * time.Millisecond)
-		if line := <-errs.lines; !strings.HasPrefix(line, "UNAVAILABLE (PRESENCE_UNAVAILABLE): this replica does not know yet who is where; trying again in ") {
-			t.Errorf("%q", line)
-		}
+		errs.wantPrefix("UNAVAILABLE (PRESENCE_UNAVAILABLE): this replica does not know yet who is where; trying again in ")
 		two.snapshot(&presencev1.Snapshot{Attendances: []*presencev1.Attendance{attending("alice", 1), attending("eve", 1)}})
 		out.want("+ eve\t2026-11-22T05:40:53Z")
 		two.change(attending("bob", 1)) // it was behind
-		time.Sleep(watchDoubt / 2)
+		time.Sleep(time.Second)
 		out.none()
 		two.change(attending("alice", 2)) // which is not told, and the edge lives
-		time.Sleep(watchDoubt)
+		time.Sleep(2 * time.Second)
 		two.change(attending("fay", 1))
 		out.want("+ fay\t2026-11-22T05:40:53Z")
 		out.want("- dan\t" + now())
@@ -305,24 +320,30 @@ func TestWhoWatchGivesUpASilentStream(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := startReplica(t)
-		r.snapshot(&presencev1.Snapshot{Attendances: []*presencev1.Attendance{attending("alice", 1)}})
+		r.snapshot(&presencev1.Snapshot{Attendances: []*presencev1.Attendance{attending("alice", 1), attending("cid", 1)}})
 		conn := &mute{ClientConnInterface: r.conn}
 		command := &whoCommand{Channel: "chat.lobby", JSON: true, Server: []string{"presence"}, clientFlags: clientFlags{Token: "x"}}
 		out, errs, stop := watchLines(t, command, conn)
-		errs.want("watching chat.lobby: 1 members")
-		out.want(fmt.Sprintf(`{"joined":{"connections":1,"since":"2026-11-22T05:40:53Z","userId":"alice"},"time":%q}`, now()))
+		errs.want("watching chat.lobby: 2 members")
+		joined := func(user string) string {
+			return fmt.Sprintf(`{"joined":{"connections":1,"since":"2026-11-22T05:40:53Z","userId":%q},"time":"20`, user)
+		}
+		out.wantPrefix(joined("alice"))
+		out.wantPrefix(joined("cid"))
+		r.alive(12 * time.Second) // which heartbeats bridge
+		errs.none()
 		conn.muted.Store(true)
-		r.change(attending("bob", 1)) // is not heard of
+		r.change(attending("bob", 1), attending("cid", 0)) // is not heard of
 		for range 2 {
-			time.Sleep(watchSilence/2 + 20*time.Millisecond)
-			r.say(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Heartbeat{Heartbeat: &presencev1.Heartbeat{}}})
+			r.alive(8400 * time.Millisecond)
+			errs.wantPrefix("presence does not answer: ")
 		}
-		if line := <-errs.lines; !strings.HasPrefix(line, "presence does not answer: ") {
-			t.Errorf("%q", line)
-		}
+		errs.none()
 		out.none()
 		conn.muted.Store(false)
-		out.want(fmt.Sprintf(`{"joined":{"connections":1,"since":"2026-11-22T05:40:53Z","userId":"bob"},"time":%q}`, now()))
+		r.alive(8 * time.Second) // by when the third is given up
+		out.wantPrefix(joined("bob"))
+		out.wantPrefix(`{"left":"cid","time":"20`)
 		r.change(attending("alice", 0))
 		out.want(fmt.Sprintf(`{"left":"alice","time":%q}`, now()))
 		if err := stop(); err != nil {

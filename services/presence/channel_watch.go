@@ -45,9 +45,6 @@ func (m members) WatchChannel(req *presencev1.WatchChannelRequest, stream grpc.S
 	if err != nil {
 		return err
 	}
-	if err := s.knows(); err != nil {
-		return err
-	}
 	watcher, err := s.view.Watch()
 	if err != nil {
 		return faultOf(err)
@@ -79,9 +76,6 @@ type channelWatch struct {
 func (w *channelWatch) event(e view.Event) error {
 	w.total = number(e.Total)
 	after := resumeToken(w.name, &e.Position)
-	if e.Truncated { // a sample is nothing to add changes to
-		after = resumeToken(w.name, nil)
-	}
 	if e.Snapshot {
 		for part := range snapshotParts(e) {
 			token := resumeToken(w.name, nil)

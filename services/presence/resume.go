@@ -13,7 +13,7 @@ import (
 // A resume token is the base64url of its kind, the channel's mark and, if it is a place,
 // the view's version and the name of the replica.
 const (
-	// tokenAnew begins with a snapshot: of whoever has a part of one, or a sample.
+	// tokenAnew begins with a snapshot: of whoever has only a part of one.
 	tokenAnew = 0
 	// tokenPlace goes on behind a place.
 	tokenPlace = 1

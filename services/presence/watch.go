@@ -125,20 +125,17 @@ type watchStream = grpc.BidiStreamingServer[presencev1.WatchRequest, presencev1.
 // edge's affair here, as it is in its report.
 func (r reports) Watch(stream watchStream) error {
 	s := r.service
-	if err := s.knows(); err != nil {
-		return err
+	watcher, err := s.view.Watch()
+	if err != nil {
+		return faultOf(err)
 	}
+	defer watcher.Close()
 	left := make(chan struct{})
 	defer close(left)
 	wishes, err := receive(s, left, stream.Recv)
 	if err != nil {
 		return err
 	}
-	watcher, err := s.view.Watch()
-	if err != nil {
-		return faultOf(err)
-	}
-	defer watcher.Close()
 	w := &edgeWatch{stream: stream, watched: map[channel.Name]struct{}{}}
 	w.telling = telling{
 		service: s, watcher: watcher, tell: w.event, quiet: edgeHeartbeat, wishes: wishes,

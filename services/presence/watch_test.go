@@ -144,8 +144,8 @@ func TestWatchChannelInParts(t *testing.T) {
 	}
 }
 
-// Of a channel beyond max_members there is a sample, and who goes on from that begins
-// anew, since a sample is nothing to add changes to.
+// Of a channel beyond max_members there is a sample. Who goes on from that begins anew
+// once the channel is small, since a sample is nothing to add changes to.
 func TestWatchChannelThatIsLarge(t *testing.T) {
 	t.Parallel()
 	s := started(t)
@@ -269,6 +269,21 @@ func TestWatchersAreToldAtIntervals(t *testing.T) {
 			t.Errorf("%v after %v", steps, time.Since(at0))
 		}
 	})
+}
+
+// What ends a watcher of the view ends the stream.
+func TestWatchersEndWithTheView(t *testing.T) {
+	t.Parallel()
+	s := started(t)
+	s.report(t).ok(hello("e1")).ok(snapshot(true))
+	stream, w := watchChannel(t, s.asRole(t), &presencev1.WatchChannelRequest{Channel: lobby}), s.look(t)
+	wantStep(t, stream, "all of 0")
+	w.say(watching(lobby)).want("chat.lobby: all of 0")
+	s.service.view.Close()
+	_, err := stream.Recv()
+	wantFault(t, err, codes.Unavailable, fault.Draining, "", "")
+	_, err = w.stream.Recv()
+	wantFault(t, err, codes.Unavailable, fault.Draining, "", "")
 }
 
 func TestCloseEndsWatchers(t *testing.T) {
