@@ -177,6 +177,36 @@ func TestWho(t *testing.T) {
 	}
 }
 
+// A replica that has just started is asked again until it knows.
+func TestWhoWaitsForAReplica(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := startReplica(t)
+		var out strings.Builder
+		command := &whoCommand{Channel: "chat.lobby", Server: []string{"presence"}, clientFlags: clientFlags{Token: "x"}}
+		env := environment{ctx: t.Context(), stdout: &out, getenv: noEnvironment}
+		client := presencev1.NewPresenceServiceClient(r.conn)
+		time.AfterFunc(time.Second, func() {
+			r.snapshot(&presencev1.Snapshot{Attendances: []*presencev1.Attendance{attending("alice", 1)}})
+		})
+		if err := command.list(env, client); err != nil || out.String() != "alice\t1\t2026-11-22T05:40:53Z\n" {
+			t.Errorf("%q, %v", out.String(), err)
+		}
+		r.stop()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := startReplica(t)
+		keep := time.AfterFunc(4*time.Second, func() { r.stop() })
+		defer keep.Stop()
+		command := &whoCommand{Channel: "chat.lobby", Server: []string{"presence"}, clientFlags: clientFlags{Token: "x"}}
+		env := environment{ctx: t.Context(), stdout: io.Discard, getenv: noEnvironment}
+		err := command.list(env, presencev1.NewPresenceServiceClient(r.conn))
+		if err == nil || !strings.HasPrefix(err.Error(), "presence does not answer: ") && !strings.HasPrefix(err.Error(), "UNAVAILABLE (DRAINING): ") {
+			t.Errorf("of one that stops: %v", err)
+		}
+	})
+}
+
 // switched reaches the replica of the moment.
 type switched struct {
 	to atomic.Pointer[grpc.ClientConn]
@@ -342,8 +372,12 @@ func TestWhoWatchGivesUpASilentStream(t *testing.T) {
 		out.none()
 		conn.muted.Store(false)
 		r.alive(8 * time.Second) // by when the third is given up
+		at := time.Now()
 		out.wantPrefix(joined("bob"))
 		out.wantPrefix(`{"left":"cid","time":"20`)
+		if late := time.Since(at); late > 0 { // as where there is no token to go on from
+			t.Errorf("told %v late", late)
+		}
 		r.change(attending("alice", 0))
 		out.want(fmt.Sprintf(`{"left":"alice","time":%q}`, now()))
 		if err := stop(); err != nil {

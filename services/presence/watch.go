@@ -90,8 +90,6 @@ func (t *telling) run(ctx context.Context, wish func(*presencev1.WatchRequest) e
 			return faultOf(t.watcher.Err())
 		case <-expired:
 			return fault.New(fault.TokenExpired, "", "the token expired at %s", t.expires.UTC().Format(time.RFC3339))
-		case <-t.service.closing:
-			return faultOf(view.ErrClosed)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
