@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,10 +20,10 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,6 +32,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type host struct {
 	mu       sync.Mutex
 	listener *bufconn.Listener // nil: nobody listens
+	lost     bool              // whoever connects waits in vain
+	cables   []*cable
 	server   *grpc.Server
 	serving  sync.WaitGroup
 }
@@ -57,17 +60,79 @@ func (h *host) stop() {
 }
 
 func (h *host) dial(string) (*grpc.ClientConn, error) {
+	var params grpc.ConnectParams
+	params.Backoff = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6}
+	rpc.Impatient(&params)
 	return grpc.NewClient("passthrough:///replica", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: 2 * time.Second}, MinConnectTimeout: time.Second}),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			h.mu.Lock()
-			listener := h.listener
-			h.mu.Unlock()
-			if listener == nil {
-				return nil, errors.New("nobody listens")
-			}
-			return listener.DialContext(ctx)
-		}))
+		grpc.WithConnectParams(params), grpc.WithContextDialer(h.connect))
+}
+
+func (h *host) connect(ctx context.Context, _ string) (net.Conn, error) {
+	h.mu.Lock()
+	listener, lost := h.listener, h.lost
+	h.mu.Unlock()
+	if lost {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if listener == nil {
+		return nil, errors.New("nobody listens")
+	}
+	conn, err := listener.DialContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &cable{Conn: conn, closed: make(chan struct{})}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cables = append(h.cables, c)
+	return c, nil
+}
+
+// cut loses what is sent to the replica from now on, and by it, without a word. When that
+// ends, the connections that there were stay dead.
+func (h *host) cut() (heal func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lost = true
+	for _, c := range h.cables {
+		c.dead.Store(true)
+	}
+	h.cables = nil
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.lost = false
+	}
+}
+
+// cable is a connection that may lose everything.
+type cable struct {
+	net.Conn
+	dead   atomic.Bool
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *cable) Write(b []byte) (int, error) {
+	if c.dead.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *cable) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.dead.Load() {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *cable) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 // presence is a replica written by hand: it keeps what the edge says as it is and
@@ -76,18 +141,32 @@ type presence struct {
 	presencev1.UnimplementedPresenceReportServiceServer
 
 	mu       sync.Mutex
-	said     map[seat]attendance
-	staged   map[seat]attendance
+	said     *told
+	staged   *told
 	complete bool
+	last     uint64 // incarnation
 	log      []string // the kinds of requests: "hello snapshot+2 complete+1 changes+1 heartbeat goodbye"
 	gate     chan struct{}
 	streams  int
 	broken   error // of the order
 	failWith error // of ListMembers
 	lists    int
+	watched  watchedPresence
 }
 
-func newPresence() *presence { return &presence{said: map[seat]attendance{}} }
+// told is what one edge has said. Those who are held have no connections.
+type told struct {
+	attendances map[seat]attendance
+	held        map[seat]time.Time // until
+	connections map[string]Connection
+	seen        map[channel.User]time.Time
+}
+
+func newTold() *told {
+	return &told{map[seat]attendance{}, map[seat]time.Time{}, map[string]Connection{}, map[channel.User]time.Time{}}
+}
+
+func newPresence() *presence { return &presence{said: newTold(), watched: newWatchedPresence()} }
 
 // hold keeps requests from being applied until the function it returns is called.
 func (p *presence) hold() (release func()) {
@@ -105,7 +184,7 @@ func (p *presence) hold() (release func()) {
 
 func (p *presence) Report(stream grpc.BidiStreamingServer[presencev1.ReportRequest, presencev1.ReportResponse]) error {
 	p.mu.Lock()
-	p.staged, p.complete = map[seat]attendance{}, false
+	p.staged, p.complete = newTold(), false
 	p.streams++
 	p.mu.Unlock()
 	for n := uint64(1); ; n++ {
@@ -142,12 +221,23 @@ func (p *presence) apply(n uint64, req *presencev1.ReportRequest) error {
 		p.broken = fmt.Errorf("request %d: %v", n, req)
 		return p.broken
 	}
+	defer p.watched.change()
 	switch say := req.GetReport().(type) {
 	case *presencev1.ReportRequest_Hello:
+		if n := say.Hello.GetIncarnation(); n <= p.last {
+			p.broken = fmt.Errorf("incarnation %d after %d", n, p.last)
+		}
+		p.last = say.Hello.GetIncarnation()
 		p.log = append(p.log, "hello")
 	case *presencev1.ReportRequest_Snapshot:
 		kind := "snapshot"
-		p.put(p.staged, say.Snapshot.GetAttendances(), true)
+		p.put(p.staged, say.Snapshot.GetAttendances(), say.Snapshot.GetConnections(), true)
+		for _, seen := range say.Snapshot.GetLastSeen() {
+			p.staged.seen[channel.User(seen.GetUserId())] = seen.GetTime().AsTime()
+		}
+		if n := len(say.Snapshot.GetLastSeen()); n > 1000 {
+			p.broken = fmt.Errorf("a part of %d last seen", n)
+		}
 		if say.Snapshot.GetComplete() {
 			kind, p.said, p.complete = "complete", p.staged, true
 		}
@@ -156,30 +246,62 @@ func (p *presence) apply(n uint64, req *presencev1.ReportRequest) error {
 		if !p.complete {
 			p.broken = errors.New("changes before the snapshot")
 		}
-		p.put(p.said, say.Changes.GetAttendances(), false)
+		p.put(p.said, say.Changes.GetAttendances(), say.Changes.GetConnections(), false)
 		p.log = append(p.log, fmt.Sprintf("changes+%d", len(say.Changes.GetAttendances())))
 	case *presencev1.ReportRequest_Heartbeat:
 		p.log = append(p.log, "heartbeat")
 	case *presencev1.ReportRequest_Goodbye:
 		p.log = append(p.log, "goodbye")
-		p.said = map[seat]attendance{}
+		maps.DeleteFunc(p.said.attendances, func(_ seat, a attendance) bool { return a.connections > 0 })
 	}
 	return p.broken
 }
 
-func (p *presence) put(into map[seat]attendance, all []*presencev1.Attendance, snapshot bool) {
-	if len(all) > 1000 {
-		p.broken = fmt.Errorf("a part of %d", len(all))
+func (p *presence) put(into *told, attendances []*presencev1.Attendance, connections []*presencev1.Connection, snapshot bool) {
+	if len(attendances) > 1000 || len(connections) > 1000 {
+		p.broken = fmt.Errorf("a part of %d, %d", len(attendances), len(connections))
 	}
-	for _, a := range all {
+	for _, a := range attendances {
 		s := seat{channel.Name(a.GetChannel()), channel.User(a.GetUserId())}
-		if _, twice := into[s]; twice && snapshot || snapshot && a.GetConnections() == 0 {
-			p.broken = fmt.Errorf("in a snapshot: %v", a)
+		held := time.Duration(a.GetHeldMs()) * time.Millisecond
+		if _, twice := into.attendances[s]; twice && snapshot || (snapshot || held > 0) && (a.GetConnections() == 0) != (held > 0) {
+			p.broken = fmt.Errorf("snapshot %v: %v", snapshot, a)
 		}
-		if delete(into, s); a.GetConnections() > 0 {
-			into[s] = attendance{a.GetConnections(), a.GetSince().AsTime().UnixMilli()}
+		delete(into.attendances, s)
+		delete(into.held, s)
+		if a.GetConnections() > 0 || held > 0 {
+			into.attendances[s] = attendance{a.GetConnections(), a.GetSince().AsTime().UnixMilli()}
+		}
+		if held > 0 {
+			into.held[s] = time.Now().Add(held)
+			time.AfterFunc(held, p.expire)
 		}
 	}
+	for _, c := range connections {
+		if _, twice := into.connections[c.GetConnectionId()]; snapshot && (twice || c.GetEnded() != nil) {
+			p.broken = fmt.Errorf("in a snapshot: %v", c)
+		}
+		user := channel.User(c.GetUserId())
+		if c.GetEnded() == nil {
+			into.connections[c.GetConnectionId()] = Connection{c.GetConnectionId(), user, c.GetSince().AsTime(), c.GetInfo()}
+			continue
+		}
+		delete(into.connections, c.GetConnectionId())
+		into.seen[user] = c.GetEnded().AsTime()
+	}
+}
+
+// expire ends what is held no longer.
+func (p *presence) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s, until := range p.said.held {
+		if !until.After(time.Now()) {
+			delete(p.said.held, s)
+			delete(p.said.attendances, s)
+		}
+	}
+	p.watched.change()
 }
 
 // lister lists what one replica was told.
@@ -198,10 +320,9 @@ func (l *lister) ListMembers(_ context.Context, req *presencev1.ListMembersReque
 	}
 	var users []string
 	res := &presencev1.ListMembersResponse{}
-	for s := range p.said {
-		if string(s.name) == req.GetChannel() {
-			users = append(users, string(s.user))
-		}
+	members := p.members(channel.Name(req.GetChannel()))
+	for user := range members {
+		users = append(users, string(user))
 	}
 	res.Total = uint32(len(users))
 	slices.Sort(users)
@@ -213,8 +334,7 @@ func (l *lister) ListMembers(_ context.Context, req *presencev1.ListMembersReque
 			res.NextPageToken = res.GetMembers()[len(res.GetMembers())-1].GetUserId()
 			break
 		}
-		a := p.said[seat{channel.Name(req.GetChannel()), channel.User(user)}]
-		res.Members = append(res.Members, &presencev1.Member{UserId: user, Connections: a.connections, Since: timestamppb.New(time.UnixMilli(a.since))})
+		res.Members = append(res.Members, members[channel.User(user)])
 	}
 	return res, nil
 }
@@ -223,7 +343,7 @@ func (l *lister) ListMembers(_ context.Context, req *presencev1.ListMembersReque
 func (p *presence) state() (map[seat]attendance, string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return maps.Clone(p.said), strings.Join(p.log, " ")
+	return maps.Clone(p.said.attendances), strings.Join(p.log, " ")
 }
 
 func (p *presence) wantLog(t testing.TB, want string) {
