@@ -115,7 +115,6 @@ func (r *replica) run(ctx context.Context) {
 			return
 		case <-time.After(pause):
 		}
-		r.connection().ResetConnectBackoff() // this loop has waited already
 	}
 }
 

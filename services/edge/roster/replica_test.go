@@ -144,7 +144,7 @@ type presence struct {
 	said     *told
 	staged   *told
 	complete bool
-	last     uint64 // incarnation
+	last     uint64   // incarnation
 	log      []string // the kinds of requests: "hello snapshot+2 complete+1 changes+1 heartbeat goodbye"
 	gate     chan struct{}
 	streams  int

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"pgregory.net/rapid"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -328,97 +327,6 @@ func TestNewNeedsAddresses(t *testing.T) {
 	}
 	if _, err := New(Options{Addresses: []string{"no port"}}); err == nil {
 		t.Error("an address without a port")
-	}
-}
-
-// Whatever joins, leaves, stops and starts: left alone, every replica that runs knows
-// exactly who is here.
-func TestReplicasAgreeWithTheEdge(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(rt *rapid.T) {
-		bubble(t, func(t *testing.T) {
-			m := &model{system: started(t, 2), attendances: map[seat]attendance{}}
-			defer m.stop()
-			rt.Repeat(map[string]func(*rapid.T){
-				"join":    m.join,
-				"leave":   m.leave,
-				"restart": m.restart,
-				"settle":  m.settle,
-				"wait": func(rt *rapid.T) {
-					time.Sleep(time.Duration(rapid.IntRange(1, 3000).Draw(rt, "ms")) * time.Millisecond)
-				},
-			})
-		})
-	})
-}
-
-// bubble runs f in a bubble of its own and panics as f does, which is how rapid fails.
-// One bubble for all runs is not possible: it has no deadline, and the race detector
-// does not bear that many timers in one.
-func bubble(t *testing.T, f func(t *testing.T)) {
-	var panicked any
-	synctest.Test(t, func(t *testing.T) {
-		defer func() { panicked = recover() }()
-		f(t)
-	})
-	if panicked != nil {
-		panic(panicked)
-	}
-}
-
-// model is a naive count beside a system.
-type model struct {
-	*system
-	attendances map[seat]attendance
-}
-
-func someone(rt *rapid.T) seat {
-	return seat{
-		rapid.SampledFrom([]channel.Name{"chat.a", "chat.b"}).Draw(rt, "channel"),
-		rapid.SampledFrom([]channel.User{"u1", "u2", "u3"}).Draw(rt, "user"),
-	}
-}
-
-func (m *model) join(rt *rapid.T) {
-	at := someone(rt)
-	a := m.attendances[at]
-	if a.connections++; a.connections == 1 {
-		a.since = time.Now().UnixMilli()
-	}
-	m.attendances[at] = a
-	m.Join(at.name, at.user)
-}
-
-func (m *model) leave(rt *rapid.T) {
-	at := someone(rt)
-	m.Leave(at.name, at.user, 0)
-	a := m.attendances[at]
-	if a.connections < 2 {
-		delete(m.attendances, at)
-		return
-	}
-	a.connections--
-	m.attendances[at] = a
-}
-
-func (m *model) restart(rt *rapid.T) {
-	i := rapid.IntRange(0, 1).Draw(rt, "replica")
-	m.hosts[i].stop()
-	if broken := m.system.replicas[i].broken; broken != nil {
-		rt.Fatal(broken)
-	}
-	time.Sleep(time.Duration(rapid.IntRange(0, 3000).Draw(rt, "ms")) * time.Millisecond)
-	m.system.replicas[i] = newPresence()
-	m.hosts[i].start(m.system.replicas[i])
-}
-
-func (m *model) settle(rt *rapid.T) {
-	time.Sleep(3 * maxBackoff)
-	synctest.Wait()
-	for i, p := range m.system.replicas {
-		if got, log := p.state(); !maps.Equal(got, m.attendances) || p.broken != nil {
-			rt.Fatalf("replica %d has %v, want %v; it heard %s; %v", i, got, m.attendances, log, p.broken)
-		}
 	}
 }
 

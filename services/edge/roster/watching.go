@@ -131,7 +131,6 @@ func (g *watching) run(ctx context.Context) {
 		case <-time.After(pauseAfter(max(0, failures-replicas))):
 		}
 		failures++
-		replica.connection().ResetConnectBackoff() // this loop has waited already
 	}
 }
 
