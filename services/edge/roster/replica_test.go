@@ -26,6 +26,8 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
+var discard = slog.New(slog.DiscardHandler)
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // host is where one replica of the presence role runs, stops and runs again.
@@ -376,7 +378,7 @@ func started(t testing.TB, n int) *system {
 		EdgeID:    "edge-1",
 		Addresses: addresses,
 		Dial:      func(address string) (*grpc.ClientConn, error) { return s.hosts[address[0]-'0'].dial(address) },
-		Logger:    slog.New(slog.DiscardHandler),
+		Logger:    discard,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -56,6 +56,7 @@ func (r *replica) report(ctx context.Context, wait bool) (reported bool, err err
 		return false, err
 	}
 	r.applied(version)
+	r.roster.watches.revived()
 	r.logger.Debug("presence is told")
 	return true, s.keep(ctx, r)
 }

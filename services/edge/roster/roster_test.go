@@ -345,29 +345,3 @@ func TestMembersComeInOrder(t *testing.T) {
 		s.stop()
 	})
 }
-
-func BenchmarkJoinLeave(b *testing.B) {
-	s := started(b, 2)
-	for i := range 100_000 {
-		s.Join(lobby, user(i))
-	}
-	b.ReportAllocs()
-	n := 0
-	for b.Loop() {
-		n++
-		s.Join("chat.bench", user(n%1000))
-		s.Leave("chat.bench", user((n+500)%1000), 0)
-	}
-}
-
-func BenchmarkMembers(b *testing.B) {
-	s := started(b, 1)
-	for i := range 100 {
-		s.Join(lobby, user(i))
-	}
-	for b.Loop() {
-		if _, total, err := s.Members(b.Context(), lobby, 1000); err != nil || total != 100 {
-			b.Fatal(total, err)
-		}
-	}
-}

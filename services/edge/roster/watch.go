@@ -123,6 +123,19 @@ func (ws *watches) run(ctx context.Context) {
 	ws.running.Wait()
 }
 
+// revived has streams that wait for another attempt make it, since a replica hears this
+// edge again: whoever reports notices that first.
+func (ws *watches) revived() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for _, g := range ws.streams {
+		select {
+		case g.again <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // tell tells the watchers. The caller holds watches.mu.
 func (w *watch) tell(u Update) {
 	if u.empty() {

@@ -477,3 +477,31 @@ func TestMoreChannelsThanAStreamTakes(t *testing.T) {
 		s.stop()
 	})
 }
+
+// However long a network loses everything, and however soon: two seconds after it has
+// healed, or when what was lost before is found out, the replica knows who is here.
+func TestHealedNetwork(t *testing.T) {
+	t.Parallel()
+	for lost := 8 * time.Second; lost < 30*time.Second; lost += 1300 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			s := started(t, 1)
+			s.Join(lobby, "ann")
+			a := s.audience(t, lobby)
+			synctest.Wait()
+			a.look()
+			before := s.Roster.replicas[0].connection()
+			heal := s.hosts[0].cut()
+			s.Join(lobby, "bob")
+			time.Sleep(lost)
+			a.wantUsers("ann")
+			heal()
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if got, log := s.replicas[0].state(); len(got) != 2 || s.Roster.replicas[0].connection() == before {
+				t.Fatalf("2 s after %v: %v; it heard %s", lost, got, log)
+			}
+			a.wantUsers("ann", "bob")
+			s.stop()
+		})
+	}
+}

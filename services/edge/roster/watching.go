@@ -31,6 +31,7 @@ var (
 type watching struct {
 	watches *watches
 	wake    chan struct{} // there is something to send, to hold back or to end
+	again   chan struct{} // a replica has come back
 
 	// Guarded by watches.mu.
 
@@ -59,7 +60,7 @@ type absence struct {
 type watchStream = grpc.BidiStreamingClient[presencev1.WatchRequest, presencev1.WatchResponse]
 
 func newWatching(ws *watches) *watching {
-	return &watching{watches: ws, wake: make(chan struct{}, 1), progress: make(chan struct{}), pending: map[channel.Name]struct{}{}}
+	return &watching{watches: ws, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), progress: make(chan struct{}), pending: map[channel.Name]struct{}{}}
 }
 
 func (g *watching) add(w *watch) {
@@ -129,6 +130,7 @@ func (g *watching) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(pauseAfter(max(0, failures-replicas))):
+		case <-g.again:
 		}
 		failures++
 	}
