@@ -155,6 +155,24 @@ func TestGoodbyeLeavesWhoIsHeld(t *testing.T) {
 	})
 }
 
+// Who left a moment ago is told although changes gather.
+func TestGoodbyeComesAfterWhatGathers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 2)
+		synctest.Wait()
+		at := time.Now().UnixMilli()
+		s.Join(lobby, "ann")
+		synctest.Wait()
+		s.Leave(lobby, "ann", time.Minute)
+		s.stop()
+		s.wantAttendances(t, map[seat]attendance{{lobby, "ann"}: {0, at}})
+		for _, p := range s.replicas {
+			p.wantLog(t, "hello complete+0 changes+1 changes+1 goodbye")
+		}
+	})
+}
+
 // The end finishes a snapshot first, since a goodbye spares only those who are known.
 func TestGoodbyeDuringASnapshot(t *testing.T) {
 	t.Parallel()

@@ -153,6 +153,7 @@ type presence struct {
 	broken   error // of the order
 	failWith error // of ListMembers
 	lists    int
+	listed   func() // is called before an answer is given
 	watched  watchedPresence
 }
 
@@ -315,7 +316,13 @@ type lister struct {
 func (l *lister) ListMembers(_ context.Context, req *presencev1.ListMembersRequest) (*presencev1.ListMembersResponse, error) {
 	p := l.presence
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	listed := p.listed
+	defer func() {
+		p.mu.Unlock()
+		if listed != nil {
+			listed()
+		}
+	}()
 	p.lists++
 	if p.failWith != nil {
 		return nil, p.failWith

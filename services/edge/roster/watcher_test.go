@@ -23,6 +23,7 @@ type watchedPresence struct {
 	refuse    error               // who opens a stream
 	gone      chan struct{}       // closed: streams end
 	mute      bool                // streams say nothing any more
+	lazy      bool                // changes are told when somebody asks for a sync
 	streams   int
 	heard     []string // "watch chat.a"
 	changed   chan struct{}
@@ -121,6 +122,9 @@ func (p *presence) Watch(stream grpc.BidiStreamingServer[presencev1.WatchRequest
 	for {
 		p.mu.Lock()
 		changed, mute := p.watched.changed, p.watched.mute
+		if p.watched.lazy {
+			changed = nil
+		}
 		p.mu.Unlock()
 		err := error(nil)
 		switch {

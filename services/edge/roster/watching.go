@@ -302,8 +302,8 @@ func (g *watching) due(now time.Time) (next time.Duration, idle bool) {
 	return min(next, left), left <= 0
 }
 
-// take applies what the replica says. Of a channel that it was not asked to watch, or not
-// again, it may still speak.
+// take applies what the replica says. It may still speak of what is not watched any more;
+// if that is watched again, the snapshot that was asked for comes after it.
 func (g *watching) take(res *presencev1.WatchResponse) {
 	g.watches.mu.Lock()
 	defer g.watches.mu.Unlock()
@@ -313,7 +313,7 @@ func (g *watching) take(res *presencev1.WatchResponse) {
 		return
 	}
 	w, ok := g.watches.channels[channel.Name(res.GetChannel())]
-	if !ok || w.stream != g || !w.asked {
+	if !ok || w.stream != g {
 		return
 	}
 	switch say := res.GetEvent().(type) {
