@@ -433,14 +433,14 @@ func TestListsAreRight(t *testing.T) {
 	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	for round := range uint64(20) {
+	for round := range uint64(5) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, round))
 			c := newVillage()
 			c.most = 150
 			all := running(t, c)
 			ears := map[*spectator]*ear{}
-			for step := range 2000 {
+			for step := range 800 {
 				some := users(random.IntN(200), 200)
 				some = some[:min(len(some), 1+random.IntN(1+random.IntN(60)))]
 				switch random.IntN(8) {

@@ -19,7 +19,6 @@ import (
 
 	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/edge/authorization"
-	"github.com/carillon-rt/carillon/services/edge/roster"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/message"
@@ -62,49 +61,6 @@ func (p *policy) Check(ctx context.Context, _ *authorization.Subject, checks []a
 		}
 	}
 	return decisions, nil
-}
-
-// attendance is a Roster of this edge only.
-type attendance struct {
-	mu      sync.Mutex
-	present map[channel.Name]map[channel.User]int
-}
-
-func (a *attendance) Join(name channel.Name, user channel.User) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.present[name] == nil {
-		a.present[name] = map[channel.User]int{}
-	}
-	a.present[name][user]++
-}
-
-func (a *attendance) Connect(roster.Connection) {}
-
-func (a *attendance) Disconnect(string, time.Time) {}
-
-func (a *attendance) Watch(channel.Name, func(roster.Update)) (stop func()) { return func() {} }
-
-func (a *attendance) Look(context.Context, channel.Name, func([]roster.Member, int, bool)) (watched bool, err error) {
-	return false, nil
-}
-
-func (a *attendance) Leave(name channel.Name, user channel.User, _ time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.present[name][user]--; a.present[name][user] == 0 {
-		delete(a.present[name], user)
-	}
-}
-
-func (a *attendance) Members(_ context.Context, name channel.Name, _ int) ([]roster.Member, int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var members []roster.Member
-	for user, n := range a.present[name] {
-		members = append(members, roster.Member{User: user, Connections: n, Since: time.UnixMilli(1000)})
-	}
-	return members, len(members), nil
 }
 
 var secret = []byte(strings.Repeat("k", auth.MinSecretBytes))
@@ -157,7 +113,7 @@ func namespaces() namespace.Set {
 		{Name: "tiny", History: &namespace.History{MaxMessages: 10_000, MaxAge: time.Hour, MaxBytes: 1 << 20}, Partitions: 1, Replicas: 1},
 		{Name: "user", History: history, Partitions: 1, Replicas: 1},
 		{Name: "wide", History: history, Partitions: 3, Replicas: 1},
-		{Name: "latest", History: history, Partitions: 1, Replicas: 1, SlowConsumer: namespace.SlowLatest},
+		{Name: "latest", History: history, Partitions: 1, Replicas: 1, Presence: true, SlowConsumer: namespace.SlowLatest},
 		{Name: "drop", History: history, Partitions: 1, Replicas: 1, SlowConsumer: namespace.SlowDrop},
 		{Name: "flow", Ephemeral: true, Partitions: 1, Replicas: 1, SlowConsumer: namespace.SlowLatest},
 		{Name: "cursor", Ephemeral: true, Partitions: 1, Replicas: 1, Rate: &namespace.Rate{Messages: 2, Per: time.Hour}},
@@ -181,7 +137,7 @@ func startIn(t testing.TB, dir string, change func(*edge.Options)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{policy: &policy{asked: make(chan struct{}, 1000)}, roster: &attendance{present: map[channel.Name]map[channel.User]int{}}}
+	w := &world{policy: &policy{asked: make(chan struct{}, 1000)}, roster: newAttendance()}
 	options := edge.Options{
 		OpenBroker: func(r edge.Receiver) (edge.Broker, error) {
 			w.receiver, w.lossy = r, &lossy{Receiver: r}
@@ -194,7 +150,7 @@ func startIn(t testing.TB, dir string, change func(*edge.Options)) *world {
 			MaxFrameBytes: 64 << 10, MaxSubscriptions: 4, MaxQueueBytes: 1 << 20, MaxInflight: 8, MaxConnections: 1000,
 			Rate: namespace.Rate{Messages: 10_000, Per: time.Second}, ConnectTimeout: time.Minute, PingInterval: time.Minute, PongTimeout: time.Minute,
 		},
-		DrainWindow: 2 * time.Second, Logger: logger, Meter: noop.Meter{},
+		DrainWindow: 2 * time.Second, PresenceGrace: 10 * time.Second, Logger: logger, Meter: noop.Meter{},
 	}
 	if change != nil {
 		change(&options)
