@@ -311,7 +311,7 @@ func TestASlowSpectator(t *testing.T) {
 // departure is a way in which a connection ends.
 type departure struct {
 	name string
-	end  func(t *testing.T, w *world, c *client)
+	end  func(t *testing.T, w *world, c *client, user channel.User)
 	held time.Duration
 }
 
@@ -319,21 +319,25 @@ type departure struct {
 func TestHoldsByEnding(t *testing.T) {
 	t.Parallel()
 	const grace = 10 * time.Second
-	closes := func(code websocket.StatusCode) func(*testing.T, *world, *client) {
-		return func(_ *testing.T, _ *world, c *client) { _ = c.ws.Close(code, "") }
+	closes := func(code websocket.StatusCode) func(*testing.T, *world, *client, channel.User) {
+		return func(_ *testing.T, _ *world, c *client, _ channel.User) { _ = c.ws.Close(code, "") }
 	}
-	says := func(kind websocket.MessageType, frame string) func(*testing.T, *world, *client) {
-		return func(t *testing.T, _ *world, c *client) {
+	says := func(kind websocket.MessageType, frame string) func(*testing.T, *world, *client, channel.User) {
+		return func(t *testing.T, _ *world, c *client, _ channel.User) {
 			if err := c.ws.Write(t.Context(), kind, []byte(frame)); err != nil {
 				t.Error(err)
 			}
 		}
 	}
-	commands := func(command control.Command) func(*testing.T, *world, *client) {
-		return func(t *testing.T, w *world, _ *client) { w.apply(t, command) }
+	commands := func(command control.Command) func(*testing.T, *world, *client, channel.User) {
+		return func(t *testing.T, w *world, _ *client, user channel.User) {
+			command.User = user
+			w.apply(t, command)
+		}
 	}
-	for _, tt := range []departure{
-		{"lost", func(_ *testing.T, _ *world, c *client) { _ = c.ws.CloseNow() }, grace},
+	w := start(t, nil)
+	for i, tt := range []departure{
+		{"lost", func(_ *testing.T, _ *world, c *client, _ channel.User) { _ = c.ws.CloseNow() }, grace},
 		{"a page is loaded again", closes(websocket.StatusGoingAway), grace},
 		{"the client has failed", closes(4999), grace},
 		{"normal", closes(websocket.StatusNormalClosure), 0},
@@ -342,22 +346,21 @@ func TestHoldsByEnding(t *testing.T) {
 		{"4400", says(websocket.MessageText, "hello"), 0},
 		{"1007", says(websocket.MessageText, "{\"id\":\"\xff\"}"), 0},
 		{"1009", says(websocket.MessageText, strings.Repeat("x", 100<<10)), grace},
-		{"4403", commands(control.Command{Kind: control.DisconnectUser, User: "alice"}), 0},
-		{"4401", commands(control.Command{Kind: control.RevokeTokens, User: "alice", IssuedBefore: time.Now().Add(time.Minute)}), 0},
-		{"unsubscribed by a service", commands(control.Command{Kind: control.UnsubscribeUser, User: "alice", Channel: "chat.a"}), 0},
+		{"4403", commands(control.Command{Kind: control.DisconnectUser}), 0},
+		{"4401", commands(control.Command{Kind: control.RevokeTokens, IssuedBefore: time.Now().Add(time.Hour)}), 0},
+		{"unsubscribed by a service", commands(control.Command{Kind: control.UnsubscribeUser, Channel: "chat.a"}), 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			w := start(t, nil)
-			c := w.connect(t, "alice")
+			user := channel.User(fmt.Sprint("user", i))
+			c := w.connect(t, string(user))
 			c.follow(2, "chat.a")
 			before := time.Now()
-			tt.end(t, w, c)
-			if held := w.roster.left(t, "chat.a", "alice"); held != tt.held {
+			tt.end(t, w, c, user)
+			if held := w.roster.left(t, "chat.a", user); held != tt.held {
 				t.Errorf("held for %v, want %v", held, tt.held)
 			}
 			if tt.name == "lost" {
-				w.wantHeard(t, "alice", before)
+				w.wantHeard(t, user, before)
 			}
 		})
 	}
