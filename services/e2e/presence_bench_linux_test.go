@@ -25,7 +25,7 @@ import (
 
 const (
 	crowdUsers = 10_000 // half of them on each edge
-	crowdJoins = 10 * time.Second
+	crowdJoins = 10 * time.Second // and half of them leave in the same
 	// crowdDialers is how many users connect at once.
 	crowdDialers = 200
 	// crowdObservers is how many of those who come first write down all that they are told.
@@ -116,8 +116,8 @@ func BenchmarkPresence(b *testing.B) {
 	}
 }
 
-const crowdHead = `| presence | edge CPU µs/join | presence CPU µs/join, a replica | edge heap B/member | presence heap B/member | edge RSS MiB | presence RSS MiB | late p99 ms | join to push ms p50 | p99 | leave to push ms p50 | p99 | pushes a member, joining | most | bytes a member | ready after a kill ms | right ms |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|`
+const crowdHead = `| presence | edge CPU µs/join | presence CPU µs/join, a replica | edge heap B/member | presence heap B/member | edge RSS MiB | presence RSS MiB | joins late p99 ms | list ms p50 | p99 | join to push ms p50 | p99 | leaves late p99 ms | leave to push ms p50 | p99 | pushes a member, joining | most | bytes a member | snapshot after a start ms | ready ms | right ms |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|`
 
 func crowdUser(i int) string { return fmt.Sprintf("u%05d", i) }
 
@@ -131,6 +131,7 @@ type told struct {
 type person struct {
 	client       *carillon.Client
 	joined, left time.Time
+	lists        []time.Duration // that it took to have each
 
 	mu     sync.Mutex // the others are of reading while it goes on
 	pushes int
@@ -156,13 +157,17 @@ type crowd struct {
 	ctx       context.Context // shows the caller's token
 	people    []*person
 	reading   sync.WaitGroup
-	late      []time.Duration
+	asking    sync.WaitGroup
+	names     []string // of the channels
 }
 
 func newCrowd(b *testing.B, s scene, p part, tokens []string) *crowd {
 	b.Helper()
 	dir, nats := b.TempDir(), reserve(b)
-	c := &crowd{B: b, scene: s, part: p, tokens: tokens, people: make([]*person, crowdUsers), late: make([]time.Duration, crowdUsers)}
+	c := &crowd{B: b, scene: s, part: p, tokens: tokens, people: make([]*person, crowdUsers)}
+	for n := range s.channels {
+		c.names = append(c.names, fmt.Sprintf("%s.%d", p.namespace, n))
+	}
 	c.cluster = &cluster{file: filepath.Join(dir, "carillon.yaml"), environ: []string{
 		"E2E_CLIENTS_SECRET=" + clientSecret, "E2E_CALLERS_SECRET=" + callerSecret, "E2E_ROLES_SECRET=" + strings.Repeat("r", 32),
 	}}
@@ -236,7 +241,8 @@ var heapAlloc = regexp.MustCompile(`(?m)^# HeapAlloc = (\d+)$`)
 func (c *crowd) measure() string {
 	c.weigh(slices.Concat(c.edges, c.presences)) // the first has what later ones have not
 	edge, presence := c.weigh(c.edges), c.weigh(c.presences)
-	c.atTheirTimes(0, crowdUsers, crowdJoins, c.join)
+	joinsLate := c.atTheirTimes(0, crowdUsers, crowdJoins, c.join)
+	c.asking.Wait()
 	c.settled(crowdUsers)
 	edgeThen, presenceThen := c.weigh(c.edges), c.weigh(c.presences)
 	joins := float64(crowdUsers * c.per)
@@ -245,8 +251,8 @@ func (c *crowd) measure() string {
 	if c.channels == 1 && most > crowdFrames {
 		c.Errorf("a member was told %d times, more than %d, of those who joined", most, crowdFrames)
 	}
-	ready, right := c.restartPresence()
-	c.atTheirTimes(crowdUsers/2, crowdUsers, crowdJoins/2, c.leave)
+	snapshot, ready, right := c.restartPresence()
+	leavesLate := c.atTheirTimes(crowdUsers/2, crowdUsers, crowdJoins, c.leave)
 	c.settled(crowdUsers / 2)
 	for i, p := range c.people[:crowdUsers/2] { // the others have left
 		if p.client.Err() != nil {
@@ -255,20 +261,24 @@ func (c *crowd) measure() string {
 		_ = p.client.Close() // nothing is awaited any more
 	}
 	c.reading.Wait()
-	slices.Sort(c.late)
 	joined, left := c.latencies()
+	var lists []time.Duration
+	for _, p := range c.people {
+		lists = append(lists, p.lists...)
+	}
+	slices.Sort(lists)
 	ms := func(d time.Duration) string { return strconv.FormatFloat(d.Seconds()*1000, 'f', 0, 64) }
 	micro := func(d time.Duration, n float64) float64 { return float64(d.Microseconds()) / n }
-	return fmt.Sprintf("| %s | %.1f | %.1f | %.0f | %.0f | %.0f | %.0f | %s | %s | %s | %s | %s | %.1f | %d | %.0f | %s | %s |", c.part.name,
+	return fmt.Sprintf("| %s | %.1f | %.1f | %.0f | %.0f | %.0f | %.0f | %s | %s | %s | %s | %s | %s | %s | %s | %.1f | %d | %.0f | %s | %s | %s |", c.part.name,
 		micro(edgeThen.cpu-edge.cpu, joins/each), micro(presenceThen.cpu-presence.cpu, joins),
 		(edgeThen.heap-edge.heap)/(joins/each), (presenceThen.heap-presence.heap)/joins, edgeThen.resident/(1<<20), presenceThen.resident/(1<<20),
-		ms(percentile(c.late, 99)), ms(percentile(joined, 50)), ms(percentile(joined, 99)), ms(percentile(left, 50)), ms(percentile(left, 99)),
-		pushes, most, bytes, ms(ready), ms(right))
+		ms(percentile(joinsLate, 99)), ms(percentile(lists, 50)), ms(percentile(lists, 99)), ms(percentile(joined, 50)), ms(percentile(joined, 99)),
+		ms(percentile(leavesLate, 99)), ms(percentile(left, 50)), ms(percentile(left, 99)), pushes, most, bytes, ms(snapshot), ms(ready), ms(right))
 }
 
 // atTheirTimes has some users do something, one after the other in equal parts of a time,
-// and waits for the end of the last.
-func (c *crowd) atTheirTimes(from, to int, during time.Duration, do func(i int) error) {
+// and waits for the end of the last. It tells how late each began, sorted.
+func (c *crowd) atTheirTimes(from, to int, during time.Duration, do func(i int) error) (late []time.Duration) {
 	c.Helper()
 	began, every := time.Now(), during/time.Duration(to-from)
 	var working sync.WaitGroup
@@ -279,7 +289,7 @@ func (c *crowd) atTheirTimes(from, to int, during time.Duration, do func(i int) 
 			<-time.After(wait)
 		}
 		slots <- struct{}{}
-		c.late[i] = max(c.late[i], time.Since(due))
+		late = append(late, time.Since(due))
 		working.Go(func() {
 			defer func() { <-slots }()
 			if err := do(i); err != nil {
@@ -291,16 +301,16 @@ func (c *crowd) atTheirTimes(from, to int, during time.Duration, do func(i int) 
 	if c.Failed() {
 		c.FailNow()
 	}
+	slices.Sort(late)
+	return late
 }
-
-func (c *crowd) channelName(n int) string { return fmt.Sprintf("%s.%d", c.namespace, n) }
 
 func (c *crowd) join(i int) error {
 	ctx, cancel := context.WithTimeout(c.ctx, patience)
 	defer cancel()
 	options := carillon.Options{URL: "ws://" + c.at[i%len(c.at)] + "/v1/ws", Token: c.tokens[i]}
 	for k := range c.per {
-		options.Subscriptions = append(options.Subscriptions, c.channelName(c.channel(i, k)))
+		options.Subscriptions = append(options.Subscriptions, c.names[c.channel(i, k)])
 	}
 	if c.watched {
 		options.Presence = options.Subscriptions
@@ -318,14 +328,28 @@ func (c *crowd) join(i int) error {
 	}
 	c.reading.Go(func() { p.read(i < crowdObservers*c.per) })
 	if c.asked {
-		for _, name := range options.Subscriptions {
-			reply, err := client.Presence(ctx, name)
-			if err != nil {
-				return fmt.Errorf("%s: %w", crowdUser(i), err)
+		c.asking.Go(func() {
+			if err := c.ask(p, crowdUser(i), options.Subscriptions); err != nil {
+				c.Errorf("%s: %v", crowdUser(i), err)
 			}
-			if !reply.GetTruncated() && !slices.ContainsFunc(reply.GetMembers(), func(m *clientv1.Member) bool { return m.GetUserId() == crowdUser(i) }) {
-				return fmt.Errorf("%s does not see itself in %s", crowdUser(i), name)
-			}
+		})
+	}
+	return nil
+}
+
+// ask asks who is in each of a user's channels, where it finds itself.
+func (c *crowd) ask(p *person, user string, names []string) error {
+	ctx, cancel := context.WithTimeout(c.ctx, patience)
+	defer cancel()
+	for _, name := range names {
+		began := time.Now()
+		reply, err := p.client.Presence(ctx, name)
+		if err != nil {
+			return err
+		}
+		p.lists = append(p.lists, time.Since(began))
+		if !reply.GetTruncated() && !slices.ContainsFunc(reply.GetMembers(), func(m *clientv1.Member) bool { return m.GetUserId() == user }) {
+			return fmt.Errorf("it does not see itself in %s", name)
 		}
 	}
 	return nil
@@ -379,11 +403,8 @@ func (c *crowd) count(replica int) (int, error) {
 	defer cancel()
 	sum := 0
 	for from := 0; from < c.channels; from += 1000 {
-		var request presencev1.CountMembersRequest
-		for n := from; n < min(from+1000, c.channels); n++ {
-			request.Channels = append(request.Channels, c.channelName(n))
-		}
-		reply, err := c.counts[replica].CountMembers(ctx, &request)
+		request := &presencev1.CountMembersRequest{Channels: c.names[from:min(from+1000, c.channels)]}
+		reply, err := c.counts[replica].CountMembers(ctx, request)
 		if err != nil {
 			return 0, err
 		}
@@ -415,7 +436,7 @@ func (c *crowd) settled(users int) {
 			for k := range c.per {
 				n := c.channel(i, k)
 				p.mu.Lock()
-				total, ok := p.totals[c.channelName(n)]
+				total, ok := p.totals[c.names[n]]
 				p.mu.Unlock()
 				if !ok && (c.channels > 1 || i > crowdUsers-crowdDialers) { // nobody may have come after
 					continue
@@ -441,16 +462,21 @@ func (c *crowd) expected(users int) []int {
 }
 
 // restartPresence kills a replica and starts it again. It tells how long from the start
-// the replica took to answer, and to answer right. Nobody may be told of a leave.
-func (c *crowd) restartPresence() (ready, right time.Duration) {
+// the replica took to hold every member, to answer, and to answer right. Nobody may be
+// told of a leave.
+func (c *crowd) restartPresence() (snapshot, ready, right time.Duration) {
 	c.Helper()
 	if c.namespace == "plain" {
-		return 0, 0
+		return 0, 0, 0
 	}
+	members := fmt.Sprintf("\ncarillon_presence_members %d\n", crowdUsers*c.per)
 	c.presences[0].kill(c)
 	began := time.Now()
 	c.presences[0] = c.startPresence(0)
 	eventually(c, "the replica knows who is there", func() error {
+		if _, text := c.presences[0].get(c, "/metrics"); snapshot == 0 && strings.Contains(text, members) {
+			snapshot = time.Since(began)
+		}
 		n, err := c.count(0)
 		if err == nil && ready == 0 {
 			ready = time.Since(began)
@@ -471,7 +497,7 @@ func (c *crowd) restartPresence() (ready, right time.Duration) {
 		}
 		p.mu.Unlock()
 	}
-	return ready, right
+	return snapshot, ready, right
 }
 
 // latencies are how long observers took to know of those who joined after them, and of
