@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	crowdUsers = 10_000 // half of them on each edge
+	crowdUsers = 10_000           // half of them on each edge
 	crowdJoins = 10 * time.Second // and half of them leave in the same
 	// crowdDialers is how many users connect at once.
 	crowdDialers = 200

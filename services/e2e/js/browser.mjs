@@ -59,6 +59,12 @@ class Person {
     if (count !== 1) throw new Error(`${this.name} sees the message ${JSON.stringify(text)} ${count} times`);
   }
 
+  // Who comes is pushed, not found out by asking now and then.
+  async wasTold(name) {
+    const pushed = this.page.locator("#frame-list li.received", { hasText: '"presenceChanged"' }).filter({ hasText: name });
+    await pushed.first().waitFor({ state: "attached" }).catch(() => this.miss(`a push of ${name}`));
+  }
+
   async type(text) {
     await this.page.getByLabel("Message", { exact: true }).fill(text);
     await this.page.keyboard.press("Enter");
@@ -96,6 +102,7 @@ async function meet(alice, bob) {
   await bob.signIn(options.bob);
   await alice.seeMembers("alice", "bob");
   await bob.seeMembers("alice", "bob");
+  await alice.wasTold("bob");
 
   const published = line();
   console.log("ready");
