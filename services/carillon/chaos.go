@@ -19,6 +19,7 @@ type chaosCommand struct {
 	Clients    int           `default:"500" help:"Users who follow channels (${default})."`
 	PerClient  int           `default:"4" help:"Channels that each follows, beside the inbox (${default})."`
 	Channels   int           `default:"200" help:"Channels, beside the inboxes (${default})."`
+	People     int           `default:"80" help:"Users who come and go, and watch who does (${default})."`
 	Rate       float64       `default:"150" help:"Messages a second, while all is well (${default})."`
 	NATSServer string        `name:"nats-server" default:"bin/nats-server" placeholder:"PATH" help:"The NATS server to run (${default})."`
 	Dir        string        `placeholder:"PATH" help:"Directory for data and logs, which is not there yet; it is kept if something was wrong; default: a temporary one."`
@@ -41,7 +42,7 @@ func (c *chaosCommand) Run(env environment) error {
 		return usageError{err}
 	}
 	options := chaos.Options{
-		Seed: c.Seed, Duration: c.Duration, Nemeses: c.Nemesis, Clients: c.Clients, PerClient: c.PerClient, Channels: c.Channels,
+		Seed: c.Seed, Duration: c.Duration, Nemeses: c.Nemesis, Clients: c.Clients, PerClient: c.PerClient, Channels: c.Channels, People: c.People,
 		Rate: c.Rate, Dir: c.Dir, Keep: c.Keep, NATSServer: c.NATSServer, Out: env.stdout,
 	}
 	if options.Seed == 0 {
@@ -86,6 +87,8 @@ func (c *chaosCommand) check() error {
 		return errors.New("--per-client: not within 1 and 100")
 	case c.Channels < 12 || c.Channels > 100_000:
 		return errors.New("--channels: not within 12 and 100000")
+	case c.People < 2 || c.People > 5_000:
+		return errors.New("--people: not within 2 and 5000")
 	case c.Rate <= 0 || c.Rate > 100_000:
 		return errors.New("--rate: not more than 0 and at most 100000")
 	}

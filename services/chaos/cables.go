@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/carillon-rt/carillon/services/chaos/attendance"
 	"github.com/carillon-rt/carillon/services/chaos/fleet"
 	"github.com/carillon-rt/carillon/services/chaos/proxy"
 )
@@ -14,6 +15,8 @@ import (
 type damage struct {
 	name  string
 	apply func(*proxy.Proxy)
+	// harm is what it does to what presence hears of an edge.
+	harm attendance.Harm
 }
 
 // slowBy is what a slow cable adds to each direction.
@@ -21,12 +24,12 @@ const slowBy = 300 * time.Millisecond
 
 // damages are in the order in which plans come to them.
 var damages = []damage{
-	{"cut", (*proxy.Proxy).Cut},
-	{"lost both ways", func(p *proxy.Proxy) { p.Lose(proxy.Both) }},
-	{"half open, nothing comes", func(p *proxy.Proxy) { p.Lose(proxy.ToClient) }},
-	{"half open, nothing goes", func(p *proxy.Proxy) { p.Lose(proxy.ToServer) }},
-	{"held", (*proxy.Proxy).Hold},
-	{"slow", func(p *proxy.Proxy) { p.Delay(slowBy) }},
+	{"cut", (*proxy.Proxy).Cut, attendance.Cut},
+	{"lost both ways", func(p *proxy.Proxy) { p.Lose(proxy.Both) }, attendance.Cut},
+	{"half open, nothing comes", func(p *proxy.Proxy) { p.Lose(proxy.ToClient) }, attendance.HalfCut},
+	{"half open, nothing goes", func(p *proxy.Proxy) { p.Lose(proxy.ToServer) }, attendance.Cut},
+	{"held", (*proxy.Proxy).Hold, attendance.Cut},
+	{"slow", func(p *proxy.Proxy) { p.Delay(slowBy) }, attendance.Slowed},
 }
 
 // harm damages cables, and mends them.
@@ -48,8 +51,23 @@ func partitionEdgeNATS(_ context.Context, r *run, step Step) (string, undo, erro
 }
 
 func partitionEdgePresence(_ context.Context, r *run, step Step) (string, undo, error) {
-	edge := nth(r.fleet.Edges, step.Target)
-	return harm(edge.Name, nth(damages, step.Variant), r.fleet.PresenceCables(edge))
+	edge, d := nth(r.fleet.Edges, step.Target), nth(damages, step.Variant)
+	fault, cables, whom := attendance.Fault{Harm: d.harm, Edge: edge.Name}, r.fleet.PresenceCables(edge), edge.Name
+	if only := step.Target / len(r.fleet.Edges) % (len(cables) + 1); only < len(cables) { // else from all
+		fault.Replica, cables = r.fleet.Presences[only].Name, cables[only:][:1]
+		whom += " from " + fault.Replica
+	}
+	return r.harm(fault, whom, d, cables)
+}
+
+// harm is harm to cables that presence depends on.
+func (r *run) harm(fault attendance.Fault, whom string, d damage, cables []*proxy.Proxy) (string, undo, error) {
+	over := r.attendance.Fault(fault)
+	hit, mend, err := harm(whom, d, cables)
+	return hit, func(ctx context.Context) error {
+		over()
+		return mend(ctx)
+	}, err
 }
 
 // partitionNATS isolates the leader of a stream, or separates it from one other node.
@@ -91,7 +109,11 @@ func lostAcks(_ context.Context, r *run, step Step) (string, undo, error) {
 		{edge.Name + " to NATS", f.NATSCables(edge)},
 	}
 	way := nth(ways, step.Variant)
-	return harm(way.whom, damage{"answers lost", func(p *proxy.Proxy) { p.Lose(proxy.ToClient) }}, way.cables)
+	answers := damage{"answers lost", func(p *proxy.Proxy) { p.Lose(proxy.ToClient) }, attendance.Clientless}
+	if way.cables[0] == f.ClientCable(edge) {
+		return r.harm(attendance.Fault{Harm: answers.harm, Edge: edge.Name}, way.whom, answers, way.cables)
+	}
+	return harm(way.whom, answers, way.cables)
 }
 
 func vanish(_ context.Context, r *run, step Step) (string, undo, error) {
@@ -101,5 +123,6 @@ func vanish(_ context.Context, r *run, step Step) (string, undo, error) {
 		cable.Reset()
 		return edge.Name + ": all at once, with a reset", nil, nil
 	}
-	return harm("the clients of "+edge.Name, damage{"without a word", func(p *proxy.Proxy) { p.Lose(proxy.Both) }}, []*proxy.Proxy{cable})
+	word := damage{"without a word", func(p *proxy.Proxy) { p.Lose(proxy.Both) }, attendance.Clientless}
+	return r.harm(attendance.Fault{Harm: word.harm, Edge: edge.Name}, "the clients of "+edge.Name, word, []*proxy.Proxy{cable})
 }

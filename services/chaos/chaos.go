@@ -1,7 +1,8 @@
 // Package chaos puts a whole Carillon through faults while clients publish and follow,
-// and finds out whether a message was lost, doubled, put out of order, made up, or left
-// out in silence. It owns the plan of the faults and the faults themselves; the system
-// (fleet), its clients (load) and the verdict (checker) are its parts.
+// come and go, and finds out whether a message was lost, doubled, put out of order, made
+// up, or left out in silence, and whether presence told the truth. It owns the plan of
+// the faults and the faults themselves; the system (fleet), its clients (load, crowd) and
+// the verdicts (checker, attendance) are its parts.
 package chaos
 
 import (
@@ -17,7 +18,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/carillon-rt/carillon/services/chaos/attendance"
 	"github.com/carillon-rt/carillon/services/chaos/checker"
+	"github.com/carillon-rt/carillon/services/chaos/crowd"
 	"github.com/carillon-rt/carillon/services/chaos/fleet"
 	"github.com/carillon-rt/carillon/services/chaos/load"
 	"github.com/carillon-rt/carillon/services/internal/auth"
@@ -32,6 +35,8 @@ type Options struct {
 	// Clients follow PerClient of the Channels; Rate is in messages a second.
 	Clients, PerClient, Channels int
 	Rate                         float64
+	// People come and go, and watch who does.
+	People int
 	// Dir holds data and logs; it is made. It is removed at the end unless something was
 	// wrong or Keep is set.
 	Dir  string
@@ -61,6 +66,9 @@ const (
 	// any more and all is well; a session may wait 20 s before it connects again.
 	headsTimeout   = 60 * time.Second
 	historyTimeout = 3 * time.Minute
+	// settleTimeout is how long presence may take until it has to be exact, and until
+	// everybody has left.
+	settleTimeout = 2 * time.Minute
 	// diskBytes is the size of the disk of each node where disks are to be full.
 	diskBytes = 1 << 30
 )
@@ -74,9 +82,12 @@ type run struct {
 	load    *load.Load
 	check   *checker.Checker
 	report  *Report
-	// Files in Options.Dir: what the clients log and are told, and what the channels hold
-	// in the end.
-	log, events, history *os.File
+
+	attendance *attendance.Checker
+	crowd      *crowd.Crowd
+	// Files in Options.Dir: what the clients log and are told, what the channels hold in
+	// the end, and what people do and are told of each other.
+	log, events, history, presence *os.File
 
 	steps    sync.RWMutex // held while a step is under way, for writing by one that is alone
 	mu       sync.Mutex
@@ -121,7 +132,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 
 // openLogs makes the files that tell what happened.
 func (r *run) openLogs() error {
-	for name, file := range map[string]**os.File{"timeline.log": &r.timeline, "clients.log": &r.log, "events.log": &r.events, "history.log": &r.history} {
+	for name, file := range map[string]**os.File{"timeline.log": &r.timeline, "clients.log": &r.log, "events.log": &r.events, "history.log": &r.history, "presence.log": &r.presence} {
 		var err error
 		if *file, err = os.Create(filepath.Join(r.options.Dir, name)); err != nil {
 			return errors.Join(err, r.closeLogs())
@@ -132,7 +143,7 @@ func (r *run) openLogs() error {
 
 func (r *run) closeLogs() error {
 	var errs []error
-	for _, file := range []*os.File{r.timeline, r.log, r.events, r.history} {
+	for _, file := range []*os.File{r.timeline, r.log, r.events, r.history, r.presence} {
 		if file != nil {
 			errs = append(errs, file.Close())
 		}
@@ -162,6 +173,12 @@ func (r *run) carryOut(ctx context.Context, plan Plan, chosen []*nemesis) (err e
 	}
 	defer func() { err = errors.Join(err, r.load.Close()) }()
 	r.event("%d clients follow", r.options.Clients)
+	err = r.startPresence(starting)
+	defer func() { err = errors.Join(err, r.crowd.Close()) }()
+	if err != nil {
+		return fmt.Errorf("the people do not come: %w", err)
+	}
+	r.event("%d people come and go", r.options.People)
 
 	ended, stop := context.WithTimeout(ctx, plan.Duration)
 	defer stop()
@@ -282,11 +299,13 @@ func (r *run) settle(ended context.Context, n *nemesis, hit string) {
 // conclude heals the system, waits for everybody, and asks the checker.
 func (r *run) conclude(ctx context.Context) error {
 	r.tokens.Jump(-1)
+	r.crowd.Still()
 	healing, cancel := context.WithTimeout(ctx, healTimeout)
 	defer cancel()
 	if err := r.fleet.Heal(healing); err != nil {
 		r.problem(fmt.Errorf("the system has not recovered within %v: %w", healTimeout, err))
 	}
+	healed := time.Now()
 	r.event("healed")
 	draining, cancelDraining := context.WithTimeout(ctx, drainTimeout)
 	defer cancelDraining()
@@ -306,7 +325,11 @@ func (r *run) conclude(ctx context.Context) error {
 	if err := r.load.Close(); err != nil {
 		return err
 	}
-	for _, problem := range slices.Concat(r.load.Problems(), r.fleet.Surprises()) {
+	if err := r.concludePresence(ctx, healed); err != nil {
+		return err
+	}
+	r.event("everybody has left")
+	for _, problem := range slices.Concat(r.load.Problems(), r.crowd.Problems(), r.fleet.Surprises()) {
 		r.problem(problem)
 	}
 	if err := r.fleet.Stop(); err != nil {
@@ -315,7 +338,7 @@ func (r *run) conclude(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	r.report.Verdict = r.check.Check()
+	r.report.Verdict, r.report.Presence = r.check.Check(), r.attendance.Check()
 	r.report.HeapBytes = heap()
 	return nil
 }

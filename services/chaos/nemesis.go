@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/carillon-rt/carillon/services/chaos/attendance"
 	"github.com/carillon-rt/carillon/services/chaos/fleet"
 )
 
@@ -36,7 +37,7 @@ func nemeses() []*nemesis {
 		{name: "partition-edge-presence", track: frontTrack, least: 2 * second, most: 8 * second, strike: partitionEdgePresence, about: "an edge is cut off from presence"},
 		{name: "lost-acks", track: frontTrack, least: second, most: 6 * second, strike: lostAcks, about: "answers are lost on the wire, then the connection is cut"},
 		{name: "vanish", track: frontTrack, least: second, most: 5 * second, strike: vanish, about: "clients vanish, with a reset or without a word"},
-		{name: "rolling-restart", track: frontTrack, least: 0, most: 0, strike: rollingRestart, about: "edges, and at times publishers, are restarted one after the other"},
+		{name: "rolling-restart", track: frontTrack, least: 0, most: 0, strike: rollingRestart, about: "edges, and at times publishers or presence, are restarted one after the other"},
 		{name: "tokens", track: frontTrack, least: 3 * second, most: 8 * second, strike: badTokens, about: "the issuer's clock jumps: tokens expire at once, or are not valid yet"},
 	})
 }
@@ -93,15 +94,23 @@ func processNemeses() []*nemesis {
 			if err != nil {
 				return "", nil, err
 			}
+			over := r.harmed(attendance.Killed, m)
 			m.Kill()
-			return m.Name, m.Start, nil
+			return m.Name, func(ctx context.Context) error {
+				defer over()
+				return m.Start(ctx)
+			}, nil
 		}
 		pause := func(ctx context.Context, r *run, step Step) (string, undo, error) {
 			m, err := kind.pick(ctx, r.fleet, step.Target)
 			if err != nil {
 				return "", nil, err
 			}
-			return m.Name, func(context.Context) error { return m.Resume() }, m.Pause()
+			over := r.harmed(attendance.Paused, m)
+			return m.Name, func(context.Context) error {
+				over()
+				return m.Resume()
+			}, m.Pause()
 		}
 		all = append(all,
 			&nemesis{name: "kill-" + kind.name, track: kind.track, least: 0, most: 6 * second, strike: kill, about: "kill -9, and a new start"},
@@ -184,18 +193,26 @@ func restore(ctx context.Context, r *run, _ Step) (string, undo, error) {
 
 func rollingRestart(ctx context.Context, r *run, step Step) (string, undo, error) {
 	members := r.fleet.Edges
-	if step.Variant%2 == 1 {
+	switch step.Variant % 3 {
+	case 1:
+		members = r.fleet.Presences
+	case 2:
 		members = slices.Concat(r.fleet.Publishes, r.fleet.Edges)
 	}
 	var names []string
 	for _, m := range members {
 		names = append(names, m.Name)
+		over := func() {}
+		if slices.Contains(r.fleet.Presences, m) { // an edge that stops leaves nothing to be excused
+			over = r.harmed(attendance.Killed, m)
+		}
 		if err := m.Stop(); err != nil {
 			r.problem(err) // a stop that is not clean is a fault of its own
 		}
 		if err := m.Start(ctx); err != nil {
 			return strings.Join(names, " "), nil, err
 		}
+		over()
 		if err := r.fleet.AwaitAll(ctx, m); err != nil {
 			r.event("%v", err) // another fault may be under way
 		}

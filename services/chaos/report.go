@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/carillon-rt/carillon/services/chaos/attendance"
 	"github.com/carillon-rt/carillon/services/chaos/checker"
 )
 
@@ -23,15 +24,19 @@ type Report struct {
 	// Problems are what must not be, beside broken promises: a process that crashed or did
 	// not stop, a system that did not recover, a client that was not served in the end.
 	Problems []string `json:"problems"`
-	// Verdict is the checker's; nil if there was none.
-	Verdict *checker.Report `json:"verdict"`
+	// Verdict is the checker's, Presence that of who was said to be where; nil if there was
+	// none. Unanswered counts questions to replicas of presence that had no answer, as
+	// while they do not know.
+	Verdict    *checker.Report    `json:"verdict"`
+	Presence   *attendance.Report `json:"presence"`
+	Unanswered int                `json:"unanswered"`
 	// HeapBytes is what clients and checker had in memory in the end.
 	HeapBytes uint64 `json:"heapBytes"`
 }
 
 // OK tells whether everything was as it should be.
 func (r *Report) OK() bool {
-	return len(r.Problems) == 0 && r.Verdict != nil && r.Verdict.OK()
+	return len(r.Problems) == 0 && r.Verdict != nil && r.Verdict.OK() && r.Presence != nil && r.Presence.OK()
 }
 
 // String is the report for a person.
@@ -54,6 +59,9 @@ func (r *Report) String() string {
 	b.WriteByte('\n')
 	if r.Verdict != nil {
 		b.WriteString(r.Verdict.String())
+	}
+	if r.Presence != nil {
+		fmt.Fprintf(&b, "\n%vunanswered   %d questions to replicas of presence\n", r.Presence, r.Unanswered)
 	}
 	fmt.Fprintf(&b, "\nproblems    %d\n", len(r.Problems))
 	for _, line := range r.Problems {

@@ -18,6 +18,7 @@ var generated = []string{
 	"clients/",
 	"gen/",
 	"services/carillon/",
+	"services/chaos/crowd/",
 	"services/chaos/load/",
 	"services/control/",
 	"services/edge/authorization/",

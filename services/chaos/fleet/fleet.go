@@ -162,7 +162,7 @@ func (f *Fleet) NATSCables(role *Member) []*proxy.Proxy { return f.toNATS[role] 
 // PresenceCables are those from an edge to the replicas of presence.
 func (f *Fleet) PresenceCables(edge *Member) []*proxy.Proxy { return f.toPresence[edge] }
 
-// ClientCable is that from all clients to an edge or a publisher.
+// ClientCable is that from all clients to an edge, a publisher or a replica of presence.
 func (f *Fleet) ClientCable(role *Member) *proxy.Proxy { return f.toRole[role] }
 
 // Routes are the cables between two nodes, one for each of them that may connect.

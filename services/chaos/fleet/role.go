@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"text/template"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/chaos/proxy"
 	"github.com/carillon-rt/carillon/services/internal/auth"
@@ -26,6 +27,14 @@ const (
 	Wiped = "wiped" // whose channels are purged now and then
 )
 
+// Times of the edges, shorter than the defaults, so that more happens in a run.
+const (
+	DrainWindow  = 2 * time.Second
+	PingInterval = 8 * time.Second
+	PongTimeout  = 4 * time.Second
+	Grace        = 6 * time.Second // of presence
+)
+
 // Streams are those of the namespaces.
 var Streams = []string{
 	"CARILLON_chat_0", "CARILLON_chat_1", "CARILLON_chat_2", "CARILLON_feed_0", "CARILLON_user_0", "CARILLON_wiped_0",
@@ -38,8 +47,10 @@ edge: # all clients come from one address, and at once after a fault
   rate: {messages: 100000, per: 1s}
   max_connections_per_address: 0
   max_new_connections_per_address: 0
-  drain_window: 2s
-presence: {listen: "127.0.0.1:0"}
+  drain_window: {{.DrainWindow}}
+  ping_interval: {{.PingInterval}}
+  pong_timeout: {{.PongTimeout}}
+presence: {listen: "127.0.0.1:0", grace: {{.Grace}}}
 publish: {listen: "127.0.0.1:0", http_listen: "127.0.0.1:0"}
 ops: {listen: "127.0.0.1:0"}
 auth:
@@ -74,6 +85,14 @@ namespaces:
 type configurationOf struct{ fleet *Fleet }
 
 func (configurationOf) Caller() string { return Caller }
+
+func (configurationOf) DrainWindow() time.Duration { return DrainWindow }
+
+func (configurationOf) PingInterval() time.Duration { return PingInterval }
+
+func (configurationOf) PongTimeout() time.Duration { return PongTimeout }
+
+func (configurationOf) Grace() time.Duration { return Grace }
 
 // Key is the quoted name of a secret's file.
 func (c configurationOf) Key(name string) string { return fmt.Sprintf("%q", c.fleet.keyFile(name)) }
@@ -112,7 +131,11 @@ func (f *Fleet) makeRoles() error {
 		return err
 	}
 	for i := range presences {
-		f.Presences = append(f.Presences, f.newRole("presence", i, file, "presence"))
+		m := f.newRole("presence", i, file, "presence")
+		f.Presences = append(f.Presences, m)
+		if err := f.frontOf(m, "presence"); err != nil {
+			return err
+		}
 	}
 	for i := range publishes {
 		m := f.newRole("publish", i, file, "publish", "publish.http")
@@ -142,14 +165,22 @@ func (f *Fleet) makeRoles() error {
 	return nil
 }
 
-// connectRole puts a proxy before a role, and one before each node for it.
-func (f *Fleet) connectRole(m *Member, listener string) error {
+// frontOf puts a proxy before a role, for its clients.
+func (f *Fleet) frontOf(m *Member, listener string) error {
 	front, err := f.newProxy()
 	if err != nil {
 		return err
 	}
 	f.toRole[m] = front
 	m.incoming[listener] = append(m.incoming[listener], front)
+	return nil
+}
+
+// connectRole puts a proxy before a role, and one before each node for it.
+func (f *Fleet) connectRole(m *Member, listener string) error {
+	if err := f.frontOf(m, listener); err != nil {
+		return err
+	}
 	var urls []string
 	for _, node := range f.Nodes {
 		p, err := f.newProxy()
