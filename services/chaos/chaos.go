@@ -305,7 +305,6 @@ func (r *run) conclude(ctx context.Context) error {
 	if err := r.fleet.Heal(healing); err != nil {
 		r.problem(fmt.Errorf("the system has not recovered within %v: %w", healTimeout, err))
 	}
-	healed := time.Now()
 	r.event("healed")
 	draining, cancelDraining := context.WithTimeout(ctx, drainTimeout)
 	defer cancelDraining()
@@ -325,7 +324,7 @@ func (r *run) conclude(ctx context.Context) error {
 	if err := r.load.Close(); err != nil {
 		return err
 	}
-	if err := r.concludePresence(ctx, healed); err != nil {
+	if err := r.concludePresence(ctx); err != nil {
 		return err
 	}
 	r.event("everybody has left")

@@ -202,10 +202,7 @@ func rollingRestart(ctx context.Context, r *run, step Step) (string, undo, error
 	var names []string
 	for _, m := range members {
 		names = append(names, m.Name)
-		over := func() {}
-		if slices.Contains(r.fleet.Presences, m) { // an edge that stops leaves nothing to be excused
-			over = r.harmed(attendance.Killed, m)
-		}
+		over := r.harmed(attendance.Stopped, m)
 		if err := m.Stop(); err != nil {
 			r.problem(err) // a stop that is not clean is a fault of its own
 		}

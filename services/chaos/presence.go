@@ -21,7 +21,8 @@ var presenceBounds = attendance.Bounds{
 	Healed:   2*time.Second + 2*time.Second,
 	Grace:    fleet.Grace,
 	Spare:    500 * time.Millisecond,
-	Vanished: fleet.PingInterval + fleet.PongTimeout + fleet.Grace + fleet.DrainWindow + 1500*time.Millisecond,
+	Noticed:  fleet.PingInterval + fleet.PongTimeout + 1500*time.Millisecond,
+	Drain:    fleet.DrainWindow,
 	Failover: 5*time.Second + 1500*time.Millisecond + 2*time.Second + 1500*time.Millisecond,
 }
 
@@ -53,10 +54,10 @@ func (r *run) startPresence(ctx context.Context) (err error) {
 }
 
 // concludePresence waits until presence has to be exact, and everybody has left.
-func (r *run) concludePresence(ctx context.Context, healed time.Time) error {
+func (r *run) concludePresence(ctx context.Context) error {
 	settling, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	if err := r.crowd.Settle(settling, healed); err != nil {
+	if err := r.crowd.Settle(settling); err != nil {
 		r.problem(fmt.Errorf("presence does not come to rest within %v: %w", settleTimeout, err))
 	}
 	r.report.Unanswered = r.crowd.Unanswered()

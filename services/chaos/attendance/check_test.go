@@ -26,7 +26,7 @@ const (
 
 var bounds = attendance.Bounds{
 	Told: time.Second, Watched: time.Second, Silence: 6 * time.Second, Healed: 2 * time.Second,
-	Grace: 10 * time.Second, Spare: 500 * time.Millisecond, Vanished: 45 * time.Second, Failover: 8 * time.Second,
+	Grace: 10 * time.Second, Spare: 500 * time.Millisecond, Noticed: 35 * time.Second, Drain: 5 * time.Second, Failover: 8 * time.Second,
 }
 
 // Endings as users know them.
@@ -239,7 +239,28 @@ var lists = []rule{
 		bob.Ended("", silent)
 		time.Sleep(time.Second)
 		s.list(second)
-		time.Sleep(45 * time.Second)
+		time.Sleep(35 * time.Second)
+		s.list(first, "bob")
+		time.Sleep(time.Millisecond)
+		s.list(first, "bob")
+	}, found(attendance.Ghost)},
+	{"who has lost its connection is listed for longer", func(s story) {
+		bob := s.joins("bob", one)
+		stays(5*time.Second, bob)
+		bob.Ended("", lost)
+		time.Sleep(46 * time.Second)
+		s.list(first, "bob")
+		time.Sleep(time.Millisecond)
+		s.list(first, "bob")
+	}, found(attendance.Ghost)},
+	{"who vanished before its edge stopped is expected back", func(s story) {
+		bob := s.joins("bob", one)
+		stays(5*time.Second, bob)
+		bob.Ended("", silent)
+		over := s.Fault(attendance.Fault{Harm: attendance.Stopped, Edge: one})
+		time.Sleep(time.Second)
+		over()
+		time.Sleep(50 * time.Second)
 		s.list(first, "bob")
 		time.Sleep(time.Millisecond)
 		s.list(first, "bob")
@@ -589,6 +610,7 @@ var calm = []rule{
 		bob := s.joins("bob", one)
 		w := s.watches(two, "bob")
 		leaves(s.joins("carol", one))
+		time.Sleep(time.Until(s.Rest()))
 		s.Quiet()
 		s.list(first, "bob")
 		s.Ask(second, room).Counted(1)
@@ -645,6 +667,34 @@ func TestRules(t *testing.T) {
 				check(t, r.tell, r.want)
 			})
 		}
+	}
+}
+
+// When all has to be exact depends on how the last connections have ended.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		tell func(story)
+		want time.Duration
+	}{
+		{"nothing", func(story) {}, 0},
+		{"somebody came", func(s story) { s.joins("bob", one) }, 2 * time.Second},
+		{"somebody left", func(s story) { leaves(s.joins("bob", one)) }, 2 * time.Second},
+		{"somebody was dropped", func(s story) { s.joins("bob", one).Ended("", dropped) }, 12 * time.Second},
+		{"somebody vanished", func(s story) { s.joins("bob", one).Ended("", silent) }, 37 * time.Second},
+		{"a fault", func(s story) { s.Fault(attendance.Fault{Edge: one})() }, 9 * time.Second},
+		{"a fault that is not over", func(s story) { s.Fault(attendance.Fault{Edge: one}) }, 9 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			check(t, func(s story) {
+				c.tell(s)
+				if got := max(0, time.Until(s.Rest())); got != c.want {
+					t.Errorf("%v, want %v", got, c.want)
+				}
+			}, none)
+		})
 	}
 }
 

@@ -27,17 +27,12 @@ type Bounds struct {
 	// Grace is how long a user whose connection was lost stays a member. Spare is what it
 	// may be shorter by, since nobody knows when the edge noticed.
 	Grace, Spare time.Duration
-	// Vanished is until an edge has given up a connection that ended without its knowing.
-	Vanished time.Duration
+	// Noticed is until an edge has given up a connection that ended without its knowing,
+	// Drain how much longer than the grace an edge that stops may have users expected back.
+	Noticed, Drain time.Duration
 	// Failover is until an edge whose replica is silent has begun anew with another, and
 	// told what it missed.
 	Failover time.Duration
-}
-
-// Settled is how long after the last thing that anybody did, and the last fault, every
-// list has to be exact.
-func (b Bounds) Settled() time.Duration {
-	return max(b.Vanished, b.Silence, b.Grace, b.Failover, b.Healed) + b.Told + b.Watched
 }
 
 // Checker takes down what happens. Its methods, and those of what it makes, may be
@@ -83,8 +78,10 @@ type Harm int
 
 // The harms. Of an edge and a replica, those that are not named are all meant.
 const (
-	// Killed is a process that ended without a word, and another in its place.
+	// Killed is a process that ended without a word, and another in its place; Stopped one
+	// that ended in good order.
 	Killed Harm = iota
+	Stopped
 	// Paused is a process that stands still.
 	Paused
 	// Cut is an edge that a replica does not hear, HalfCut one that it may hear now and
@@ -124,9 +121,35 @@ func (c *Checker) Fault(f Fault) (over func()) {
 	}
 }
 
-// Quiet takes down that nothing is wrong and that nobody has done anything for as long
-// as everything may take: from now until somebody does something every list has to be
-// exact.
+// Rest is when every list has to be exact, if nobody does anything any more and all
+// faults are over.
+func (c *Checker) Rest() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := newJudge(c)
+	rest := time.Duration(0)
+	for _, f := range c.faults {
+		rest = max(rest, min(f.to, c.now())+max(c.bounds.Silence, c.bounds.Healed+c.bounds.Told, c.bounds.Failover))
+	}
+	for _, r := range c.rooms {
+		for _, stays := range r.stays {
+			for _, s := range stays {
+				if s.since != never {
+					rest = max(rest, s.since+c.bounds.Told)
+				}
+				for _, replica := range c.replicas {
+					if until := j.until(s, replica); until != never {
+						rest = max(rest, until)
+					}
+				}
+			}
+		}
+	}
+	return c.begun.Add(rest + c.bounds.Watched)
+}
+
+// Quiet takes down that all is at rest: from now until somebody does something every
+// list has to be exact.
 func (c *Checker) Quiet() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -76,7 +76,7 @@ func (j *judge) between(edge, replica string, longer time.Duration, harms ...Har
 
 // ofReplica returns the faults of a replica alone.
 func (j *judge) ofReplica(replica string, longer time.Duration) spans {
-	return j.between("nobody", replica, longer, Killed, Paused)
+	return j.between("nobody", replica, longer, Killed, Stopped, Paused)
 }
 
 func (s span) longer(by time.Duration) span {
@@ -116,7 +116,7 @@ func (j *judge) must(stays []*stay, replica string) spans {
 func (j *judge) edgeTroubles(edge, replica string) spans {
 	var some []span
 	for _, f := range j.faults {
-		if f.Edge == edge && (f.Replica == "" || f.Replica == replica) && f.Harm <= HalfCut {
+		if f.Edge == edge && (f.Replica == "" || f.Replica == replica) && slices.Contains([]Harm{Killed, Paused, Cut, HalfCut}, f.Harm) {
 			some = append(some, f.longer(j.bounds.Healed))
 		}
 	}
@@ -152,28 +152,39 @@ func (j *judge) heldUntil(s *stay, stays []*stay, replica string) time.Duration 
 func (j *judge) may(stays []*stay, replica string) spans {
 	var all []span
 	for _, s := range stays {
-		until := never
-		if s.ended != never {
-			until = j.between(s.edge, replica, 0, Paused, Cut, HalfCut, Slowed, Clientless).after(s.ended, j.toNotice(s.how)+j.bounds.Told)
-		}
 		var away []span
 		for _, f := range j.faults {
-			if f.Edge != s.edge || (f.Replica != "" && f.Replica != replica) {
-				continue
-			}
-			gone := j.forgotten(f.from, replica)
-			switch f.Harm {
-			case Killed:
-				if s.asked < f.from {
-					until = min(until, gone)
-				}
-			case Paused, Cut:
-				away = append(away, span{gone, f.to})
+			if f.Edge == s.edge && (f.Replica == "" || f.Replica == replica) && (f.Harm == Paused || f.Harm == Cut) {
+				away = append(away, span{j.forgotten(f.from, replica), f.to})
 			}
 		}
-		all = append(all, span{s.asked, until}.without(union(away))...)
+		all = append(all, span{s.asked, j.until(s, replica)}.without(union(away))...)
 	}
 	return union(all)
+}
+
+// until is how long at most a replica may show a user for the sake of a subscription.
+func (j *judge) until(s *stay, replica string) time.Duration {
+	if s.ended == never {
+		return j.killed(s, replica)
+	}
+	notice := j.toNotice(s.how)
+	until := j.between(s.edge, replica, 0, Paused, Cut, HalfCut, Slowed, Clientless).after(s.ended, notice+j.bounds.Told)
+	if len(j.between(s.edge, replica, 0, Stopped).meeting(span{s.ended, until})) > 0 { // it expects everybody back
+		until += j.bounds.Grace + j.bounds.Drain
+	}
+	return min(until, j.killed(s, replica))
+}
+
+// killed is when a replica has forgotten a subscription since its edge was killed.
+func (j *judge) killed(s *stay, replica string) time.Duration {
+	gone := never
+	for _, f := range j.faults {
+		if f.Edge == s.edge && f.Harm == Killed && s.asked < f.from {
+			gone = min(gone, j.forgotten(f.from, replica))
+		}
+	}
+	return gone
 }
 
 // forgotten is when a replica has noticed that it does not hear an edge any more. A
@@ -190,13 +201,14 @@ func (j *judge) forgotten(silent time.Duration, replica string) time.Duration {
 
 // toNotice is how long an edge may have a user after its connection has ended.
 func (j *judge) toNotice(how Ending) time.Duration {
-	switch {
-	case !how.Known:
-		return j.bounds.Vanished
-	case how.Held:
-		return j.bounds.Grace + how.After
+	notice := time.Duration(0)
+	if !how.Known {
+		notice = j.bounds.Noticed
 	}
-	return 0
+	if how.Held {
+		notice += j.bounds.Grace + how.After
+	}
+	return notice
 }
 
 // late are the times in which who is told by an edge, or with "" by replicas, may be
@@ -213,7 +225,7 @@ func (j *judge) late(edge string) spans {
 			if f.to != never {
 				some = append(some, span{f.to, f.to + j.bounds.Failover})
 			}
-		case f.Edge == edge && edge != "" && f.Harm != Clientless:
+		case f.Edge == edge && edge != "" && f.Harm != Clientless && f.Harm != Stopped:
 			some = append(some, f.longer(j.bounds.Failover))
 		}
 	}

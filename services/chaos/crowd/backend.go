@@ -19,7 +19,7 @@ import (
 
 const (
 	// askInterval is how often a replica is asked something.
-	askInterval = 200 * time.Millisecond
+	askInterval = 150 * time.Millisecond
 	askTimeout  = 3 * time.Second
 	// pageSize is small, so that there are pages.
 	pageSize = 8

@@ -62,7 +62,6 @@ type Crowd struct {
 	conns   []*grpc.ClientConn
 
 	still, leave chan struct{} // closed when nobody comes or goes any more; when all leave
-	stillAt      time.Time
 	moving       sync.WaitGroup
 	asking       sync.WaitGroup
 	stop         context.CancelFunc
@@ -140,36 +139,30 @@ func (c *Crowd) await(ctx context.Context) error {
 }
 
 // Still has nobody come or go any more; who has lost its connection comes back.
-func (c *Crowd) Still() {
-	close(c.still)
-	c.stillAt = time.Now()
-}
+func (c *Crowd) Still() { close(c.still) }
 
 // Settle waits until all has to be exact, tells the checker so and lets everybody be
 // asked; then it does the same again when all have left. Nothing may be done to the
-// system meanwhile, nor since some time after Still, which counts for the wait.
-func (c *Crowd) Settle(ctx context.Context, healed time.Time) error {
+// system meanwhile.
+func (c *Crowd) Settle(ctx context.Context) error {
 	if err := c.await(ctx); err != nil {
 		return err
 	}
-	here := time.Now().Add(c.options.Bounds.Healed + c.options.Bounds.Told + c.options.Bounds.Watched)
-	for _, at := range []time.Time{healed, c.stillAt} {
-		if due := at.Add(c.options.Bounds.Settled()); due.After(here) {
-			here = due
-		}
-	}
-	if err := c.calm(ctx, time.Until(here)); err != nil {
+	if err := c.calm(ctx); err != nil {
 		return err
 	}
 	close(c.leave)
 	c.moving.Wait()
-	return c.calm(ctx, c.options.Bounds.Told+c.options.Bounds.Watched)
+	return c.calm(ctx)
 }
 
-// calm waits for some time, then until every replica has been asked about every room.
-func (c *Crowd) calm(ctx context.Context, wait time.Duration) error {
-	if !pause(ctx, wait) {
-		return ctx.Err()
+// calm waits until all is at rest, then until every replica has been asked about every
+// room.
+func (c *Crowd) calm(ctx context.Context) error {
+	for wait := time.Until(c.options.Check.Rest()); wait > 0; wait = time.Until(c.options.Check.Rest()) {
+		if !pause(ctx, wait) {
+			return ctx.Err()
+		}
 	}
 	c.options.Check.Quiet()
 	rounds := make([]int, len(c.asked))

@@ -176,8 +176,8 @@ func (v *visit) part(how parting) away {
 		v.drop(how == reset)
 	case vanishing:
 		v.vanish()
-		d.ghosts = append(d.ghosts, ghost{v.socket, time.Now().Add(bounds.Vanished)})
-		ended, lasts = attendance.Ending{}, bounds.Vanished
+		d.ghosts = append(d.ghosts, ghost{v.socket, time.Now().Add(bounds.Noticed)})
+		ended, lasts = attendance.Ending{}, bounds.Noticed
 	}
 	v.connection.Ended("", ended)
 	d.note("has ended its connection to %s", v.edge)

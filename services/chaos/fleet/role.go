@@ -30,9 +30,9 @@ const (
 // Times of the edges, shorter than the defaults, so that more happens in a run.
 const (
 	DrainWindow  = 2 * time.Second
-	PingInterval = 8 * time.Second
-	PongTimeout  = 4 * time.Second
-	Grace        = 6 * time.Second // of presence
+	PingInterval = 6 * time.Second
+	PongTimeout  = 3 * time.Second
+	Grace        = 5 * time.Second // of presence
 )
 
 // Streams are those of the namespaces.
