@@ -21,10 +21,13 @@ var presenceBounds = attendance.Bounds{
 	Healed:   2*time.Second + 2*time.Second,
 	Grace:    fleet.Grace,
 	Spare:    500 * time.Millisecond,
-	Noticed:  fleet.PingInterval + fleet.PongTimeout + 1500*time.Millisecond,
+	Noticed:  fleet.PingInterval + fleet.PongTimeout + closing + 1500*time.Millisecond,
 	Drain:    fleet.DrainWindow,
 	Failover: 5*time.Second + 1500*time.Millisecond + 2*time.Second + 1500*time.Millisecond,
 }
+
+// closing is how long an edge waits for the answer to its close.
+const closing = 5 * time.Second
 
 // presenceRooms are where people come and go, each with about a dozen.
 const presenceRooms = 8

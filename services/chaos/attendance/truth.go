@@ -18,14 +18,22 @@ type judge struct {
 	*Checker
 
 	known     map[place]truths
+	untils    map[stayAt]time.Duration
 	disturbed map[string]spans // by edge: times in which who watches there may be late
 }
 
 // place is a channel at a replica.
 type place struct{ channel, replica string }
 
+// stayAt is a subscription as a replica is to see it.
+type stayAt struct {
+	*stay
+
+	replica string
+}
+
 func newJudge(c *Checker) *judge {
-	return &judge{Checker: c, known: map[place]truths{}, disturbed: map[string]spans{}}
+	return &judge{Checker: c, known: map[place]truths{}, untils: map[stayAt]time.Duration{}, disturbed: map[string]spans{}}
 }
 
 // of returns what is true of a channel.
@@ -129,12 +137,12 @@ func (j *judge) heldUntil(s *stay, stays []*stay, replica string) time.Duration 
 		return s.proven
 	}
 	until := s.proven + j.bounds.Grace - j.bounds.Spare
-	for _, other := range stays { // who leaves for good is not expected back
+	for _, other := range stays { // how the last of an edge's connections ends decides
 		goodbye := other.leaving
 		if goodbye == never && other.ended != never && !other.how.Held {
 			goodbye = max(other.asked, other.proven)
 		}
-		if goodbye != never && other.ended >= s.proven {
+		if goodbye != never && j.until(other, replica) >= s.proven {
 			until = min(until, max(goodbye, s.proven))
 		}
 	}
@@ -165,15 +173,26 @@ func (j *judge) may(stays []*stay, replica string) spans {
 
 // until is how long at most a replica may show a user for the sake of a subscription.
 func (j *judge) until(s *stay, replica string) time.Duration {
+	at := stayAt{s, replica}
+	until, ok := j.untils[at]
+	if !ok {
+		until = min(j.noticed(s, replica), j.killed(s, replica))
+		j.untils[at] = until
+	}
+	return until
+}
+
+// noticed is when an edge has to have noticed that a subscription has ended, and told.
+func (j *judge) noticed(s *stay, replica string) time.Duration {
 	if s.ended == never {
-		return j.killed(s, replica)
+		return never
 	}
 	notice := j.toNotice(s.how)
 	until := j.between(s.edge, replica, 0, Paused, Cut, HalfCut, Slowed, Clientless).after(s.ended, notice+j.bounds.Told)
 	if len(j.between(s.edge, replica, 0, Stopped).meeting(span{s.ended, until})) > 0 { // it expects everybody back
 		until += j.bounds.Grace + j.bounds.Drain
 	}
-	return min(until, j.killed(s, replica))
+	return until
 }
 
 // killed is when a replica has forgotten a subscription since its edge was killed.
