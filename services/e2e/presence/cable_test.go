@@ -29,9 +29,15 @@ type cable struct {
 	changed   chan struct{} // closed when condition or target changes
 	target    *rpc.Memory   // nil: nobody listens
 	links     map[*link]struct{}
-	// ill is when the cable was last anything but well: not passing, or new.
+	broke     time.Time // when it last stopped passing
+	healed    time.Time // when it last passed again, or was new
+	// ill is when it was last in, or at the end of, an outage that may cost the other side
+	// an edge: one of more than hiccup, or the next within the time of silence.
 	ill time.Time
 }
+
+// hiccup is how long an outage may be that nobody may notice.
+const hiccup = time.Second
 
 // link is one connection.
 type link struct {
@@ -41,7 +47,7 @@ type link struct {
 }
 
 func newCable() *cable {
-	return &cable{changed: make(chan struct{}), links: map[*link]struct{}{}, ill: time.Now()}
+	return &cable{changed: make(chan struct{}), links: map[*link]struct{}{}, healed: time.Now(), ill: time.Now()}
 }
 
 var errRefused = errors.New("connection refused")
@@ -148,8 +154,16 @@ func (c *cable) awaitPassing(l *link) bool {
 func (c *cable) become(next condition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.condition != passing || next != passing {
-		c.ill = time.Now()
+	now := time.Now()
+	switch {
+	case c.condition == passing && next != passing:
+		if c.broke = now; now.Sub(c.healed) < silence {
+			c.ill = now
+		}
+	case c.condition != passing && next == passing:
+		if c.healed = now; now.Sub(c.broke) > hiccup || c.ill.Equal(c.broke) {
+			c.ill = now
+		}
 	}
 	c.condition = next
 	c.change()
@@ -178,14 +192,24 @@ func (c *cable) reset() {
 	}
 }
 
-// wellFor is for how long the cable has carried everything.
+// wellFor is for how long the cable has had no outage that may be noticed; calmFor, none
+// at all.
 func (c *cable) wellFor() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.condition != passing && (time.Since(c.broke) > hiccup || c.ill.Equal(c.broke)) {
+		return 0
+	}
+	return time.Since(c.ill)
+}
+
+func (c *cable) calmFor() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.condition != passing {
 		return 0
 	}
-	return time.Since(c.ill)
+	return time.Since(c.healed)
 }
 
 // close resets everything and waits for what it started.

@@ -20,6 +20,8 @@ func (w *world) step() {
 			done = w.someoneReloads()
 		case n < 65:
 			done = w.someoneSubscribes()
+		case n < 67:
+			done = w.someoneWatches()
 		case n < 80:
 			w.pass(w.millis(1, 3000))
 			done = true
@@ -27,8 +29,10 @@ func (w *world) step() {
 			done = w.edgeEnds()
 		case n < 86:
 			done = w.replicaEnds()
-		case n < 92:
+		case n < 90:
 			done = w.cableFails()
+		case n < 92:
+			done = w.edgeStumbles()
 		case n < 94:
 			done = w.replicaIsCutOff()
 		default:
@@ -118,6 +122,19 @@ func (w *world) someoneSubscribes() bool {
 	return true
 }
 
+// someoneWatches has an edge begin or end to watch a channel.
+func (w *world) someoneWatches() bool {
+	s, name := w.site(), pick(w, someNames)
+	if v := s.watch[name]; v != nil {
+		w.note("%s watches %s no longer", s.id, name)
+		w.unwatch(v)
+	} else {
+		w.note("%s watches %s", s.id, name)
+		w.watchOn(s, name)
+	}
+	return true
+}
+
 // edgeEnds takes an edge away, and starts another one.
 func (w *world) edgeEnds() bool {
 	s := w.site()
@@ -151,7 +168,7 @@ func (w *world) replicaEnds() bool {
 
 // ails makes a cable fail for a while; false if it does already.
 func (w *world) ails(c *cable, how condition, pause time.Duration) bool {
-	if c.wellFor() == 0 {
+	if c.calmFor() == 0 {
 		return false
 	}
 	c.become(how)
@@ -171,6 +188,30 @@ func (w *world) cableFails() bool {
 		return false
 	}
 	w.note("%s and %s are cut off, refusing: %v, for %v", s.id, w.replicas[i].name, how == refusing, pause)
+	return true
+}
+
+// stumbles cuts an edge off for so short a time that nobody may notice.
+func (w *world) stumbles(s *site) {
+	how, pause := condition(1+w.random.IntN(2)), w.millis(10, 900)
+	w.note("%s stumbles, refusing: %v, for %v", s.id, how == refusing, pause)
+	for _, c := range s.cables {
+		w.ails(c, how, pause)
+	}
+}
+
+// edgeStumbles has much happen on an edge while it stumbles.
+func (w *world) edgeStumbles() bool {
+	s := w.site()
+	w.stumbles(s)
+	for _, id := range sorted(s.connections) {
+		if w.random.IntN(4) > 0 {
+			w.disconnect(s, s.connections[id], w.hold())
+		}
+	}
+	for range w.random.IntN(3) {
+		w.connect(s, pick(w, someUsers), w.rooms()...)
+	}
 	return true
 }
 

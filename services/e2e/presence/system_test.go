@@ -12,10 +12,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/edge/roster"
 	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 	"github.com/carillon-rt/carillon/services/presence"
@@ -60,6 +62,7 @@ func (r *replica) start(t testing.TB) {
 	memory := rpc.NewMemory()
 	ctx, cancel := context.WithCancel(context.Background())
 	running := &sync.WaitGroup{}
+	running.Go(func() { service.Run(ctx) })
 	running.Go(func() {
 		if err := server.Serve(ctx, memory); err != nil {
 			t.Errorf("Serve: %v", err)
@@ -136,15 +139,15 @@ func (r *replica) ask(t testing.TB) *grpc.ClientConn {
 	return conn
 }
 
-// dialled is a connection of an edge to a replica, over a cable, with the timings that
-// edges have.
+// dialled is a connection of an edge to a replica, over a cable, with the timings of
+// those over the network.
 func dialled(c *cable) (*grpc.ClientConn, error) {
+	params := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2}}
+	rpc.Impatient(&params)
 	return grpc.NewClient("passthrough:///replica",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: 1500 * time.Millisecond,
-		}),
+		grpc.WithConnectParams(params),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) }))
 }
 
@@ -155,12 +158,12 @@ type edge struct {
 	cables []*cable // to each replica
 	cancel context.CancelFunc
 	ended  chan struct{}
-	watch  []*watch
+	watch  map[channel.Name]*watch
 }
 
 func startEdge(t testing.TB, id string, replicas []*replica) *edge {
 	t.Helper()
-	e := &edge{id: id, ended: make(chan struct{})}
+	e := &edge{id: id, ended: make(chan struct{}), watch: map[channel.Name]*watch{}}
 	byAddress := map[string]*cable{}
 	var addresses []string
 	for _, r := range replicas {

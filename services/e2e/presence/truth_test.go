@@ -19,6 +19,8 @@ const (
 	late = 7 * time.Second
 	// silence is when the members of an edge that says nothing are gone.
 	silence = 6 * time.Second
+	// recovery is how long news takes across a hiccup.
+	recovery = 4 * time.Second
 	// memory is for how long an ill cable excuses what an edge's members meet.
 	memory = 15 * time.Second
 )
@@ -32,9 +34,9 @@ type seat struct {
 // stay is a user's presence in a channel on one edge, without a break.
 type stay struct {
 	connections int
-	from        time.Time // when it began
-	joined      time.Time // when there was a connection again
-	left        time.Time // when there was none any more
+	since       time.Time // when it began
+	from        time.Time // the same, or when it hardly was there: back as its hold ended
+	left        time.Time // when there was no connection any more
 	until       time.Time // without connections: when it ends, or ended
 }
 
@@ -87,12 +89,35 @@ func (s *site) well() bool {
 	return s.gone.IsZero() && !slices.ContainsFunc(s.cables, func(c *cable) bool { return c.wellFor() < memory })
 }
 
+// calm is whether no cable has had an outage of late, not even one that nobody notices.
+func (s *site) calm() bool {
+	return !slices.ContainsFunc(s.cables, func(c *cable) bool { return c.calmFor() < recovery })
+}
+
+// slack is how long those may be listed who are gone.
+func (t *truth) slack(replicas []*replica) time.Duration {
+	for _, s := range t.sites {
+		if s.gone.IsZero() && !(s.well() && s.calm()) || !s.gone.IsZero() && time.Since(s.gone) < memory {
+			return silence + late
+		}
+	}
+	for _, r := range replicas {
+		if _, age := r.lives(); age < memory {
+			return silence + late
+		}
+	}
+	return 2 * prompt
+}
+
 // surely returns the edge on which a user has been in a channel for so long, without
 // anything that could excuse that somebody does not know of it; nil if there is none.
 func (t *truth) surely(at seat, forAtLeast time.Duration, replicas []*replica) *site {
 	for _, s := range t.sites {
-		st := s.stays[at]
-		if st == nil || time.Since(st.from) < forAtLeast || !s.well() && !s.inherited(replicas) {
+		st, least := s.stays[at], forAtLeast
+		if !s.calm() {
+			least = max(least, recovery)
+		}
+		if st == nil || time.Since(st.from) < least || !s.well() && !s.inherited(replicas) {
 			continue
 		}
 		if st.connections > 0 || time.Until(st.until) > prompt {
@@ -119,11 +144,18 @@ func (t *truth) surelyGone(at seat, forAtLeast time.Duration) bool {
 	return true
 }
 
+// onlyOn tells whether a user has not been in a channel on other edges of late.
+func (t *truth) onlyOn(s *site, at seat) bool {
+	others := truth{sites: slices.DeleteFunc(slices.Clone(t.sites), func(other *site) bool { return other == s })}
+	return others.surelyGone(at, memory)
+}
+
 // rightful is what a replica that all edges reach says of a member.
 type rightful struct {
 	must        bool // else it may be listed
 	connections int
-	since       []time.Time // any of them
+	since       time.Time
+	certain     bool // since is, and not that of a hold which may have ended
 	info        string
 }
 
@@ -140,10 +172,14 @@ func (t *truth) members(name channel.Name, replicas ...*replica) map[channel.Use
 			if s.crashed || !here && time.Since(ended) > s.skew(st) {
 				continue
 			}
-			m := all[at.user]
+			m, seen := all[at.user]
 			m.connections += st.connections
-			m.since = append(m.since, st.from, st.joined)
-			m.must = m.must || here && (st.connections > 0 || time.Until(ended) > prompt) && (s.gone.IsZero() || s.inherited(replicas))
+			certain := here && (st.connections > 0 || time.Until(ended) > prompt)
+			m.certain = certain && (m.certain || !seen)
+			if !seen || st.since.Before(m.since) {
+				m.since = st.since
+			}
+			m.must = m.must || certain && (s.gone.IsZero() || s.inherited(replicas))
 			all[at.user] = m
 		}
 	}
@@ -158,7 +194,7 @@ func (t *truth) members(name channel.Name, replicas ...*replica) map[channel.Use
 // it heard of it.
 func (s *site) skew(st *stay) time.Duration {
 	for _, c := range s.cables {
-		if !s.gone.IsZero() || c.wellFor() < time.Since(st.left)+prompt {
+		if !s.gone.IsZero() || c.calmFor() < time.Since(st.left)+prompt {
 			return late
 		}
 	}

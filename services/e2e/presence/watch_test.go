@@ -3,6 +3,7 @@ package presence_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -29,18 +30,50 @@ type watch struct {
 	edge  *site
 	name  channel.Name
 	stop  func()
-	began time.Time
 
 	mu sync.Mutex
 	list
-	told int
+	whole bool // the list was taken; what is told before is not of it
+	told  int
 }
 
-// watchOn begins to watch a channel on an edge.
+// watchOn begins to watch a channel on an edge, and takes the list as soon as there is one.
 func (w *world) watchOn(s *site, name channel.Name) {
-	v := &watch{world: w, edge: s, name: name, list: newList(), began: time.Now()}
+	v := &watch{world: w, edge: s, name: name, list: newList()}
 	v.stop = s.roster.Watch(name, v.tell)
-	s.watch = append(s.watch, v)
+	s.watch[name] = v
+	w.behind.Go(func() {
+		for {
+			watched, err := s.roster.Look(context.Background(), name, v.take)
+			if err == nil || !watched {
+				return
+			}
+			select {
+			case <-s.ended:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	})
+}
+
+func (w *world) unwatch(v *watch) {
+	delete(v.edge.watch, v.name)
+	v.stop()
+}
+
+// take takes the list, or compares it with what was told since.
+func (v *watch) take(members []roster.Member, total int, truncated bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	users := map[channel.User]bool{}
+	for _, m := range members {
+		users[m.User] = true
+	}
+	if truncated || total != len(users) || v.whole && !maps.Equal(users, v.users) {
+		v.world.fail("%s looks at %s and sees %v of %d, having been told of %v", v.edge.id, v.name, sorted(users), total, sorted(v.users))
+	}
+	v.users, v.total, v.whole = users, total, true
 }
 
 func (v *watch) tell(u roster.Update) {
@@ -65,17 +98,16 @@ func (v *watch) tell(u roster.Update) {
 		v.world.judgeLeft(v.edge.id, v.name, user, delay)
 		delete(v.users, user)
 	}
+	if v.whole && u.Total != len(v.users) {
+		v.world.fail("%s is told of %d members of %s, and knows %v", v.edge.id, u.Total, v.name, sorted(v.users))
+	}
 }
 
 // state copies what the watcher holds for true.
-func (v *watch) state() (map[channel.User]bool, int) {
+func (v *watch) state() (users map[channel.User]bool, total, told int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	users := map[channel.User]bool{}
-	for user := range v.users {
-		users[user] = true
-	}
-	return users, v.total
+	return maps.Clone(v.users), v.total, v.told
 }
 
 // onlooker is a backend that watches a channel with WatchChannel, now at this replica,

@@ -124,7 +124,7 @@ func (w *world) judgeLeft(who string, name channel.Name, user channel.User, dela
 func (w *world) judgeJoined(who string, name channel.Name, user channel.User) {
 	w.note("%s hears that %s is in %s", who, user, name)
 	w.truth.mu.Lock()
-	gone := w.truth.surelyGone(seat{name, user}, silence+late)
+	gone := w.truth.surelyGone(seat{name, user}, w.truth.slack(w.replicas))
 	w.truth.mu.Unlock()
 	if gone {
 		w.fail("%s hears that %s is in %s, who is long gone", who, user, name)
@@ -145,7 +145,9 @@ func (w *world) enter() {
 	w.truth.mu.Unlock()
 	w.note("%s starts", s.id)
 	for _, name := range someNames {
-		w.watchOn(s, name)
+		if w.random.IntN(4) > 0 {
+			w.watchOn(s, name)
+		}
 	}
 }
 
@@ -173,11 +175,10 @@ func (w *world) subscribe(s *site, c *connection, name channel.Name) {
 	w.truth.mu.Lock()
 	st := s.stays[at]
 	if here := st != nil && (st.connections > 0 || now.Before(st.until)); !here {
-		st = &stay{from: now, joined: now}
+		st = &stay{since: now, from: now}
 		s.stays[at] = st
-	}
-	if st.connections == 0 {
-		st.joined = now
+	} else if st.connections == 0 && st.until.Sub(now) < prompt/4 {
+		st.from = now // it may have been told that it left
 	}
 	st.connections++
 	w.truth.mu.Unlock()
@@ -218,7 +219,7 @@ func (w *world) drain(s *site) {
 	w.note("%s drains", s.id)
 	heirs := map[*replica]int{}
 	for i, r := range w.replicas {
-		if life, age := r.lives(); age > silence && s.cables[i].wellFor() > memory {
+		if life, age := r.lives(); age > silence && s.cables[i].wellFor() > memory && s.cables[i].calmFor() > recovery {
 			heirs[r] = life
 		}
 	}
