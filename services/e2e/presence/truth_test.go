@@ -66,6 +66,7 @@ type connection struct {
 type truth struct {
 	mu    sync.Mutex
 	sites []*site
+	said  map[channel.User][]string // the infos of all connections that there were
 }
 
 // here tells whether a stay goes on, and else since when it does not.
@@ -156,7 +157,9 @@ type rightful struct {
 	connections int
 	since       time.Time
 	certain     bool // since is, and not that of a hold which may have ended
-	info        string
+	// infos are what may be said of the user: of one without a connection that of any it
+	// had, or nothing where that is not known any more.
+	infos []string
 }
 
 // members are those of a channel, as a replica knows them that all edges which live
@@ -184,7 +187,7 @@ func (t *truth) members(name channel.Name, replicas ...*replica) map[channel.Use
 		}
 	}
 	for user, m := range all {
-		m.info = t.info(user)
+		m.infos = t.infos(user)
 		all[user] = m
 	}
 	return all
@@ -228,12 +231,12 @@ func (t *truth) of(user channel.User) []*connection {
 	return all
 }
 
-// info is that of the connection made last.
-func (t *truth) info(user channel.User) string {
+// infos are that of the connection made last, or if there is none all that there were.
+func (t *truth) infos(user channel.User) []string {
 	if all := t.of(user); len(all) > 0 {
-		return all[len(all)-1].info
+		return []string{all[len(all)-1].info}
 	}
-	return ""
+	return append(slices.Clone(t.said[user]), "")
 }
 
 // lastSeen is when a user without connections was last heard, as far as it is certain:

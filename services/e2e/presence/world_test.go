@@ -47,7 +47,7 @@ type world struct {
 
 func newWorld(t testing.TB, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, random: rand.New(rand.NewPCG(seed, 5)), epoch: time.Now()}
+	w := &world{t: t, random: rand.New(rand.NewPCG(seed, 5)), epoch: time.Now(), truth: truth{said: map[channel.User][]string{}}}
 	for i := range someReplicas {
 		r := &replica{name: fmt.Sprint("replica-", i)}
 		r.start(t)
@@ -158,6 +158,7 @@ func (w *world) connect(s *site, user channel.User, rooms ...channel.Name) {
 	w.note("%s connects to %s as %s", user, s.id, c.id)
 	w.truth.mu.Lock()
 	s.connections[c.id] = c
+	w.truth.said[user] = append(w.truth.said[user], c.info)
 	w.truth.mu.Unlock()
 	s.roster.Connect(roster.Connection{ID: c.id, User: user, Since: c.since, Info: c.info})
 	for _, name := range rooms {
