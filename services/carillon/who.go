@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -105,13 +106,15 @@ func (w *whoCommand) list(env environment, client presencev1.PresenceServiceClie
 			return err
 		}
 		for _, m := range page.GetMembers() {
-			if err := w.print(env, memberLine(m), m.GetUserId(), fmt.Sprint(m.GetConnections()), since(m.GetSince()), m.GetInfo()); err != nil {
+			if err := w.line(env, memberLine(m), m.GetUserId(), number(m.GetConnections()), since(m.GetSince()), m.GetInfo()); err != nil {
 				return err
 			}
 		}
-		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+		next := page.GetNextPageToken()
+		if next == "" {
 			return nil
 		}
+		request.PageToken = next
 	}
 }
 
@@ -128,26 +131,26 @@ func (w *whoCommand) user(env environment, client presencev1.PresenceServiceClie
 	state, detail := "offline", "not seen lately"
 	switch {
 	case user.GetOnline():
-		state, detail = "online", fmt.Sprint(user.GetTotal())
+		state, detail = "online", number(user.GetTotal())
 	case user.GetLastSeen() != nil:
 		detail = "last seen " + since(user.GetLastSeen())
 	}
-	if err := w.print(env, userLine(user), user.GetUserId(), state, detail); err != nil || w.JSON {
+	if err := w.line(env, userLine(user), user.GetUserId(), state, detail); err != nil || w.JSON {
 		return err
 	}
 	for _, c := range user.GetConnections() {
-		if err := w.print(env, nil, c.GetConnectionId(), c.GetEdgeId(), since(c.GetSince()), c.GetInfo()); err != nil {
+		if err := w.line(env, nil, c.GetConnectionId(), c.GetEdgeId(), since(c.GetSince()), c.GetInfo()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// print prints a line: of JSON, or of columns, the last of which may be empty.
-func (w *whoCommand) print(env environment, line map[string]any, columns ...string) error {
+// line prints a line: of JSON, or of columns, the last of which may be empty.
+func (w *whoCommand) line(env environment, object map[string]any, columns ...string) error {
 	text := strings.TrimRight(strings.Join(columns, "\t"), "\t")
 	if w.JSON {
-		encoded, err := json.Marshal(line)
+		encoded, err := json.Marshal(object)
 		if err != nil {
 			return err
 		}
@@ -156,6 +159,8 @@ func (w *whoCommand) print(env environment, line map[string]any, columns ...stri
 	_, err := fmt.Fprintln(env.stdout, text)
 	return err
 }
+
+func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
 func memberLine(m *presencev1.Member) map[string]any {
 	return withInfo(map[string]any{"userId": m.GetUserId(), "connections": m.GetConnections(), "since": since(m.GetSince())}, m.GetInfo())

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
@@ -61,7 +62,10 @@ func startReplica(t *testing.T, listeners ...net.Listener) *replica {
 	var running sync.WaitGroup
 	running.Go(func() { service.Run(ctx) })
 	running.Go(func() {
-		if err := server.Serve(ctx, append(listeners, memory)...); err != nil {
+		err := serveWhile(ctx, server, map[string]func() error{
+			presence.AuthorizationService: nil, presence.ReportService: nil, presence.MembersService: service.Ready,
+		}, append(listeners, memory)...)
+		if err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -204,6 +208,32 @@ func TestWhoWaitsForAReplica(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), "presence does not answer: ") && !strings.HasPrefix(err.Error(), "UNAVAILABLE (DRAINING): ") {
 			t.Errorf("of one that stops: %v", err)
 		}
+	})
+}
+
+// The health service tells of each service by itself whether it is ready, and of all
+// together.
+func TestHealthOfAReplica(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := startReplica(t)
+		defer r.stop()
+		want := func(members healthv1.HealthCheckResponse_ServingStatus) {
+			t.Helper()
+			for service, want := range map[string]healthv1.HealthCheckResponse_ServingStatus{
+				presence.AuthorizationService: healthv1.HealthCheckResponse_SERVING, presence.ReportService: healthv1.HealthCheckResponse_SERVING,
+				presence.MembersService: members, "": members,
+			} {
+				res, err := healthv1.NewHealthClient(r.conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: service})
+				if err != nil || res.GetStatus() != want {
+					t.Errorf("%q: %v, %v, want %v", service, res.GetStatus(), err, want)
+				}
+			}
+		}
+		want(healthv1.HealthCheckResponse_NOT_SERVING)
+		r.snapshot(&presencev1.Snapshot{})
+		time.Sleep(2 * healthInterval)
+		want(healthv1.HealthCheckResponse_SERVING)
 	})
 }
 

@@ -57,10 +57,12 @@ func newWatching(w *whoCommand, env environment, client presencev1.PresenceServi
 func (w *watching) run() error {
 	for {
 		err := w.follow()
-		switch {
-		case w.env.ctx.Err() != nil:
+		select {
+		case <-w.env.ctx.Done():
 			return nil
-		case errors.Is(err, errOutput):
+		default:
+		}
+		if errors.Is(err, errOutput) {
 			return err
 		}
 		refusal := fault.FromGRPC(err, "")
@@ -205,7 +207,7 @@ func (w *watching) join(m *presencev1.Member) error {
 		return nil
 	}
 	w.members[user] = true
-	return w.command.print(w.env, map[string]any{"time": now(), "joined": memberLine(m)}, "+ "+user, since(m.GetSince()), m.GetInfo())
+	return w.command.line(w.env, map[string]any{"time": now(), "joined": memberLine(m)}, "+ "+user, since(m.GetSince()), m.GetInfo())
 }
 
 func (w *watching) leave(user string) error {
@@ -214,7 +216,7 @@ func (w *watching) leave(user string) error {
 		return nil
 	}
 	delete(w.members, user)
-	return w.command.print(w.env, map[string]any{"time": now(), "left": user}, "- "+user, now())
+	return w.command.line(w.env, map[string]any{"time": now(), "left": user}, "- "+user, now())
 }
 
 // count tells the size of a large channel.
@@ -224,7 +226,7 @@ func (w *watching) count(total uint32) error {
 		return nil
 	}
 	w.total = total
-	return w.command.print(w.env, map[string]any{"time": now(), "total": total}, fmt.Sprintf("= %d members", total), now())
+	return w.command.line(w.env, map[string]any{"time": now(), "total": total}, fmt.Sprintf("= %d members", total), now())
 }
 
 func now() string { return time.Now().UTC().Format(time.RFC3339) }

@@ -176,7 +176,7 @@ func TestMetrics(t *testing.T) {
 			"carillon_edge_delivery_latency_seconds_count 1",
 			`carillon_publish_messages_total{namespace="chat",outcome="stored"} 1`,
 			`carillon_publish_duration_seconds_count{namespace="chat"} 1`,
-			"carillon_presence_edges 1", "carillon_presence_channels 1", "carillon_presence_members 1", "carillon_presence_watchers 0",
+			"carillon_presence_edges 1", "carillon_presence_connections 1", "carillon_presence_channels 1", "carillon_presence_members 1", "carillon_presence_watchers 0",
 			"carillon_presence_joins_total 2", "carillon_presence_leaves_total 1",
 			"go_goroutines ", "process_resident_memory_bytes ",
 		} {

@@ -62,7 +62,7 @@ func TestReportRefusals(t *testing.T) {
 	}
 	late := at(lobby, "ann", 1)
 	late.Since = nil
-	lateHeld := held(lobby, "ann", 1000)
+	lateHeld := held("ann", 1000)
 	lateHeld.Since = &timestamppb.Timestamp{}
 	both := at(lobby, "ann", 2)
 	both.HeldMs = 1
@@ -92,7 +92,7 @@ func TestReportRefusals(t *testing.T) {
 		"too many connections":    {begun, changes(at(lobby, "ann", 1_000_001)), "changes.attendances[0].connections", ""},
 		"no since":                {begun, changes(late), "changes.attendances[0].since", "since is required"},
 		"held, no since":          {begun, changes(lateHeld), "changes.attendances[0].since", "since is not a time after 1970"},
-		"held too long":           {begun, changes(held(lobby, "ann", 3_600_001)), "changes.attendances[0].heldMs", "heldMs is 3600001, more than 3600000"},
+		"held too long":           {begun, changes(held("ann", 3_600_001)), "changes.attendances[0].heldMs", "heldMs is 3600001, more than 3600000"},
 		"held and connected":      {begun, changes(both), "changes.attendances[0].heldMs", "heldMs is for a user without connections; there are 2"},
 		"a connection unnamed":    {begun, connections(connected("", "ann", 1)), "changes.connections[0].connectionId", "connectionId has 0 bytes; it needs 1 to 64"},
 		"a connection's user":     {begun, connections(connected("c", "a\x00", 1)), "changes.connections[0].userId", ""},

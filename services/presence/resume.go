@@ -40,12 +40,12 @@ func mark(kind byte, name channel.Name) []byte {
 
 // parseResumeToken returns nil where a snapshot is to come first.
 func parseResumeToken(name channel.Name, text string) (*view.Position, error) {
+	var at *view.Position
 	if text == "" {
-		return nil, nil
+		return at, nil
 	}
 	const head, version = 5, 8
 	token, _ := base64.RawURLEncoding.DecodeString(text) // what is wrong shows below
-	var at *view.Position
 	if len(token) > head+version && len(token) <= head+version+maxReplicaBytes {
 		at = &view.Position{Version: binary.BigEndian.Uint64(token[head:]), Replica: string(token[head+version:])}
 	}

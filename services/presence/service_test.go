@@ -196,8 +196,9 @@ func at(channel, user string, connections uint32) *presencev1.Attendance {
 	return &presencev1.Attendance{Channel: channel, UserId: user, Connections: connections, Since: &timestamppb.Timestamp{Seconds: 1_700_000_000}}
 }
 
-func held(channel, user string, ms uint32) *presencev1.Attendance {
-	a := at(channel, user, 0)
+// held is a user who is expected back in chat.lobby.
+func held(user string, ms uint32) *presencev1.Attendance {
+	a := at(lobby, user, 0)
 	a.HeldMs = ms
 	return a
 }

@@ -78,7 +78,7 @@ func TestWatchChannelAndGoOn(t *testing.T) {
 	first := wantStep(t, stream, "all ann bob of 2")
 	e.ok(changes(at(lobby, "cid", 1), at("chat.attic", "yan", 1)))
 	second := wantStep(t, stream, "+cid of 3")
-	e.ok(changes(at(lobby, "ann", 2))).ok(changes(at(lobby, "ann", 0), held(lobby, "bob", 60_000)))
+	e.ok(changes(at(lobby, "ann", 2))).ok(changes(at(lobby, "ann", 0), held("bob", 60_000)))
 	third := wantStep(t, stream, "-ann of 2")
 	var streams []channelStream
 	for _, c := range []struct{ token, want string }{
