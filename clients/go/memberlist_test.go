@@ -103,11 +103,12 @@ func TestMemberListAgainstTheTruth(t *testing.T) {
 		default:
 			push := PresenceChanged{Channel: "chat.a", Total: len(truth)}
 			for user := range touched {
-				if len(push.Joined)+len(push.Left) == 9 {
+				switch {
+				case len(push.Joined)+len(push.Left) == 9:
 					push.Truncated = true
-				} else if truth[user] {
+				case truth[user]:
 					push.Joined = append(push.Joined, Member{UserID: user})
-				} else {
+				default:
 					push.Left = append(push.Left, user)
 				}
 			}
