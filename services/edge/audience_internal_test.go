@@ -414,11 +414,11 @@ func TestAReplyIsOlderThanWhatFollows(t *testing.T) {
 	}
 	c.leave("ann")
 	sp.pause()
-	c.join("bob")
-	a.push(time.Now()) // this one waits
 	for p.next > 0 {
 		a.pushBatch(&p)
 	}
+	c.join("bob")
+	a.push(time.Now()) // this one waits
 	e.last(0)
 	sp.resume(all.codecs[0].build(1, frame.Members{Channel: string(stage)}))
 	if list := e.kept(); list["ann"] || !list["bob"] {
