@@ -15,6 +15,7 @@ import (
 
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 	"github.com/carillon-rt/carillon/services/edge/frame"
+	"github.com/carillon-rt/carillon/services/edge/socket"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 )
@@ -79,5 +80,21 @@ func TestCodecCount(t *testing.T) {
 	t.Parallel()
 	if len(frame.Codecs()) != codecCount {
 		t.Errorf("there are %d codecs; codecCount is %d", len(frame.Codecs()), codecCount)
+	}
+}
+
+// Every code of the protocol page that sends a client back has its user held until it has
+// been able to come, and no other.
+func TestHoldAfter(t *testing.T) {
+	t.Parallel()
+	const wait, grace = 3 * time.Second, 10 * time.Second
+	for code, held := range map[socket.CloseCode]time.Duration{
+		closeForbidden: 0, closeUnauthenticated: 0, closeMalformed: 0, 1002: 0, closeNotUTF8: 0, closeConnectionLimit: 0, closeTimeout: 0,
+		closeTokenExpired: wait + grace, closeFrameTooBig: wait + grace, closeRateLimited: wait + grace, closeSlowConsumer: wait + grace,
+		closeDraining: wait + grace, closeOverloaded: wait + grace, closeInternal: wait + grace,
+	} {
+		if got := holdAfter(code, wait, grace); got != held {
+			t.Errorf("%d: held for %v, want %v", code, got, held)
+		}
 	}
 }

@@ -38,7 +38,7 @@ func holdLost(err error, grace time.Duration) time.Duration {
 // server's doing or with an error of its reader.
 func (s *session) held(byServer bool, err error) time.Duration {
 	if byServer {
-		return time.Duration(s.hold.Load() - 1)
+		return time.Duration(s.hold.Load()-1) * time.Millisecond
 	}
 	return holdLost(err, s.edge.options.PresenceGrace)
 }

@@ -62,7 +62,7 @@ type session struct {
 	telling bool
 
 	ended atomic.Bool  // the connection is closing: nothing more is taken or carried out
-	hold  atomic.Int64 // set before: 1 ns more than the user then stays a member
+	hold  atomic.Int32 // set before that by endWith: 1 ms more than the user stays a member
 
 	// Of the worker, and of the reader after the worker has ended.
 	credential    *credential // that came with the handshake; nil if none did, and after connect
@@ -376,7 +376,7 @@ func (s *session) end(cause *fault.Error, reconnectAfter time.Duration) bool {
 
 // endWith is end with a close code that the cause alone does not tell.
 func (s *session) endWith(code socket.CloseCode, name string, cause *fault.Error, reconnectAfter time.Duration) bool {
-	s.hold.CompareAndSwap(0, int64(holdAfter(code, reconnectAfter, s.edge.options.PresenceGrace))+1)
+	s.hold.CompareAndSwap(0, int32(holdAfter(code, reconnectAfter, s.edge.options.PresenceGrace)/time.Millisecond)+1) // the first counts
 	s.ended.Store(true)
 	if wake := s.paused.Load(); wake != nil {
 		(*wake)()
