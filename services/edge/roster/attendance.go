@@ -149,15 +149,16 @@ func (h *holds) due(now time.Time) func(yield func(seat) bool) {
 // ends implements heap.Interface.
 type ends []*hold
 
-func (e ends) Len() int           { return len(e) }
-func (e ends) Less(i, j int) bool { return e[i].until.Before(e[j].until) }
-func (e ends) Swap(i, j int) {
-	e[i], e[j] = e[j], e[i]
-	e[i].index, e[j].index = i, j
+func (e *ends) Len() int           { return len(*e) }
+func (e *ends) Less(i, j int) bool { return (*e)[i].until.Before((*e)[j].until) }
+func (e *ends) Swap(i, j int) {
+	all := *e
+	all[i], all[j] = all[j], all[i]
+	all[i].index, all[j].index = i, j
 }
 
 func (e *ends) Push(x any) {
-	at := x.(*hold)
+	at, _ := x.(*hold) // the heap holds nothing else
 	at.index = len(*e)
 	*e = append(*e, at)
 }

@@ -88,7 +88,8 @@ func (s *sightings) add(user channel.User, at time.Time) {
 	s.forget(user)
 	s.byUser[user] = s.order.PushBack(sighting{user, at})
 	if s.order.Len() > maxSightings {
-		s.forget(s.order.Front().Value.(sighting).user)
+		oldest, _ := s.order.Front().Value.(sighting) // the list holds nothing else
+		s.forget(oldest.user)
 	}
 }
 
@@ -103,7 +104,7 @@ func (s *sightings) forget(user channel.User) {
 func (s *sightings) all(now time.Time) []*presencev1.LastSeen {
 	seen := make([]*presencev1.LastSeen, 0, s.order.Len())
 	for e := s.order.Front(); e != nil; e = e.Next() {
-		if at := e.Value.(sighting); now.Sub(at.at) < sightingAge {
+		if at, _ := e.Value.(sighting); now.Sub(at.at) < sightingAge {
 			seen = append(seen, &presencev1.LastSeen{UserId: string(at.user), Time: timestamppb.New(at.at)})
 		}
 	}

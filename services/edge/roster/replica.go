@@ -205,7 +205,7 @@ func (r *replica) take() (changes *presencev1.Changes, version uint64, all bool)
 	r.roster.forget(now)
 	changes = &presencev1.Changes{}
 	for id, ended := range r.dirtyConnections {
-		if len(changes.Connections) == maxPart {
+		if len(changes.GetConnections()) == maxPart {
 			return changes, 0, false
 		}
 		if ended == nil {
@@ -215,7 +215,7 @@ func (r *replica) take() (changes *presencev1.Changes, version uint64, all bool)
 		delete(r.dirtyConnections, id)
 	}
 	for s := range r.dirty {
-		if len(changes.Attendances) == maxPart {
+		if len(changes.GetAttendances()) == maxPart {
 			return changes, 0, false
 		}
 		changes.Attendances = append(changes.Attendances, r.roster.attendanceTo(s, now))
@@ -240,7 +240,7 @@ func (r *replica) snapshot(yield func(*presencev1.Snapshot) bool) {
 	}
 	for id := range r.roster.connections {
 		part.Connections = append(part.Connections, r.roster.connectionTo(id))
-		if len(part.Connections) == maxPart && !send() {
+		if len(part.GetConnections()) == maxPart && !send() {
 			return
 		}
 	}
@@ -254,7 +254,7 @@ func (r *replica) snapshot(yield func(*presencev1.Snapshot) bool) {
 	for s := range r.roster.attendances {
 		at := r.roster.attendanceTo(s, time.Now())
 		part.Attendances = append(part.Attendances, at)
-		if len(part.Attendances) == maxPart && !send() {
+		if len(part.GetAttendances()) == maxPart && !send() {
 			return
 		}
 	}

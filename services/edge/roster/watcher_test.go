@@ -126,24 +126,21 @@ func (p *presence) Watch(stream grpc.BidiStreamingServer[presencev1.WatchRequest
 			changed = nil
 		}
 		p.mu.Unlock()
-		err := error(nil)
-		switch {
-		case mute:
+		if mute {
 			<-stream.Context().Done()
 			return nil
-		default:
-			select {
-			case req := <-requests:
-				err = w.answer(req)
-			case <-changed:
-				err = w.step()
-			case <-heartbeat.C:
-				err = stream.Send(&presencev1.WatchResponse{})
-			case <-gone:
-				return errUnacknowledged
-			case <-stream.Context().Done():
-				return nil
-			}
+		}
+		select {
+		case req := <-requests:
+			err = w.answer(req)
+		case <-changed:
+			err = w.step()
+		case <-heartbeat.C:
+			err = stream.Send(&presencev1.WatchResponse{})
+		case <-gone:
+			return errUnacknowledged
+		case <-stream.Context().Done():
+			return nil
 		}
 		if err != nil {
 			return err

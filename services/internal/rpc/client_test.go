@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -112,5 +113,50 @@ func TestDialRefusesWhatIsNoAddress(t *testing.T) {
 		if err == nil || err.Error() != want {
 			t.Errorf("Dial(%q) = %v, want %s", addresses, err, want)
 		}
+	}
+}
+
+// deaf is a listener that says nothing to whom it accepts first.
+type deaf struct {
+	net.Listener
+	first net.Conn
+}
+
+func (d *deaf) Accept() (net.Conn, error) {
+	conn, err := d.Listener.Accept()
+	if err == nil && d.first == nil {
+		d.first = conn
+		return d.Accept()
+	}
+	return conn, err
+}
+
+// An attempt in which nothing comes back is given up long before the 5 s that it else has.
+func TestDialImpatiently(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := &deaf{Listener: listener}
+	server := rpc.NewServer(options(io.Discard))
+	(&service{publish: func(context.Context, *publishv1.PublishRequest) (*publishv1.PublishResponse, error) {
+		return &publishv1.PublishResponse{Epoch: "heard"}, nil
+	}}).register(server)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ctx, at) }()
+	conn, err := rpc.Dial([]string{listener.Addr().String()}, credentials("Bearer good"), rpc.Impatient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	answer, err := publishv1.NewPublishServiceClient(conn).Publish(t.Context(), request(), grpc.WaitForReady(true))
+	if took := time.Since(began); err != nil || answer.GetEpoch() != "heard" || took < time.Second || took > 4*time.Second {
+		t.Errorf("%v, %v after %v", answer, err, took)
+	}
+	cancel()
+	if err := errors.Join(conn.Close(), <-served, at.first.Close()); err != nil {
+		t.Error(err)
 	}
 }
