@@ -303,6 +303,17 @@ var faults = []rule{
 		time.Sleep(time.Second)
 		s.list(first, "bob")
 	}, found(attendance.Ghost)},
+	{"an edge is killed before it has noticed", func(s story) {
+		bob := s.joins("bob", one)
+		stays(5*time.Second, bob)
+		bob.Ended("", silent)
+		time.Sleep(35 * time.Second)
+		s.Fault(attendance.Fault{Harm: attendance.Killed, Edge: one})()
+		time.Sleep(6 * time.Second)
+		s.list(first, "bob")
+		time.Sleep(time.Millisecond)
+		s.list(first, "bob")
+	}, found(attendance.Ghost)},
 	{"a killed edge excuses only its own", func(s story) {
 		bob := s.joins("bob", two)
 		stays(5*time.Second, bob)

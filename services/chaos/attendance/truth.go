@@ -176,7 +176,7 @@ func (j *judge) until(s *stay, replica string) time.Duration {
 	at := stayAt{s, replica}
 	until, ok := j.untils[at]
 	if !ok {
-		until = min(j.noticed(s, replica), j.killed(s, replica))
+		until = j.killed(s, replica, j.noticed(s, replica))
 		j.untils[at] = until
 	}
 	return until
@@ -195,15 +195,14 @@ func (j *judge) noticed(s *stay, replica string) time.Duration {
 	return until
 }
 
-// killed is when a replica has forgotten a subscription since its edge was killed.
-func (j *judge) killed(s *stay, replica string) time.Duration {
-	gone := never
+// killed is how long a replica shows a user whose edge was killed before it had noticed.
+func (j *judge) killed(s *stay, replica string, noticed time.Duration) time.Duration {
 	for _, f := range j.faults {
-		if f.Edge == s.edge && f.Harm == Killed && s.asked < f.from {
-			gone = min(gone, j.forgotten(f.from, replica))
+		if f.Edge == s.edge && f.Harm == Killed && s.asked < f.from && f.from < noticed {
+			return j.forgotten(f.from, replica)
 		}
 	}
-	return gone
+	return noticed
 }
 
 // forgotten is when a replica has noticed that it does not hear an edge any more. A
