@@ -40,7 +40,9 @@ type Options struct {
 	// several replicas would leave all but one of them untold.
 	Addresses   []string
 	Credentials credentials.PerRPCCredentials
-	// Dial connects to one of Addresses; nil: over the network with Credentials.
+	// Dial connects to one of Addresses; nil: over the network with Credentials. Its
+	// backoff is to be short, as rpc.Impatient makes it: it is not reset here, since
+	// ResetConnectBackoff of gRPC 1.85 races with a connection that is only being made.
 	Dial   func(address string) (*grpc.ClientConn, error)
 	Logger *slog.Logger
 }
