@@ -24,9 +24,12 @@ const (
 	healedBound = 2 * time.Second
 	slack       = 3 * time.Second
 	cutFor      = 10 * time.Second
-	lossGrace   = 8 * time.Second
+	lossGrace   = 12 * time.Second
 	pingEvery   = time.Second
 	pongWithin  = 3 * time.Second
+	// vanishBound is 41 s with the defaults: an edge looks twice a second, and gives a
+	// client 5 s to answer a close.
+	vanishBound = pingEvery + pongWithin + time.Second + 5*time.Second
 )
 
 // troupe is a system of which parts can be taken away: two replicas of presence, and
@@ -229,14 +232,14 @@ func edgeCutOff(t *testing.T, tr *troupe) []act {
 	}
 }
 
-// clientVanished has a client's network go away: not even a reset comes. The grace is
-// longer than the bound, so nobody is held.
+// clientVanished has a client's network go away: not even a reset comes. Nobody is held
+// for that, or it would take longer by the grace.
 func clientVanished(t *testing.T, tr *troupe) []act {
 	cable := newProxy(t, tr.edges[0])
 	_, a := tr.gather(t, "chat.vanished", cable.Address())
 	return []act{
 		{0, cable.Hold},
-		{pingEvery + pongWithin, func() {
+		{vanishBound, func() {
 			a.knows(t, slack, a.others)
 			a.wantSteady(t, a.others...)
 		}},
