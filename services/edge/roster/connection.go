@@ -37,8 +37,12 @@ func (r *Roster) Connect(c Connection) {
 	r.changedConnection(c.ID, nil)
 }
 
-// Disconnect takes back a Connect; the user was last heard then. It does not block.
+// Disconnect takes back a Connect; the user was last heard then, or now if that is zero. It
+// does not block.
 func (r *Roster) Disconnect(id string, heard time.Time) {
+	if heard.IsZero() {
+		heard = time.Now()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c, ok := r.connections[id]

@@ -68,6 +68,9 @@ func TestConnectionsAreTold(t *testing.T) {
 		s.Disconnect("b", now.Add(3*time.Second))
 		s.Connect(Connection{"c", "carol", now, ""}) // both within 50 ms
 		s.Disconnect("c", now.Add(4*time.Second))
+		s.Connect(Connection{"d", "dave", now, ""})
+		seen["dave"] = time.Now()
+		s.Disconnect("d", time.Time{})
 		time.Sleep(coalesce)
 		seen["bob"], seen["carol"] = now.Add(2*time.Second), now.Add(4*time.Second)
 		s.wantConnections(t, map[string]Connection{"a2": annToo}, seen)

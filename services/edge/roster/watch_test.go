@@ -506,7 +506,7 @@ func TestMoreChannelsThanAStreamTakes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := started(t, 1)
-		s.watches.streamChannels = 2
+		s.watches.streamChannels, s.replicas[0].watched.limit = 2, 2
 		name := func(i int) channel.Name { return channel.Name(fmt.Sprint("chat.", i)) }
 		var all []*audience
 		for i := range 5 {
@@ -520,10 +520,13 @@ func TestMoreChannelsThanAStreamTakes(t *testing.T) {
 		if n := s.replicas[0].watched.streams; n != 3 {
 			t.Fatalf("%d streams", n)
 		}
-		all[0].stop()
-		a := s.audience(t, name(5)) // in its place
-		if a.look(); s.replicas[0].watched.streams != 3 {
-			t.Fatalf("%d streams", s.replicas[0].watched.streams)
+		a := all[0]
+		for i := range 20 {
+			a.stop()
+			a = s.audience(t, name(5+i)) // in its place
+			if a.look(); s.replicas[0].watched.streams != 3 {
+				t.Fatalf("%d streams", s.replicas[0].watched.streams)
+			}
 		}
 		s.replicas[0].endWatches()
 		time.Sleep(maxBackoff)

@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -20,6 +21,7 @@ import (
 type watchedPresence struct {
 	elsewhere map[seat]attendance // on other edges
 	most      int                 // members that are listed; 0: all
+	limit     int                 // channels of a stream; 0: none
 	refuse    error               // who opens a stream
 	gone      chan struct{}       // closed: streams end
 	mute      bool                // streams say nothing any more
@@ -154,6 +156,9 @@ func (w *watcher) answer(req *presencev1.WatchRequest) error {
 	switch ask := req.GetRequest().(type) {
 	case *presencev1.WatchRequest_Watch:
 		note("watch " + ask.Watch.GetChannel())
+		if n := w.watched.limit; n > 0 && len(w.told) >= n {
+			w.broken = fmt.Errorf("more than %d channels", n)
+		}
 		w.mu.Unlock()
 		return w.snapshot(channel.Name(ask.Watch.GetChannel()))
 	case *presencev1.WatchRequest_Unwatch:

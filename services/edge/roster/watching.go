@@ -252,12 +252,12 @@ func (g *watching) send(ctx context.Context, stream watchStream, ended <-chan st
 	}
 }
 
-// requests takes what is to be sent.
+// requests takes what is to be sent: first what makes room.
 func (g *watching) requests() []*presencev1.WatchRequest {
 	ws := g.watches
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	var all []*presencev1.WatchRequest
+	var all, watch []*presencev1.WatchRequest
 	for name := range g.pending {
 		to := &presencev1.WatchedChannel{Channel: string(name)}
 		w, ok := ws.channels[name]
@@ -266,10 +266,11 @@ func (g *watching) requests() []*presencev1.WatchRequest {
 			all = append(all, &presencev1.WatchRequest{Request: &presencev1.WatchRequest_Unwatch{Unwatch: to}})
 		case !w.asked:
 			w.asked = true
-			all = append(all, &presencev1.WatchRequest{Request: &presencev1.WatchRequest_Watch{Watch: to}})
+			watch = append(watch, &presencev1.WatchRequest{Request: &presencev1.WatchRequest_Watch{Watch: to}})
 		}
 	}
 	clear(g.pending)
+	all = append(all, watch...)
 	if g.unsent {
 		g.unsent = false
 		all = append(all, &presencev1.WatchRequest{Request: &presencev1.WatchRequest_Sync{Sync: &presencev1.Sync{Number: g.number}}})
