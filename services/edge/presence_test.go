@@ -8,7 +8,6 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/golang-jwt/jwt/v5"
-
 	"google.golang.org/protobuf/proto"
 
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
@@ -30,12 +29,8 @@ func (c *client) observe(id int, channel string) {
 	}
 }
 
-func joined(name, users string, total int) string {
-	var members []string
-	for _, user := range strings.Fields(users) {
-		members = append(members, fmt.Sprintf(`{"userId":%q,"connections":1,"since":1000}`, user))
-	}
-	return fmt.Sprintf(`{"presenceChanged":{"channel":%q,"joined":[%s],"left":[],"total":%d,"truncated":false}}`, name, strings.Join(members, ","), total)
+func joined(name, user string, total int) string {
+	return fmt.Sprintf(`{"presenceChanged":{"channel":%q,"joined":[{"userId":%q,"connections":1,"since":1000}],"left":[],"total":%d,"truncated":false}}`, name, user, total)
 }
 
 func left(name, user string, total int) string {
@@ -98,7 +93,7 @@ func TestASpectatorThatIsGone(t *testing.T) {
 	alice := w.connect(t, "alice")
 	alice.observe(2, "chat.a")
 	_ = alice.ws.CloseNow()
-	w.roster.left(t, "chat.a", "alice")
+	w.roster.left(t, "alice")
 	if w.roster.watched("chat.a") {
 		t.Error("the channel is watched for nobody")
 	}
@@ -166,7 +161,7 @@ func TestRecheckOfPresence(t *testing.T) {
 	w.edge.Recheck()
 	for _, c := range []*client{alice, bob} {
 		c.want(`{"unsubscribed":{"channel":"chat.a","code":"PERMISSION_DENIED","reason":"POLICY_DENIED","resubscribe":true}}`)
-		if w.roster.left(t, "chat.a", channel.User(map[*client]string{alice: "alice", bob: "bob"}[c])) != 10*time.Second {
+		if w.roster.left(t, channel.User(map[*client]string{alice: "alice", bob: "bob"}[c])) != 10*time.Second {
 			t.Error("not held")
 		}
 		c.follow(6, "chat.a")
@@ -216,7 +211,7 @@ func TestInfo(t *testing.T) {
 	c.refresh(5, plain)
 	says(`{"name":"<A>","n":1.0}`)
 	_ = c.ws.CloseNow()
-	w.roster.left(t, "chat.a", "alice")
+	w.roster.left(t, "alice")
 
 	for i, tt := range []struct{ info, reason string }{
 		{"null", ""},
@@ -356,7 +351,7 @@ func TestHoldsByEnding(t *testing.T) {
 			c.follow(2, "chat.a")
 			before := time.Now()
 			tt.end(t, w, c, user)
-			if held := w.roster.left(t, "chat.a", user); held != tt.held {
+			if held := w.roster.left(t, user); held != tt.held {
 				t.Errorf("held for %v, want %v", held, tt.held)
 			}
 			if tt.name == "lost" {
@@ -398,7 +393,7 @@ func TestHoldsOfADrain(t *testing.T) {
 	go func() { _ = w.stop() }()
 	for i, c := range clients {
 		told := c.hear("disconnect")["reconnectAfterMs"].(float64)
-		held := w.roster.left(t, "chat.a", channel.User(fmt.Sprint("user", i)))
+		held := w.roster.left(t, channel.User(fmt.Sprint("user", i)))
 		if wait := held - 10*time.Second; wait < 0 || float64(wait.Milliseconds()) > told || told-float64(wait.Milliseconds()) > 1 {
 			t.Errorf("held for %v, and told to wait for %v ms", held, told)
 		}
@@ -418,14 +413,14 @@ func TestHoldsOfTheImpatientAndTheSilent(t *testing.T) {
 		c.next()
 	}
 	c.wantClose(1008, "rate_limited")
-	if held := w.roster.left(t, "chat.a", "alice"); held < 10*time.Second+time.Second {
+	if held := w.roster.left(t, "alice"); held < 10*time.Second+time.Second {
 		t.Errorf("held for %v", held)
 	}
 
 	silent := start(t, func(o *edge.Options) { o.Limits.PingInterval, o.Limits.PongTimeout = time.Second, 100*time.Millisecond })
 	vanished := silent.connect(t, "alice") // nobody reads, so nobody answers pings
 	vanished.follow(2, "chat.a")
-	if held := silent.roster.left(t, "chat.a", "alice"); held != 0 {
+	if held := silent.roster.left(t, "alice"); held != 0 {
 		t.Errorf("silent, and held for %v", held)
 	}
 }

@@ -71,12 +71,13 @@ func (r *rounds) run(ctx context.Context) {
 // roundHeap is a heap.Interface of what is due first.
 type roundHeap []*audience
 
-func (h roundHeap) Len() int           { return len(h) }
-func (h roundHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h *roundHeap) Len() int           { return len(*h) }
+func (h *roundHeap) Less(i, j int) bool { return (*h)[i].due.Before((*h)[j].due) }
 
-func (h roundHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].round, h[j].round = i, j
+func (h *roundHeap) Swap(i, j int) {
+	all := *h
+	all[i], all[j] = all[j], all[i]
+	all[i].round, all[j].round = i, j
 }
 
 // Push is for package heap.
