@@ -29,6 +29,7 @@ type cable struct {
 	changed   chan struct{} // closed when condition or target changes
 	target    *rpc.Memory   // nil: nobody listens
 	links     map[*link]struct{}
+	final     bool      // the condition does not change any more
 	broke     time.Time // when it last stopped passing
 	healed    time.Time // when it last passed again, or was new
 	// ill is when it was last in, or at the end of, an outage that may cost the other side
@@ -154,6 +155,9 @@ func (c *cable) awaitPassing(l *link) bool {
 func (c *cable) become(next condition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.final {
+		return
+	}
 	now := time.Now()
 	switch {
 	case c.condition == passing && next != passing:
@@ -170,6 +174,14 @@ func (c *cable) become(next condition) {
 	if next == refusing {
 		c.reset()
 	}
+}
+
+// end sets the condition for good.
+func (c *cable) end(how condition) {
+	c.become(how)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.final = true
 }
 
 // lead makes a replica, or nobody, answer at the far end; what there is, is reset.
@@ -214,6 +226,9 @@ func (c *cable) calmFor() time.Duration {
 
 // close resets everything and waits for what it started.
 func (c *cable) close() {
-	c.become(refusing)
+	c.end(refusing)
+	c.mu.Lock()
+	c.reset()
+	c.mu.Unlock()
 	c.pumps.Wait()
 }

@@ -139,7 +139,7 @@ func (w *world) ask(s *site, name channel.Name) {
 	well := s.well() && s.calm() && slices.ContainsFunc(w.replicas, func(r *replica) bool {
 		_, age := r.lives()
 		return age > memory
-	})
+	}) && !slices.ContainsFunc(w.replicas, func(r *replica) bool { return !r.calm() })
 	w.truth.mu.Unlock()
 	var err error
 	if v := s.watch[name]; v == nil {

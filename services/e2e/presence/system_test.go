@@ -33,6 +33,7 @@ type replica struct {
 	memory  *rpc.Memory
 	life    int       // counts the starts
 	born    time.Time // of this life
+	died    time.Time // of the last
 	cancel  context.CancelFunc
 	running *sync.WaitGroup
 }
@@ -81,7 +82,7 @@ func (r *replica) start(t testing.TB) {
 func (r *replica) end(kill bool) {
 	r.mu.Lock()
 	service := r.service
-	r.service = nil
+	r.service, r.died = nil, time.Now()
 	if service == nil {
 		r.mu.Unlock()
 		return
@@ -118,6 +119,13 @@ func (r *replica) lives() (life int, since time.Duration) {
 		return r.life, 0
 	}
 	return r.life, time.Since(r.born)
+}
+
+// calm is whether it has neither started nor ended of late.
+func (r *replica) calm() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Since(r.born) > recovery && time.Since(r.died) > recovery
 }
 
 // ask opens a connection to a replica that no fault concerns; nil if it does not run.
@@ -198,7 +206,7 @@ func (e *edge) drain() {
 	e.cancel()
 	<-e.ended
 	for _, c := range e.cables {
-		c.become(refusing)
+		c.end(refusing)
 	}
 }
 
@@ -207,9 +215,9 @@ func (e *edge) drain() {
 func (e *edge) crash(silently bool) {
 	for _, c := range e.cables {
 		if silently {
-			c.become(holding) // for ever
+			c.end(holding)
 		} else {
-			c.become(refusing)
+			c.end(refusing)
 		}
 	}
 	e.cancel()

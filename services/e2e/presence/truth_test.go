@@ -66,7 +66,9 @@ type connection struct {
 type truth struct {
 	mu    sync.Mutex
 	sites []*site
-	said  map[channel.User][]string // the infos of all connections that there were
+	// strict: no outage is an excuse.
+	strict bool
+	said   map[channel.User][]string // the infos of all connections that there were
 }
 
 // here tells whether a stay goes on, and else since when it does not.
@@ -115,10 +117,13 @@ func (t *truth) slack(replicas []*replica) time.Duration {
 func (t *truth) surely(at seat, forAtLeast time.Duration, replicas []*replica) *site {
 	for _, s := range t.sites {
 		st, least := s.stays[at], forAtLeast
-		if !s.calm() {
+		switch {
+		case t.strict:
+			least = 0
+		case !s.calm():
 			least = max(least, recovery)
 		}
-		if st == nil || time.Since(st.from) < least || !s.well() && !s.inherited(replicas) {
+		if st == nil || time.Since(st.from) < least || !t.strict && !s.well() && !s.inherited(replicas) {
 			continue
 		}
 		if st.connections > 0 || time.Until(st.until) > prompt {

@@ -178,7 +178,7 @@ func (w *world) subscribe(s *site, c *connection, name channel.Name) {
 	if here := st != nil && (st.connections > 0 || now.Before(st.until)); !here {
 		st = &stay{since: now, from: now}
 		s.stays[at] = st
-	} else if st.connections == 0 && st.until.Sub(now) < prompt/4 {
+	} else if st.connections == 0 && st.until.Sub(now) < 2*hiccup {
 		st.from = now // it may have been told that it left
 	}
 	st.connections++
