@@ -30,6 +30,7 @@ type people struct {
 type person struct {
 	user  channel.User
 	first *connection // of a list in no order; nil: offline
+	last  *connection // made last of them; nil: to be looked for
 	// heard is the latest time at which a connection that has ended was heard, in Unix
 	// milliseconds.
 	heard int64
@@ -49,7 +50,8 @@ type connection struct {
 	user  channel.User
 	info  string
 	since int64
-	next  *connection
+	// A user may have any number, all of which may end at once.
+	next, prev *connection
 }
 
 func newConnection(e *edge, c Connection) *connection {
@@ -70,7 +72,13 @@ func (p *people) connect(c *connection) {
 		one.info = ""
 	}
 	c.user = one.user // one string for all connections
-	c.next, one.first = one.first, c
+	if one.first == nil || one.last != nil && c.compare(one.last) > 0 {
+		one.last = c
+	}
+	if c.next = one.first; c.next != nil {
+		c.next.prev = c
+	}
+	one.first = c
 	p.connections++
 }
 
@@ -80,11 +88,17 @@ func (p *people) end(c *connection, heard int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	one := p.of[c.user]
-	for at := &one.first; ; at = &(*at).next {
-		if *at == c {
-			*at, c.next = c.next, nil
-			break
-		}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		one.first = c.next
+	}
+	c.next, c.prev = nil, nil
+	if one.last == c {
+		one.last = nil
 	}
 	p.connections--
 	one.heard = max(one.heard, c.since, min(heard, time.Now().UnixMilli()))
@@ -159,13 +173,15 @@ func (one *person) said() string {
 	if one.first == nil {
 		return one.info
 	}
-	last := one.first
-	for c := last.next; c != nil; c = c.next {
-		if c.compare(last) > 0 {
-			last = c
+	if one.last == nil {
+		one.last = one.first
+		for c := one.first.next; c != nil; c = c.next {
+			if c.compare(one.last) > 0 {
+				one.last = c
+			}
 		}
 	}
-	return last.info
+	return one.last.info
 }
 
 func (c *connection) compare(other *connection) int {

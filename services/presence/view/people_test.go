@@ -153,6 +153,37 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+// What many connections share, a user, makes none of them dear.
+func TestManyConnectionsOfOneUser(t *testing.T) {
+	t.Parallel()
+	v := New(Options{})
+	defer v.Close()
+	all := make([]Connection, 50_000)
+	for i := range all {
+		all[i] = Connection{ID: fmt.Sprint("c", i), User: "guest", Since: int64(i + 1), Info: fmt.Sprint(i)}
+	}
+	began := time.Now()
+	for range 2 { // the second takes the place of the first
+		s, err := v.Open("a", incarnation(v, "a"))
+		must(t, err)
+		must(t, s.Snapshot(Part{Connections: all, Attendances: []Attendance{att(lobby, "guest", 1, 1)}}, true))
+	}
+	if passed := time.Since(began); passed > 15*time.Second {
+		t.Errorf("a snapshot of %d connections took %v", len(all), passed)
+	}
+	s, err := v.Open("a", 3)
+	must(t, err)
+	must(t, s.Snapshot(Part{Connections: all[:3], Attendances: []Attendance{att(lobby, "guest", 1, 1)}}, true))
+	wantMembers(t, v, lobby, Member{"guest", 1, 1, "2"})
+	for _, end := range []struct{ id, info string }{{"c0", "2"}, {"c2", "1"}} {
+		must(t, s.Change(Part{Connections: []Connection{{ID: end.id, User: "guest", Ended: 9}}}))
+		wantMembers(t, v, lobby, Member{"guest", 1, 1, end.info})
+	}
+	if n := v.Stats().Connections; n != 1 {
+		t.Errorf("%d connections are left, want 1", n)
+	}
+}
+
 func TestIncarnations(t *testing.T) {
 	t.Parallel()
 	v := New(Options{})
