@@ -69,12 +69,14 @@ type channelWatch struct {
 	// may is asked before anything is told: a caller's patterns change.
 	may func() error
 
-	token string // of what was told last
-	total uint32
+	// Of what was told last.
+	token     string
+	total     uint32
+	truncated bool
 }
 
 func (w *channelWatch) event(e view.Event) error {
-	w.total = number(e.Total)
+	w.total, w.truncated = number(e.Total), e.Truncated
 	after := resumeToken(w.name, &e.Position)
 	if e.Snapshot {
 		for part := range snapshotParts(e) {
@@ -103,7 +105,7 @@ func (w *channelWatch) event(e view.Event) error {
 
 // beat says that nothing has changed.
 func (w *channelWatch) beat() error {
-	changed := &presencev1.MembersChanged{Total: w.total}
+	changed := &presencev1.MembersChanged{Total: w.total, Truncated: w.truncated}
 	return w.send(&presencev1.WatchChannelResponse{Event: &presencev1.WatchChannelResponse_Changed{Changed: changed}, ResumeToken: w.token})
 }
 

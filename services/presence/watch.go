@@ -96,12 +96,13 @@ func (t *telling) run(ctx context.Context, wish func(*presencev1.WatchRequest) e
 	}
 }
 
-// round tells everything that was applied before it began.
+// round tells everything that was applied before it began; an error if the watcher ended
+// meanwhile.
 func (t *telling) round() error {
 	for {
 		event, ok := t.watcher.Next()
 		if !ok {
-			return nil
+			return faultOf(t.watcher.Err())
 		}
 		if err := t.say(func() error { return t.tell(event) }); err != nil {
 			return err

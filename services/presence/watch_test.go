@@ -271,6 +271,19 @@ func TestWatchersAreToldAtIntervals(t *testing.T) {
 	})
 }
 
+// Who keeps a count in place of a list goes on to, however long nothing happens.
+func TestHeartbeatOfALargeChannel(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t)
+		defer s.stop()
+		s.report(t).ok(hello("e1")).ok(snapshot(true, at(lobby, "a", 1), at(lobby, "b", 1)))
+		stream := watchChannel(t, s.asRole(t), &presencev1.WatchChannelRequest{Channel: lobby, MaxMembers: 1})
+		wantStep(t, stream, "all a b ~ of 2")
+		wantStep(t, stream, "~ of 2")
+	})
+}
+
 // What ends a watcher of the view ends the stream.
 func TestWatchersEndWithTheView(t *testing.T) {
 	t.Parallel()
@@ -383,6 +396,23 @@ func TestWatchOfAnEdge(t *testing.T) {
 	}
 	if res, err := w.stream.Recv(); err == nil || err.Error() != "EOF" {
 		t.Errorf("%v, %v after the end", res, err)
+	}
+}
+
+// Nothing is told any more once the view does not hold the truth: nor is that all is told.
+func TestWatcherThatHasEndedIsNotSynced(t *testing.T) {
+	t.Parallel()
+	s := started(t)
+	s.report(t).ok(hello("e1")).ok(snapshot(true))
+	watcher, err := s.service.view.Watch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Close()
+	s.service.view.Close()
+	w := &edgeWatch{telling: telling{service: s.service, watcher: watcher}}
+	if f := fault.From(w.wish(syncing(1))); f == nil || f.Reason != fault.Draining {
+		t.Errorf("got %v", f)
 	}
 }
 
