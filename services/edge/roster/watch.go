@@ -44,7 +44,7 @@ type watch struct {
 
 	// asked: the stream's replica was asked to watch it.
 	asked bool
-	// fresh: the stream's replica has said who is in it.
+	// fresh: the stream's replica has said who is in it. Then the stream has a replica.
 	fresh bool
 	// staged is the snapshot of which parts are to come.
 	staged []Member
@@ -90,6 +90,7 @@ func (ws *watches) unwatch(w *watch, told *func(Update)) {
 	}
 	delete(ws.channels, w.name)
 	w.stream.remove(w)
+	w.fresh = false // the stream does not look after it any more
 	w.settled()
 }
 

@@ -1,0 +1,41 @@
+package roster
+
+import (
+	"testing"
+	"testing/synctest"
+)
+
+// Who asks for the list of a channel asks nobody once that is watched no more, and there is
+// no replica to be asked.
+func TestListsEndWithTheWatch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		s.Join(lobby, "ann")
+		a := s.audience(t, lobby)
+		a.look()
+		p := s.replicas[0]
+		asked, answer := make(chan struct{}, 2), make(chan struct{})
+		p.mu.Lock()
+		p.listed = func() { asked <- struct{}{}; <-answer }
+		p.mu.Unlock()
+		done := make(chan struct{}, 2)
+		look := func() {
+			defer func() { done <- struct{}{} }()
+			if _, err := s.Look(t.Context(), lobby, func([]Member, int, bool) {}); err != nil {
+				t.Error(err)
+			}
+		}
+		go look()
+		<-asked
+		go look() // waits for the next list
+		synctest.Wait()
+		a.stop()
+		p.endWatches()
+		synctest.Wait()
+		close(answer)
+		<-done
+		<-done
+		s.stop()
+	})
+}
