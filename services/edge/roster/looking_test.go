@@ -3,6 +3,7 @@ package roster
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // Who asks for the list of a channel asks nobody once that is watched no more, and there is
@@ -36,6 +37,32 @@ func TestListsEndWithTheWatch(t *testing.T) {
 		close(answer)
 		<-done
 		<-done
+		s.stop()
+	})
+}
+
+// A replica that was given up, since it is too far behind, does not hear from this edge,
+// whatever it acknowledges still.
+func TestWhoIsGivenUpHearsNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		s.Join(lobby, "ann")
+		synctest.Wait()
+		r := s.Roster.replicas[0]
+		s.mu.Lock()
+		r.leave() // as mark does
+		version := s.version
+		s.mu.Unlock()
+		r.applied(version) // what was on its way
+		if r.hears() {
+			t.Error("it hears")
+		}
+		time.Sleep(3 * maxBackoff)
+		synctest.Wait()
+		if !r.hears() {
+			t.Error("it was not told again")
+		}
 		s.stop()
 	})
 }

@@ -172,10 +172,14 @@ func (r *replica) leave() {
 	r.progressed()
 }
 
-// applied notes that the replica has applied everything up to a version.
+// applied notes that the replica has applied everything up to a version, unless the
+// stream was given up meanwhile, and with it what was dirty.
 func (r *replica) applied(version uint64) {
 	r.roster.mu.Lock()
 	defer r.roster.mu.Unlock()
+	if !r.live {
+		return
+	}
 	r.told = version
 	r.progressed()
 }
