@@ -66,3 +66,36 @@ func TestWhoIsGivenUpHearsNothing(t *testing.T) {
 		s.stop()
 	})
 }
+
+// Nor is one that has just begun to hear from this edge a witness: it takes a moment to
+// tell of who is here.
+func TestFailoverToAReplicaThatHasJustHeardThisEdge(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 2)
+		s.Join(lobby, "ann")
+		s.everywhere(lobby, "bob", 1)
+		synctest.Wait()
+		a := s.audience(t, lobby)
+		a.look()
+		old := s.follows()
+		s.hosts[1-old].stop()
+		synctest.Wait()
+		p := newPresence()
+		p.watched.lazy = true
+		release := p.hold() // hello
+		s.replicas[1-old] = p
+		s.hosts[1-old].start(p)
+		time.Sleep(2 * maxBackoff)
+		s.hosts[old].stop()
+		time.Sleep(lagTime - time.Millisecond)
+		release()
+		time.Sleep(2 * minBackoff) // the time has come to decide of those who are missing
+		a.wantUpdates(0)
+		a.look() // has it tell
+		time.Sleep(2 * lagTime)
+		a.wantUpdates(1)
+		a.wantUsers("ann")
+		s.stop()
+	})
+}

@@ -55,6 +55,9 @@ type watching struct {
 type absence struct {
 	watch *watch
 	at    time.Time
+	// hearing: the replica heard this edge when that was set, so by then it has told of
+	// who is here.
+	hearing bool
 }
 
 type watchStream = grpc.BidiStreamingClient[presencev1.WatchRequest, presencev1.WatchResponse]
@@ -284,12 +287,12 @@ func (g *watching) due(now time.Time) (next time.Duration, idle bool) {
 	g.watches.mu.Lock()
 	defer g.watches.mu.Unlock()
 	for len(g.absences) > 0 && !g.absences[0].at.After(now) {
-		w := g.absences[0].watch
+		w, heard := g.absences[0].watch, g.absences[0].hearing
 		g.absences = g.absences[1:]
-		if g.replica.hears() {
+		if hears := g.replica.hears(); hears && heard {
 			w.tell(w.absent())
 		} else { // of those who are here, it is no witness
-			g.absences = append(g.absences, absence{w, now.Add(lagTime)})
+			g.absences = append(g.absences, absence{w, now.Add(lagTime), hears})
 		}
 	}
 	next = time.Hour
@@ -348,7 +351,7 @@ func (g *watching) takeSnapshot(w *watch, part *presencev1.MembersSnapshot) {
 	w.fresh = true
 	u := w.snapshot(members, int(part.GetTotal()), part.GetTruncated(), first)
 	if first && len(w.missing) > 0 {
-		g.absences = append(g.absences, absence{w, time.Now().Add(lagTime)})
+		g.absences = append(g.absences, absence{w, time.Now().Add(lagTime), g.replica.hears()})
 		g.stir()
 	}
 	w.tell(u)
