@@ -33,6 +33,7 @@ const (
 type asker struct {
 	crowd   *Crowd
 	replica string
+	conn    *grpc.ClientConn
 	client  presencev1.PresenceServiceClient
 
 	mu       sync.Mutex
@@ -41,8 +42,8 @@ type asker struct {
 	err      error
 }
 
-func newAsker(c *Crowd, replica string, conn grpc.ClientConnInterface) *asker {
-	return &asker{crowd: c, replica: replica, client: presencev1.NewPresenceServiceClient(conn)}
+func newAsker(c *Crowd, replica string, conn *grpc.ClientConn) *asker {
+	return &asker{crowd: c, replica: replica, conn: conn, client: presencev1.NewPresenceServiceClient(conn)}
 }
 
 func (a *asker) rounds() int {
@@ -97,6 +98,7 @@ func (a *asker) took(ctx context.Context, err error) (answered bool) {
 	}
 	a.crowd.note("backend", "is not answered by %s: %v", a.replica, err)
 	a.crowd.expect(fmt.Errorf("%s: %w", a.replica, err))
+	a.conn.ResetConnectBackoff() // a replica that has just started is to be asked at once
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.failed++
