@@ -24,7 +24,7 @@ func chaosCommand(t *testing.T, dir string, arguments ...string) command {
 	return command{
 		name: "carillon chaos", program: program(t, carillonProgram),
 		arguments: append([]string{
-			"chaos", "--seed=3", "--clients=40", "--channels=40", "--rate=50", "--dir=" + dir,
+			"chaos", "--seed=3", "--clients=40", "--channels=40", "--rate=50", "--people=40", "--dir=" + dir,
 			"--nats-server=" + program(t, natsServerProgram),
 		}, arguments...),
 	}
@@ -60,6 +60,9 @@ func TestChaos(t *testing.T) {
 	}
 	if !report.OK() || faults < 5 || report.Verdict.Acked < 200 || report.Verdict.Delivered < 1000 {
 		t.Errorf("the run was too small, or not good:\n%v", &report)
+	}
+	if p := report.Presence; p == nil || p.Joins < 200 || p.Lists < 100 || p.Counts < 100 || p.ToldJoined < 500 || p.ToldLeft < 100 || p.Exact < 50 || p.Certain < p.Uncertain {
+		t.Errorf("little was heard of presence:\n%v", &report)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "run")); !os.IsNotExist(err) {
 		t.Errorf("the logs of a good run are kept: %v", err)
@@ -123,6 +126,7 @@ func TestChaosUsage(t *testing.T) {
 		{"--nemesis=sunshine", "--nats-server=" + program(t, natsServerProgram), "--dir=" + filepath.Join(t.TempDir(), "run")},
 		{"--nats-server=/nowhere/nats-server"},
 		{"--clients=0"},
+		{"--people=1"},
 	} {
 		if _, stderr, status := execute(t, nil, carillon, append([]string{"chaos"}, arguments...)...); status != 2 || !strings.Contains(stderr, "carillon: ") {
 			t.Errorf("chaos %q: exit %d: %s", arguments, status, stderr)

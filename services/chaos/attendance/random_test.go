@@ -28,10 +28,9 @@ const (
 type link struct {
 	*attendance.Connection
 
-	user    string
-	dead    bool // it has vanished
-	until   int  // then the edge notices
-	harmful bool
+	user  string
+	dead  bool // it has vanished
+	until int  // then the edge notices
 }
 
 // desk is an edge: who is connected, who is held until which step, and who was a member
