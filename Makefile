@@ -92,6 +92,11 @@ abuse: ## Measure what honest people meet beside each kind of abuse; wants two i
 presence: bin/nats-server ## Measure what 10,000 users cost who join, see each other, and leave; wants two idle cores
 	$(GO) test -run '^$$' -bench '^BenchmarkPresence$$' -benchtime 1x -timeout 30m ./services/e2e
 
+.PHONY: truth
+truth: bin/nats-server bin/grpcurl ## Hold presence to the truth for some minutes: a hundred random worlds, and an edge that is stopped for 30 s
+	$(GO) test -race -count=1 -timeout 10m ./services/e2e/presence -worlds 100
+	$(GO) test -race -count=1 -timeout 10m -v -run '^TestPresenceTells' ./services/e2e -presence.stopped 30s
+
 .PHONY: chaos
 chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a quarter of an hour (ARGS="--seed 1 --duration 5m …")
 	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)

@@ -120,7 +120,19 @@ func (o *onlooker) wantSteady(t testing.TB, users ...string) {
 	}
 }
 
-// members is the JSON of some members.
+// lastTold is when it was last told that a user is, or is not, there.
+func (o *onlooker) lastTold(user string, here bool) time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, n := range slices.Backward(o.told) {
+		if n.user == user && n.here == here {
+			return n.at
+		}
+	}
+	return time.Time{}
+}
+
+// memberList is the JSON of some members.
 type memberList []struct{ UserID string }
 
 func (m memberList) users() []string {

@@ -114,13 +114,26 @@ func TestPresenceTellsOfNobodyWhoStays(t *testing.T) {
 	}
 }
 
-// replicaKilled wants a replica that comes back to say nothing before it knows.
+// delay keeps edges from a replica for a while, which ends by itself.
+func (e *ensemble) delay(t *testing.T, replica int, edges ...*chaosfleet.Member) {
+	t.Helper()
+	for _, m := range edges {
+		cable := e.fleet.PresenceCables(m)[replica]
+		cable.Hold()
+		passes := time.AfterFunc(time.Second, cable.Pass)
+		t.Cleanup(func() { passes.Stop() })
+	}
+}
+
+// replicaKilled wants a replica that comes back to say nothing before it knows, also if
+// an edge comes late.
 func replicaKilled(t *testing.T, e *ensemble) {
 	witness := e.witness(t, e.edges[0], "witness", steady)
 	all := append(slices.Clone(e.users), "witness")
 	witness.await(t, patience, all...)
 	m := e.fleet.Presences[0]
 	m.Kill()
+	e.delay(t, 0, e.fleet.Edges[1])
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := m.Start(ctx); err != nil {
@@ -162,6 +175,7 @@ func replicaStopped(t *testing.T, e *ensemble) {
 	}
 	leader.Kill()
 	pause(t, began, silentBound+slack/2)
+	e.delay(t, 1, e.fleet.Edges...)
 	if err := e.fleet.Presences[1].Resume(); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/carillon-rt/carillon/services/chaos/proxy"
 )
 
-// stoppedFlag is longer with make truth.
+// stoppedFlag is longer with make truth, as the promise has it.
 var stoppedFlag = flag.Duration("presence.stopped", 8*time.Second, "for how long an edge is stopped")
 
 // Bounds that are promised, and what a loaded machine may add.
@@ -126,6 +126,12 @@ func (a *audience) knows(t *testing.T, bound time.Duration, users []string) {
 	}
 }
 
+// note logs how long it took until the witness was told of the victim.
+func (a *audience) note(t *testing.T, since time.Time, here bool) {
+	t.Helper()
+	t.Logf("%s: the witness heard %v later, here: %v", a.channel, a.witness.lastTold(victim, here).Sub(since).Round(time.Millisecond), here)
+}
+
 func (a *audience) wantSteady(t *testing.T, users ...string) {
 	t.Helper()
 	a.witness.wantSteady(t, users...)
@@ -177,10 +183,15 @@ func edgeKilled(t *testing.T, tr *troupe) []act {
 	_, a := tr.gather(t, "chat.killed", tr.edges[1])
 	who := tr.who(t, a.channel, tr.presences[0])
 	who.line(t, &who.stdout, victim)
+	var began time.Time
 	return []act{
-		{0, func() { tr.processes[1].kill(t) }},
+		{0, func() {
+			began = time.Now()
+			tr.processes[1].kill(t)
+		}},
 		{silentBound, func() {
 			a.knows(t, slack, a.others)
+			a.note(t, began, false)
 			a.wantSteady(t, a.others...)
 			who.line(t, &who.stdout, "- "+victim)
 			if lines := who.stdout.text(); strings.Contains(lines, "- stayer") || strings.Contains(lines, "- witness") {
@@ -195,12 +206,23 @@ func edgeStopped(t *testing.T, tr *troupe) []act {
 	insider := tr.witness(t, tr.edges[2], "insider", a.channel)
 	all := []string{"insider", "stayer", victim, "witness"}
 	a.knows(t, patience, all)
+	var began time.Time
 	return []act{
-		{0, func() { tr.processes[2].signal(t, syscall.SIGSTOP) }},
-		{silentBound, func() { a.knows(t, slack, a.others) }},
-		{*stoppedFlag, func() { tr.processes[2].signal(t, syscall.SIGCONT) }},
+		{0, func() {
+			began = time.Now()
+			tr.processes[2].signal(t, syscall.SIGSTOP)
+		}},
+		{silentBound, func() {
+			a.knows(t, slack, a.others)
+			a.note(t, began, false)
+		}},
+		{*stoppedFlag, func() {
+			began = time.Now()
+			tr.processes[2].signal(t, syscall.SIGCONT)
+		}},
 		{*stoppedFlag + healedBound, func() {
 			a.knows(t, slack, all)
+			a.note(t, began, true)
 			insider.await(t, slack, all...)
 			a.wantSteady(t, a.others...)
 			insider.wantSteady(t, a.others...)
@@ -213,18 +235,25 @@ func edgeCutOff(t *testing.T, tr *troupe) []act {
 	insider := tr.witness(t, tr.edges[3], "insider", a.channel)
 	all := []string{"insider", "stayer", victim, "witness"}
 	a.knows(t, patience, all)
+	var began time.Time
 	return []act{
 		{0, func() {
+			began = time.Now()
 			tr.cables[3][0].Hold()
 			tr.cables[3][1].Cut()
 		}},
-		{silentBound, func() { a.knows(t, slack, a.others) }},
+		{silentBound, func() {
+			a.knows(t, slack, a.others)
+			a.note(t, began, false)
+		}},
 		{cutFor, func() {
+			began = time.Now()
 			tr.cables[3][0].Pass()
 			tr.cables[3][1].Pass()
 		}},
 		{cutFor + healedBound, func() {
 			a.knows(t, slack, all)
+			a.note(t, began, true)
 			insider.await(t, slack, all...)
 			a.wantSteady(t, a.others...)
 			insider.wantSteady(t, all...) // it has heard nothing in between
@@ -237,10 +266,15 @@ func edgeCutOff(t *testing.T, tr *troupe) []act {
 func clientVanished(t *testing.T, tr *troupe) []act {
 	cable := newProxy(t, tr.edges[0])
 	_, a := tr.gather(t, "chat.vanished", cable.Address())
+	var began time.Time
 	return []act{
-		{0, cable.Hold},
+		{0, func() {
+			began = time.Now()
+			cable.Hold()
+		}},
 		{vanishBound, func() {
 			a.knows(t, slack, a.others)
+			a.note(t, began, false)
 			a.wantSteady(t, a.others...)
 		}},
 	}

@@ -32,7 +32,6 @@ type world struct {
 	replicas  []*replica
 	truth     truth
 	onlookers []*onlooker
-	graveyard []*site
 
 	number int // of the last connection or edge
 	epoch  time.Time
