@@ -22,6 +22,8 @@ func faultOf(err error) error {
 		return fault.Unavailable(fault.Draining, nil, "%v", view.ErrClosed)
 	case errors.Is(err, view.ErrSilent):
 		return fault.New(fault.Timeout, "", "the edge said nothing for %v", view.Silence)
+	case errors.Is(err, view.ErrUnfinished):
+		return fault.New(fault.Timeout, "", "%v", view.ErrUnfinished)
 	case errors.Is(err, view.ErrNotReady):
 		return &fault.Error{Reason: fault.PresenceUnavailable, Message: view.ErrNotReady.Error(), RetryAfter: unreadyRetry}
 	case errors.Is(err, view.ErrIncarnation):

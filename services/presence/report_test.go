@@ -200,6 +200,7 @@ func TestFaultsOfTheView(t *testing.T) {
 		{view.ErrReplaced, fault.PresenceUnavailable},
 		{view.ErrClosed, fault.Draining},
 		{view.ErrSilent, fault.Timeout},
+		{view.ErrUnfinished, fault.Timeout},
 		{view.ErrNotReady, fault.PresenceUnavailable},
 		{view.ErrIncarnation, fault.FieldInvalid},
 		{view.ErrTooManyConnections, fault.ConnectionLimit},

@@ -16,6 +16,9 @@ const (
 	// round is within which every edge that lives has come and said what it knows: a
 	// heartbeat, or a failed attempt to connect and another one.
 	round = 3 * time.Second
+	// patience is for how long an edge may speak without having said all, stream after
+	// stream: what it said before is not kept for longer, and a round not prolonged.
+	patience = time.Minute
 )
 
 // beat is the last tick: the time of the view, and of the world. The view's time goes
@@ -89,9 +92,9 @@ func (v *View) tick() {
 		v.stall(clock, late)
 	}
 	settled := v.sweep(clock)
-	if !v.ready.Load() && !v.options.Alone && settled && clock >= v.run.settles {
+	if !v.ready.Load() && !v.options.Alone && clock >= v.run.settles && (settled || clock >= v.run.settles+patience) {
 		v.ready.Store(true)
-		v.options.Logger.Info("presence knows who is where")
+		v.options.Logger.Info("presence knows who is where", slog.Bool("all edges", settled))
 	}
 	for i := range v.shards {
 		v.shards[i].tidy(clock)
@@ -112,39 +115,35 @@ func (v *View) stall(clock, late time.Duration) {
 	}
 }
 
-// sweep forgets what has had its time, and tells whether all edges have: a complete
-// snapshot, if a stream is open, and a word since the last stall.
+// sweep forgets what has had its time, and tells whether all edges have said all: with
+// the stream that they opened last, and something over it since the last stall.
 func (v *View) sweep(clock time.Duration) (settled bool) {
 	v.mu.Lock()
 	v.run.edges = v.known(v.run.edges[:0])
 	v.mu.Unlock()
 	settled = true
 	for _, e := range v.run.edges {
-		if !e.mu.TryLock() { // it is being listened to: not silent, and the rest can wait for a tick
-			settled = false
-			continue
+		if e.mu.TryLock() { // else it is being listened to: not silent, and the rest can wait for a tick
+			v.look(e, clock)
+			e.mu.Unlock()
 		}
-		if v.look(e, clock) {
-			settled = false
-		}
-		e.mu.Unlock()
+		settled = settled && e.whole.Load() >= int64(v.run.stalled)
 	}
 	clear(v.run.edges)
 	return settled
 }
 
-// look does to an edge what its time has come for, and tells whether something is
-// still to be heard from it.
-func (v *View) look(e *edge, clock time.Duration) (waiting bool) {
-	if !e.gone && clock-max(e.lastWord, v.run.stalled) >= Silence {
-		v.options.Logger.Warn("an edge has fallen silent", slog.String("edge", e.id), slog.Int("attendances", e.attendances))
-		v.abandon(e, ErrSilent)
+// look does to an edge what its time has come for. edge.mu is held.
+func (v *View) look(e *edge, clock time.Duration) {
+	if err := v.lost(e, clock); err != nil {
+		v.options.Logger.Warn("an edge is lost", slog.String("edge", e.id), slog.Int("attendances", e.attendances), slog.Any("error", err))
+		v.abandon(e, err)
 		v.run.forgetting.Go(func() {
 			e.mu.Lock()
 			defer e.mu.Unlock()
 			v.forget(e)
 		})
-		return false
+		return
 	}
 	if v.run.stalled == 0 || clock >= v.run.stalled+round { // else who is held may be back, and that not read yet
 		for {
@@ -160,7 +159,20 @@ func (v *View) look(e *edge, clock time.Duration) (waiting bool) {
 			v.mu.Unlock()
 		}
 	}
-	return !e.gone && (e.session != nil && e.session.staged != nil || e.lastWord < v.run.stalled)
+}
+
+// lost tells why what an edge said is not kept any longer.
+func (v *View) lost(e *edge, clock time.Duration) error {
+	switch {
+	case e.gone:
+		return nil
+	case clock-max(e.lastWord, v.run.stalled) >= Silence:
+		return ErrSilent
+	case clock-max(e.truth, v.run.stalled) >= patience:
+		return ErrUnfinished
+	default:
+		return nil
+	}
 }
 
 // known appends all edges to a list. View.mu is held.
@@ -177,8 +189,9 @@ func (v *View) known(list []*edge) []*edge {
 // Ready tells why the view should not be believed; nil if it may be.
 //
 // It may be once a round has passed in which edges could come, every one that did has
-// said all, and, after a stall, has spoken since or is forgotten; where the view is
-// Alone, once its edge has said all. From then on it stays ready until a stall.
+// said all, and, after a stall, has spoken since or is forgotten, or did not manage to
+// within a minute; where the view is Alone, once its edge has said all. From then on it
+// stays ready until a stall.
 func (v *View) Ready() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

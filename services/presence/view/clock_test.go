@@ -2,6 +2,7 @@ package view
 
 import (
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +48,119 @@ func TestReadyAfterARoundAndWholeSnapshots(t *testing.T) {
 		v.Close()
 		wantReady(t, v, ErrClosed)
 	})
+}
+
+// An edge whose stream broke before it had said all is waited for until it is back, or
+// lost.
+func TestReadyWaitsForAnEdgeThatHasBegun(t *testing.T) {
+	t.Parallel()
+	for _, back := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			v := running(t, Options{})
+			a := joined(t, v, "a", att(lobby, "ann", 1, 1))
+			b, err := v.Open("b", 1)
+			must(t, err)
+			live(t, 2*time.Second, a)
+			must(t, b.Snapshot(atts(att(lobby, "bob", 1, 1)), false))
+			b.Close()
+			live(t, 2*time.Second, a)
+			wantReady(t, v, ErrNotReady)
+			if back {
+				joined(t, v, "b", att(lobby, "bob", 1, 1), att(lobby, "cid", 1, 1))
+				live(t, tick, a)
+				wantReady(t, v, nil)
+				wantMembers(t, v, lobby, mem("ann", 1, 1), mem("bob", 1, 1), mem("cid", 1, 1))
+				return
+			}
+			live(t, Silence-2*time.Second-tick, a)
+			wantReady(t, v, ErrNotReady)
+			live(t, tick, a)
+			wantReady(t, v, nil)
+		})
+	}
+}
+
+// An edge that comes again and again, and never gets to say all, keeps neither what it
+// said before nor everybody else waiting.
+func TestEdgeThatNeverSaysAllIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := running(t, Options{})
+		s := joined(t, v, "a", att(lobby, "ann", 1, 1))
+		live(t, round, s)
+		s.Close()
+		fresh, n := running(t, Options{}), uint64(1)
+		begin := func(v *View, edge string) *Session {
+			n++
+			s, err := v.Open(edge, n)
+			must(t, err)
+			must(t, s.Snapshot(atts(att(lobby, "bob", 1, 1)), false))
+			return s
+		}
+		try := func() *Session {
+			begin(fresh, "a").Close()
+			return begin(v, "a")
+		}
+		for began := time.Now(); time.Since(began) < patience-time.Second; time.Sleep(time.Second) {
+			try().Close()
+			if time.Since(began) > patience/2 {
+				begin(fresh, "another").Close()
+			}
+		}
+		wantMembers(t, v, lobby, mem("ann", 1, 1))
+		wantReady(t, v, nil)
+		wantReady(t, fresh, ErrNotReady)
+		last := try()
+		live(t, time.Second+tick)
+		wantMembers(t, v, lobby)
+		if err := last.Err(); !errors.Is(err, ErrUnfinished) {
+			t.Errorf("the session ended with %v", err)
+		}
+		wantReady(t, fresh, ErrNotReady) // for another edge
+		live(t, round)
+		wantReady(t, fresh, nil)
+	})
+}
+
+// With many edges one of them is always just being listened to.
+func TestReadyWhileAnEdgeSpeaks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := New(Options{})
+		defer v.Close()
+		v.start()
+		s := joined(t, v, "a", att(lobby, "ann", 1, 1))
+		time.Sleep(2 * time.Second)
+		s.edge.mu.Lock()
+		v.tick()
+		time.Sleep(round - 2*time.Second)
+		v.tick()
+		s.edge.mu.Unlock()
+		wantReady(t, v, nil)
+	})
+}
+
+// For how long a snapshot is put in place is no silence of the edge.
+func TestLongSnapshotIsNoSilence(t *testing.T) {
+	t.Parallel()
+	v := New(Options{})
+	defer v.Close()
+	v.start()
+	s, err := v.Open("a", 1)
+	must(t, err)
+	room := v.shard(lobby)
+	room.mu.Lock()
+	taken := make(chan error)
+	go func() { taken <- s.Snapshot(atts(att(lobby, "ann", 1, 1)), true) }()
+	for s.edge.mu.TryLock() {
+		s.edge.mu.Unlock()
+		runtime.Gosched()
+	}
+	v.advance(v.now()+Silence, time.Now())
+	room.mu.Unlock()
+	must(t, <-taken)
+	v.tick()
+	must(t, s.Heartbeat())
 }
 
 func TestReadyWithoutAnyEdge(t *testing.T) {

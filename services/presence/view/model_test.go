@@ -33,6 +33,7 @@ type modelEdge struct {
 	said        map[seat]modelAttendance
 	connected   map[string]Connection
 	lastWord    time.Duration
+	truth       time.Duration // when it spoke last and had said all
 	heard       int64
 }
 
@@ -102,7 +103,12 @@ func (m *model) expect(e *modelEdge, err, want error) {
 	e.session = nil
 }
 
-func (m *model) word(e *modelEdge) { e.lastWord, e.heard = m.clock, time.Now().UnixMilli() }
+func (m *model) word(e *modelEdge) {
+	e.lastWord, e.heard = m.clock, time.Now().UnixMilli()
+	if e.complete {
+		e.truth = m.clock
+	}
+}
 
 func (m *model) open(*rapid.T) {
 	id, e := m.edge()
@@ -118,7 +124,7 @@ func (m *model) open(*rapid.T) {
 		m.t.Fatal(err)
 	}
 	if e == nil {
-		e = &modelEdge{id: id}
+		e = &modelEdge{id: id, truth: m.clock}
 		m.edges[id] = e
 	}
 	e.session, e.incarnation, e.complete = s, incarnation, false
@@ -189,6 +195,7 @@ func (m *model) stage(e *modelEdge, part Part, last bool) {
 			m.hear(c.User, c.Since)
 		}
 		e.said, e.connected, e.complete = e.staged, e.connecting, true
+		m.word(e)
 	}
 }
 
@@ -281,24 +288,30 @@ func (m *model) passed() {
 	m.view.tick()
 	synctest.Wait()
 	for _, e := range slices.Collect(maps.Values(m.edges)) {
-		if m.clock-max(e.lastWord, m.stalled) < Silence {
+		var want error
+		switch {
+		case m.clock-max(e.lastWord, m.stalled) >= Silence:
+			want = ErrSilent
+		case m.clock-max(e.truth, m.stalled) >= patience:
+			want = ErrUnfinished
+		default:
 			continue
 		}
-		if e.session != nil && !errors.Is(e.session.Err(), ErrSilent) {
-			m.t.Fatalf("%s was silent, and its session says %v", e.id, e.session.Err())
+		if e.session != nil && !errors.Is(e.session.Err(), want) {
+			m.t.Fatalf("%s is lost, and its session says %v, want %v", e.id, e.session.Err(), want)
 		}
 		m.forget(e)
 	}
-	settled := m.clock >= m.settles
+	settled := true
 	for _, e := range m.everywhere() {
 		if m.stalled == 0 || m.clock >= m.stalled+round {
 			maps.DeleteFunc(e.said, func(_ seat, a modelAttendance) bool { return a.connections == 0 && a.until <= m.clock })
 		}
-		if m.edges[e.id] == e && (e.session != nil && !e.complete || e.lastWord < m.stalled) {
+		if m.edges[e.id] == e && (!e.complete || e.lastWord < m.stalled) {
 			settled = false
 		}
 	}
-	m.ready = m.ready || settled
+	m.ready = m.ready || m.clock >= m.settles && settled || m.clock >= m.settles+patience
 	if err := m.view.Ready(); (err == nil) != m.ready {
 		m.t.Fatalf("ready: %v, want %t", err, m.ready)
 	}

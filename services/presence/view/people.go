@@ -101,7 +101,7 @@ func (p *people) end(c *connection, heard int64) {
 		one.last = nil
 	}
 	p.connections--
-	one.heard = max(one.heard, c.since, min(heard, time.Now().UnixMilli()))
+	one.heard = max(one.heard, min(max(c.since, heard), time.Now().UnixMilli()))
 	if one.first == nil {
 		one.info = c.info
 		p.leave(one)

@@ -153,6 +153,22 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+// A user was not seen later than now, whatever the clock of an edge says.
+func TestLastSeenIsNotAhead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := New(Options{})
+		defer v.Close()
+		now := ms(time.Now())
+		s := joined(t, v, "a")
+		must(t, s.Change(Part{Connections: []Connection{{ID: "c1", User: "ann", Since: now + 1e9}}}))
+		must(t, s.Change(Part{Connections: []Connection{{ID: "c1", User: "ann", Ended: now + 1e9}}}))
+		if u := v.User("ann"); u.LastSeen != now {
+			t.Errorf("got %+v, want %d", u, now)
+		}
+	})
+}
+
 // What many connections share, a user, makes none of them dear.
 func TestManyConnectionsOfOneUser(t *testing.T) {
 	t.Parallel()

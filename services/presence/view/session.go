@@ -2,8 +2,10 @@ package view
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -22,6 +24,12 @@ type edge struct {
 	// incarnation is the highest that a session had.
 	incarnation uint64
 	lastWord    time.Duration // on the view's clock
+	// truth is when a session that had said all spoke last, or the edge came, on the
+	// view's clock: what it said is as old as that.
+	truth time.Duration
+	// whole is truth for who does not wait for mu; below 0 from when a session opens until
+	// it, or one after it, has said all.
+	whole atomic.Int64
 	// heard is the time of the last word, which is when users were last seen whose
 	// connections are forgotten with the edge; in Unix milliseconds.
 	heard int64
@@ -97,6 +105,8 @@ func (v *View) edge(id string) (*edge, error) {
 		}
 		e = &edge{id: id}
 		e.listen(v)
+		e.truth = e.lastWord
+		e.whole.Store(-1)
 		v.edges[id] = e
 	}
 	return e, nil
@@ -126,6 +136,7 @@ func (v *View) open(e *edge, incarnation uint64) (*Session, error) {
 		},
 	}
 	e.incarnation = max(e.incarnation, incarnation)
+	e.whole.Store(-1)
 	e.listen(v)
 	return e.session, nil
 }
@@ -216,7 +227,7 @@ func (s *Session) publish() {
 	}
 	e.said, e.attendances, e.held, e.connections = whole.said, whole.attendances, whole.held, whole.connections
 	s.staged = nil
-	s.alone()
+	s.spoke() // it may have taken long to listen to that
 }
 
 // Change replaces single attendances, neighbours of one channel in one step, and adds
@@ -324,11 +335,19 @@ func (s *Session) word() error {
 	if s.edge.session != s {
 		return ErrClosed
 	}
-	s.edge.listen(s.view)
+	s.spoke()
+	return nil
+}
+
+// spoke notes that the edge lives, and what it said is the truth if it has said all.
+func (s *Session) spoke() {
+	e := s.edge
+	e.listen(s.view)
 	if s.staged == nil {
+		e.truth = e.lastWord
+		e.whole.Store(int64(e.truth))
 		s.alone()
 	}
-	return nil
 }
 
 // listen notes that the edge lives.
@@ -359,6 +378,7 @@ func (e *edge) end(err error) {
 func (v *View) abandon(e *edge, err error) {
 	e.end(err)
 	e.gone = true
+	e.whole.Store(math.MaxInt64) // nobody waits for it
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.edges[e.id] == e {

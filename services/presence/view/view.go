@@ -34,6 +34,8 @@ var (
 	ErrReplaced = errors.New("another stream of this edge took over")
 	// ErrSilent: the edge said nothing for Silence.
 	ErrSilent = errors.New("the edge was silent for too long")
+	// ErrUnfinished: the edge spoke, but did not say all for a minute.
+	ErrUnfinished = errors.New("the edge did not say all for too long")
 	// ErrNotReady: what the view holds is not, or not any more, the truth.
 	ErrNotReady = errors.New("this replica does not know yet who is where")
 	// ErrClosed: the view closes.
