@@ -281,12 +281,15 @@ func (m *model) settle(rt *rapid.T) {
 				}
 			}
 		}
-		if a.list != nil && !maps.Equal(a.list, want) {
-			rt.Fatalf("%s has %v, want %v; told %s", name, a.list, want, texts(a.updates))
+		a.mu.Lock()
+		list, updates := maps.Clone(a.list), slices.Clone(a.updates)
+		a.mu.Unlock()
+		if list != nil && !maps.Equal(list, want) {
+			rt.Fatalf("%s has %v, want %v; told %s", name, list, want, texts(updates))
 		}
 		a.look()
-		if !maps.Equal(a.list, want) {
-			rt.Fatalf("a look at %s finds %v, want %v", name, a.list, want)
+		if got := a.users(); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
+			rt.Fatalf("a look at %s finds %v, want %v", name, got, want)
 		}
 	}
 }
