@@ -260,17 +260,7 @@ func (m *model) settle(rt *rapid.T) {
 		if !maps.Equal(got, m.attendances) || p.broken != nil {
 			rt.Fatalf("replica %d has %v, want %v; it heard %s; %v", i, got, m.attendances, log, p.broken)
 		}
-		p.mu.Lock()
-		for user, at := range m.seen {
-			online := slices.ContainsFunc(slices.Collect(maps.Values(m.connections)), func(c Connection) bool { return c.User == user })
-			if !online && !p.said.seen[user].Equal(at) {
-				rt.Fatalf("replica %d has seen %s at %v, want %v", i, user, p.said.seen[user], at)
-			}
-		}
-		if !maps.EqualFunc(p.said.connections, m.connections, sameConnection) {
-			rt.Fatalf("replica %d knows %v, want %v", i, p.said.connections, m.connections)
-		}
-		p.mu.Unlock()
+		m.checkPeople(rt, i, p)
 	}
 	for name, a := range m.audiences {
 		want := map[channel.User]struct{}{}
@@ -291,6 +281,21 @@ func (m *model) settle(rt *rapid.T) {
 		if got := a.users(); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
 			rt.Fatalf("a look at %s finds %v, want %v", name, got, want)
 		}
+	}
+}
+
+// checkPeople wants a replica to know the connections, and when users were last seen.
+func (m *model) checkPeople(rt *rapid.T, i int, p *presence) {
+	p.mu.Lock()
+	defer p.mu.Unlock() // also where rapid panics
+	for user, at := range m.seen {
+		online := slices.ContainsFunc(slices.Collect(maps.Values(m.connections)), func(c Connection) bool { return c.User == user })
+		if !online && !p.said.seen[user].Equal(at) {
+			rt.Fatalf("replica %d has seen %s at %v, want %v", i, user, p.said.seen[user], at)
+		}
+	}
+	if !maps.EqualFunc(p.said.connections, m.connections, sameConnection) {
+		rt.Fatalf("replica %d knows %v, want %v", i, p.said.connections, m.connections)
 	}
 }
 

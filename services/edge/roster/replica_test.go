@@ -290,7 +290,9 @@ func (p *presence) put(into *told, attendances []*presencev1.Attendance, connect
 			continue
 		}
 		delete(into.connections, c.GetConnectionId())
-		into.seen[user] = c.GetEnded().AsTime()
+		if at := c.GetEnded().AsTime(); at.After(into.seen[user]) { // of several that have ended, in whatever order
+			into.seen[user] = at
+		}
 	}
 }
 
