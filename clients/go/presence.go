@@ -187,8 +187,13 @@ func (l *link) lookRefused(name string, w *watch, refusal *clientv1.ErrorReply) 
 	l.handle(PresenceRefused{Channel: name, Err: &Error{refusal}, Retry: wait})
 }
 
+// maxWhole is how many members a channel has at most of which an edge lists all
+// (docs/protocol.md).
+const maxWhole = 1000
+
 // presenceChanged handles a push. In a channel that is too large for a whole list each
-// is truncated, and asking would bring no more; where one is not, it has become smaller.
+// is truncated, and asking would bring no more. Where one is not, or tells of fewer, the
+// channel has become smaller.
 func (l *link) presenceChanged(p *clientv1.PresenceChangedPush) {
 	sub := l.channels[p.GetChannel()]
 	if sub == nil || !sub.watch.known { // else the list that comes has it
@@ -203,7 +208,7 @@ func (l *link) presenceChanged(p *clientv1.PresenceChangedPush) {
 	switch {
 	case w.whole && !p.GetTruncated():
 		w.failures = 0
-	case !w.whole && p.GetTruncated():
+	case !w.whole && p.GetTruncated() && p.GetTotal() > maxWhole:
 	case w.look.IsZero():
 		l.lookAgain(w, max(lookSpread, backoff(w.failures)))
 		fallthrough

@@ -357,3 +357,30 @@ func TestLateLists(t *testing.T) {
 		s.goodbye(p)
 	})
 }
+
+// A channel that has shrunk is told by a push that is truncated still: what it has no names
+// for is to be asked for, also if nothing changes any more.
+func TestAChannelThatHasShrunk(t *testing.T) {
+	t.Parallel()
+	push := func(total uint32) *clientv1.PresenceChangedPush {
+		return &clientv1.PresenceChangedPush{Channel: "chat.a", Total: total, Truncated: true}
+	}
+	watchOne(t, func(t *testing.T, s *stage, p *peer) {
+		p.changed(push(1001))
+		want[PresenceChanged](s)
+		p.listed(p.look("chat.a"), "chat.a", 1001, "alice")
+		want[Members](s)
+		p.changed(push(1001))
+		want[PresenceChanged](s)
+		s.quiet(heartbeat / 2)
+		p.changed(push(900))
+		want[PresenceChanged](s)
+		p.listed(p.look("chat.a"), "chat.a", 900, "alice") // not small enough yet
+		want[Members](s)
+		p.changed(push(2))
+		want[PresenceChanged](s)
+		p.listed(p.look("chat.a"), "chat.a", 0, "alice", "bob")
+		equal(t, want[Members](s).Truncated, false)
+		s.quiet(heartbeat / 2)
+	})
+}
