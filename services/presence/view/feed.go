@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// feedSize is how many changes a feed keeps at least.
+	// feedSize is how many changes a feed keeps at least, if they are not older than
+	// feedAge.
 	feedSize = 4096
 	// feedAge is how long a feed is kept that nobody watches.
 	feedAge = time.Minute
@@ -23,6 +24,10 @@ type feed struct {
 	// log has the changes whose version is above floor.
 	log   []touch
 	floor uint64
+	// old is how many of the log were there when the view's clock was at aged: feedAge
+	// later the next change takes their place.
+	old  int
+	aged time.Duration
 	// idle are the watches that have been told all; the others are in the queues of
 	// their watchers.
 	idle    []*watch
@@ -51,12 +56,13 @@ type watch struct {
 }
 
 // add keeps a change and wakes those who do not know that there is one.
-func (f *feed) add(version uint64, user channel.User) {
+func (f *feed) add(version uint64, user channel.User, now time.Duration) {
+	if now-f.aged >= feedAge {
+		f.drop(f.old)
+		f.old, f.aged = len(f.log), now
+	}
 	if len(f.log) == 2*feedSize {
-		f.floor = f.log[feedSize-1].version
-		n := copy(f.log, f.log[feedSize:])
-		clear(f.log[n:])
-		f.log = f.log[:n]
+		f.drop(feedSize)
 	}
 	f.log = append(f.log, touch{version, user})
 	for i, x := range f.idle {
@@ -64,6 +70,22 @@ func (f *feed) add(version uint64, user channel.User) {
 		x.watcher.queue(x)
 	}
 	f.idle = f.idle[:0]
+}
+
+// drop forgets the first n changes.
+func (f *feed) drop(n int) {
+	if n == 0 {
+		return
+	}
+	f.floor, f.old = f.log[n-1].version, max(0, f.old-n)
+	rest := f.log[n:]
+	if len(rest) < cap(f.log)/4 {
+		f.log = slices.Clone(rest)
+		return
+	}
+	copy(f.log, rest)
+	clear(f.log[len(rest):])
+	f.log = f.log[:len(rest)]
 }
 
 // rest notes that a watch has been told all.

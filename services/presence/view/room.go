@@ -188,7 +188,7 @@ func (s *shard) joined(r *room, user channel.User) {
 	s.members++
 	s.joins++
 	if r.feed != nil {
-		r.feed.add(s.view.version.Add(1), user)
+		r.feed.add(s.view.version.Add(1), user, s.view.now())
 	}
 }
 
@@ -201,7 +201,7 @@ func (s *shard) left(r *room, user channel.User) {
 		s.channels--
 	}
 	if r.feed != nil {
-		r.feed.add(s.view.version.Add(1), user)
+		r.feed.add(s.view.version.Add(1), user, s.view.now())
 	}
 }
 

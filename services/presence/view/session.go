@@ -42,7 +42,7 @@ type edge struct {
 }
 
 // Session is one stream of an edge. Its methods are for one goroutine at a time and
-// return ErrReplaced, ErrSilent or ErrClosed once it has ended.
+// return ErrReplaced, ErrSilent, ErrUnfinished or ErrClosed once it has ended.
 type Session struct {
 	view *View
 	edge *edge

@@ -95,7 +95,7 @@ func (w *Watcher) Add(name channel.Name, most int, after *Position) {
 	if r.feed == nil {
 		// The version is one of its own: what happened before it was not kept, and may
 		// have happened after the last that was counted.
-		r.feed = &feed{floor: w.view.version.Add(1)}
+		r.feed = &feed{floor: w.view.version.Add(1), aged: w.view.now()}
 	}
 	x := &watch{watcher: w, room: r, most: most, after: after, first: true, at: -1}
 	r.feed.watches++

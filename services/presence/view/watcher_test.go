@@ -239,6 +239,47 @@ func TestChangesBeyondTheLogAreASnapshot(t *testing.T) {
 	wantNext(t, w, "= ann of 1")
 }
 
+// A channel that is watched for long keeps no more than who resumes may want: not all
+// changes that the log has room for.
+func TestOldChangesAreNotKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := running(t, Options{Alone: true})
+		s := joined(t, v, "a")
+		w := watching(t, v)
+		w.Add(lobby, 1000, nil)
+		wantNext(t, w, "= of 0")
+		must(t, s.Change(crew(0, 300, 1)))
+		must(t, s.Change(crew(0, 299, 0)))
+		w.Next()
+		w.Next()
+		behind := watching(t, v)
+		behind.Add(lobby, 10, nil)
+		wantNext(t, behind, "= u299 of 1")
+		var past []Position
+		for i := range 10 {
+			live(t, feedAge/3, s)
+			must(t, s.Change(crew(i, i+1, 1)))
+			past = append(past, wantNext(t, w, fmt.Sprintf("+ u%03d of %d", i, i+2)))
+		}
+		if log := v.shard(lobby).rooms[lobby].feed.log; len(log) > 6 || cap(log) > 100 {
+			t.Errorf("%d changes are kept, room for %d", len(log), cap(log))
+		}
+		w.Add(lobby, 1000, &past[6]) // not older than a minute
+		wantNext(t, w, "+ u009 u008 u007 of 11")
+		w.Add(lobby, 1000, &past[0])
+		wantNext(t, w, "= u000 u001 u002 u003 u004 u005 u006 u007 u008 u009 u299 of 11")
+		wantNext(t, behind, "= u000 u001 u002 u003 u004 u005 u006 u007 u008 u009 u299 ... of 11")
+		// What happened last is known for as long as nothing else does.
+		live(t, 5*feedAge, s)
+		w.Add(lobby, 1000, &past[8])
+		wantNext(t, w, "+ u009 of 11")
+		w.Add(lobby, 1000, &past[9])
+		must(t, s.Change(crew(10, 11, 1)))
+		wantNext(t, w, "+ u010 of 12")
+	})
+}
+
 func crew(from, to int, connections uint32) Part {
 	var p Part
 	for i := from; i < to; i++ {
