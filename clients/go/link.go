@@ -22,7 +22,8 @@ type link struct {
 	said   *clientv1.DisconnectPush
 	ahead  time.Duration // what the server's clock is ahead of the one here
 
-	lookAfter time.Time // no presence command before
+	lookAfter time.Time     // no presence command before
+	lookPace  time.Duration // between two; 0: the server has not found them too fast
 	renewal
 }
 

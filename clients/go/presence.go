@@ -105,6 +105,10 @@ type watch struct {
 // maxLooks bounds the presence commands under way, so that few meet an empty bucket.
 const maxLooks = 4
 
+// maxLookPace bounds the wait between two presence commands where the server has said how
+// long a bucket takes to have room for one.
+const maxLookPace = time.Second
+
 // lookSpread is at least the time over which clients ask again that were all told at
 // once that their lists are not right any more.
 const lookSpread = 2 * time.Second
@@ -144,6 +148,10 @@ func (l *link) lookDue(ctx context.Context) time.Duration {
 			break
 		}
 		l.looks[id] = name
+		if l.lookPace > 0 {
+			l.lookAfter = time.Now().Add(l.lookPace)
+			return min(next, l.lookPace)
+		}
 	}
 	return next
 }
@@ -182,6 +190,7 @@ func (l *link) lookRefused(name string, w *watch, refusal *clientv1.ErrorReply) 
 	}
 	if refusal.GetReason() == clientv1.ErrorReason_ERROR_REASON_RATE_LIMITED { // the others would meet the same
 		l.lookAfter = time.Now().Add(wait)
+		l.lookPace = min(max(l.lookPace, milliseconds(refusal.GetRetryAfterMs())), maxLookPace)
 	}
 	l.alarm.Reset(0)
 	l.handle(PresenceRefused{Channel: name, Err: &Error{refusal}, Retry: wait})

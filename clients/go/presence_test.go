@@ -384,3 +384,55 @@ func TestAChannelThatHasShrunk(t *testing.T) {
 		s.quiet(heartbeat / 2)
 	})
 }
+
+// Who follows as many channels as an edge allows gets all lists, at the rate that it allows:
+// a hundred refusals would end the connection, and the next one the same.
+func TestMoreListsThanTheRate(t *testing.T) {
+	t.Parallel()
+	const most, perSecond = 50, 5 // of docs/protocol.md
+	var channels []string
+	var results []*clientv1.SubscriptionResult
+	for i := range 128 {
+		channels = append(channels, fmt.Sprint("chat.", i))
+		results = append(results, made(subscribedAt(channels[i], "E", 0)))
+	}
+	perform(t, SessionOptions{Channels: channels, Presence: channels}, func(t *testing.T, s *stage) {
+		p, _ := s.accept()
+		p.connected(results...)
+		want[Connected](s)
+		for range channels {
+			want[Subscribed](s)
+		}
+		over := make(chan struct{})
+		defer close(over)
+		go func() {
+			for {
+				select {
+				case <-s.events:
+				case <-over:
+					return
+				}
+			}
+		}()
+		tokens, filled, refused := float64(most-1), time.Now(), 0
+		for listed := 0; listed < len(channels); {
+			f := p.read()
+			name := f.GetPresence().GetChannel()
+			if name == "" {
+				t.Fatalf("%v after %d lists", f, listed)
+			}
+			tokens = min(most, tokens+perSecond*time.Since(filled).Seconds())
+			if filled = time.Now(); tokens < 1 {
+				if refused++; refused > most/2 {
+					t.Fatalf("%d refusals for %d lists", refused, listed)
+				}
+				p.event(f.GetId(), refuse("RESOURCE_EXHAUSTED", rateLimited, time.Duration((1-tokens)/perSecond*float64(time.Second))))
+				continue
+			}
+			tokens--
+			listed++
+			p.listed(f.GetId(), name, 0, "alice")
+		}
+		p.cut()
+	})
+}
