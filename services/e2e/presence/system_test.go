@@ -150,11 +150,11 @@ func (r *replica) ask(t testing.TB) *grpc.ClientConn {
 // dialled is a connection of an edge to a replica, over a cable, with the timings of
 // those over the network.
 func dialled(c *cable) (*grpc.ClientConn, error) {
-	params := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2}}
-	rpc.Impatient(&params)
+	how := rpc.Connecting{ConnectParams: grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2}}}
+	rpc.Impatient(&how)
 	return grpc.NewClient("passthrough:///replica",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(params),
+		grpc.WithConnectParams(how.ConnectParams),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) }))
 }

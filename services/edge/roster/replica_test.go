@@ -62,11 +62,11 @@ func (h *host) stop() {
 }
 
 func (h *host) dial(string) (*grpc.ClientConn, error) {
-	var params grpc.ConnectParams
-	params.Backoff = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6}
-	rpc.Impatient(&params)
+	var how rpc.Connecting
+	how.Backoff = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6}
+	rpc.Impatient(&how)
 	return grpc.NewClient("passthrough:///replica", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(params), grpc.WithContextDialer(h.connect))
+		grpc.WithConnectParams(how.ConnectParams), grpc.WithContextDialer(h.connect))
 }
 
 func (h *host) connect(ctx context.Context, _ string) (net.Conn, error) {

@@ -20,14 +20,24 @@ import (
 
 const roundRobin = `{"loadBalancingConfig":[{"round_robin":{}}]}`
 
+// Connecting is how a connection is made.
+type Connecting struct {
+	grpc.ConnectParams
+	// Afresh: the name of a single address, too, is looked up with each attempt, and stands
+	// for one server. Else it is looked up again after 30 s at the soonest.
+	Afresh bool
+}
+
 // Option changes how Dial and DialTLS connect.
-type Option func(*grpc.ConnectParams)
+type Option func(*Connecting)
 
 // Impatient has an attempt to connect last at most 1.25 s, and the next begin within 0.6 s
-// of its end: two seconds after a server can be reached again, it is. For connections
-// within one network, where that is long enough for an attempt.
-func Impatient(p *grpc.ConnectParams) {
-	p.MinConnectTimeout, p.Backoff.MaxDelay = 1250*time.Millisecond, 500*time.Millisecond
+// of its end: two seconds after a server can be reached again, be it at another IP address,
+// it is. For connections within one network, where that is long enough for an attempt, each
+// to one server.
+func Impatient(c *Connecting) {
+	c.MinConnectTimeout, c.Backoff.MaxDelay = 1250*time.Millisecond, 500*time.Millisecond
+	c.Afresh = true
 }
 
 // Dial returns a connection that spreads calls over the addresses, each host:port,
@@ -51,11 +61,12 @@ func dialAll(addresses []string, transport credentials.TransportCredentials, cre
 			return nil, fmt.Errorf("dialling %q: %w", address, err)
 		}
 	}
-	opts := dialOptions(transport, creds, options...)
-	switch len(addresses) {
-	case 0:
+	how := connecting(options)
+	opts := dialOptions(transport, creds, how)
+	switch {
+	case len(addresses) == 0:
 		return nil, errors.New("dialling: there is no address")
-	case 1:
+	case len(addresses) == 1 && !how.Afresh:
 		return grpc.NewClient("dns:///"+addresses[0], opts...)
 	}
 	list := manual.NewBuilderWithScheme("addresses")
@@ -68,21 +79,25 @@ func dialAll(addresses []string, transport credentials.TransportCredentials, cre
 	return grpc.NewClient(list.Scheme()+":///"+addresses[0], append(opts, grpc.WithResolvers(list))...)
 }
 
-func dialOptions(transport credentials.TransportCredentials, creds credentials.PerRPCCredentials, options ...Option) []grpc.DialOption {
-	params := grpc.ConnectParams{
+func connecting(options []Option) Connecting {
+	how := Connecting{ConnectParams: grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 		MinConnectTimeout: 5 * time.Second,
-	}
+	}}
 	for _, change := range options {
-		change(&params)
+		change(&how)
 	}
+	return how
+}
+
+func dialOptions(transport credentials.TransportCredentials, creds credentials.PerRPCCredentials, how Connecting) []grpc.DialOption {
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultServiceConfig(roundRobin),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.WithConnectParams(params),
+		grpc.WithConnectParams(how.ConnectParams),
 	}
 	if creds != nil {
 		opts = append(opts, grpc.WithPerRPCCredentials(creds))
@@ -119,7 +134,7 @@ func (m *Memory) Accept() (net.Conn, error) {
 // Dial returns a connection to whoever serves the listener, now or later. creds may
 // be nil.
 func (m *Memory) Dial(creds credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
-	opts := append(dialOptions(insecure.NewCredentials(), creds), grpc.WithUnaryInterceptor(m.vouchers.vouch), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+	opts := append(dialOptions(insecure.NewCredentials(), creds, connecting(nil)), grpc.WithUnaryInterceptor(m.vouchers.vouch), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		return m.DialContext(ctx)
 	}))
 	return grpc.NewClient("passthrough:///memory", opts...)
