@@ -85,10 +85,9 @@ func (o *onlooker) apply(joined, left []string, total int) {
 	})
 }
 
-// await waits until the list is just these users, and returns how long that took.
-func (o *onlooker) await(t testing.TB, bound time.Duration, users ...string) time.Duration {
+// await waits until the list is just these users.
+func (o *onlooker) await(t testing.TB, bound time.Duration, users ...string) {
 	t.Helper()
-	began := time.Now()
 	deadline := time.NewTimer(bound)
 	defer deadline.Stop()
 	for {
@@ -97,7 +96,7 @@ func (o *onlooker) await(t testing.TB, bound time.Duration, users ...string) tim
 		done := o.began && slices.Equal(got, users) && total == len(users)
 		o.mu.Unlock()
 		if done {
-			return time.Since(began)
+			return
 		}
 		if ended != nil {
 			t.Fatalf("%s has ended: %v", o.name, ended)
@@ -290,7 +289,7 @@ func userIDs(members []*presencev1.Member) []string {
 	return all
 }
 
-// who runs carillon who --watch on a channel at one replica, or several.
+// who runs carillon who --watch on a channel at one replica.
 func (s *system) who(t testing.TB, channel string, replica string) *process {
 	t.Helper()
 	return start(t, command{
@@ -323,9 +322,8 @@ func (s *system) listed(t testing.TB, replica, channel string) (map[string]int, 
 	return users, nil
 }
 
-// awaitListed waits until a replica lists just these users, of one connection each, and
-// returns how long that took.
-func (s *system) awaitListed(t testing.TB, bound time.Duration, replica, channel string, users ...string) time.Duration {
+// awaitListed waits until a replica lists just these users, of one connection each.
+func (s *system) awaitListed(t testing.TB, bound time.Duration, replica, channel string, users ...string) {
 	t.Helper()
 	began := time.Now()
 	again := time.NewTicker(pollInterval)
@@ -337,7 +335,7 @@ func (s *system) awaitListed(t testing.TB, bound time.Duration, replica, channel
 			want[user] = 1
 		}
 		if err == nil && maps.Equal(got, want) {
-			return time.Since(began)
+			return
 		}
 		if time.Since(began) > bound {
 			t.Fatalf("%s lists %v in %s (%v), not %s, after %v", replica, got, channel, err, strings.Join(users, " "), bound)

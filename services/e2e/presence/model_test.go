@@ -109,8 +109,7 @@ const healing = 2 * time.Second
 // peek holds every replica that claims to know the truth to what is certain.
 func (w *world) peek() {
 	for _, r := range w.replicas {
-		service, _, err := r.ready()
-		if service == nil || err != nil {
+		if r.ready() != nil {
 			continue
 		}
 		conn := r.ask(w.t)
@@ -180,7 +179,7 @@ func (w *world) peekAt(r *replica, conn *grpc.ClientConn, name channel.Name) {
 	defer w.truth.mu.Unlock()
 	list, _, err := members(w.t.Context(), conn, string(name))
 	if err != nil {
-		if _, _, unready := r.ready(); unready == nil {
+		if r.ready() == nil {
 			w.fail("%s, which is ready, does not list %s: %v", r.name, name, err)
 		}
 		return
@@ -198,7 +197,7 @@ func (w *world) peekAt(r *replica, conn *grpc.ClientConn, name channel.Name) {
 
 // compareReplica wants a replica to say just what is true.
 func (w *world) compareReplica(r *replica) {
-	if _, _, err := r.ready(); err != nil {
+	if err := r.ready(); err != nil {
 		w.fail("%s is not ready: %v", r.name, err)
 		return
 	}

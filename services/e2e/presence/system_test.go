@@ -101,14 +101,14 @@ func (r *replica) end(kill bool) {
 	}
 }
 
-// ready is the service if it runs and says that it holds the truth.
-func (r *replica) ready() (service *presence.Service, life int, err error) {
+// ready tells why the replica should not be asked; nil if it says that it holds the truth.
+func (r *replica) ready() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.service == nil {
-		return nil, r.life, fmt.Errorf("%s does not run", r.name)
+		return fmt.Errorf("%s does not run", r.name)
 	}
-	return r.service, r.life, r.service.Ready()
+	return r.service.Ready()
 }
 
 // lives is which life it is, and for how long; 0 if it does not run.

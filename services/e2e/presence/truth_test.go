@@ -100,7 +100,8 @@ func (s *site) calm() bool {
 // slack is how long those may be listed who are gone.
 func (t *truth) slack(replicas []*replica) time.Duration {
 	for _, s := range t.sites {
-		if s.gone.IsZero() && !(s.well() && s.calm()) || !s.gone.IsZero() && time.Since(s.gone) < memory {
+		lives := s.gone.IsZero()
+		if lives && (!s.well() || !s.calm()) || !lives && time.Since(s.gone) < memory {
 			return silence + late
 		}
 	}
@@ -251,6 +252,9 @@ func (t *truth) lastSeen(user channel.User) (at time.Time, certain bool) {
 	for _, s := range t.sites {
 		if heard, ok := s.heard[user]; ok && heard.After(at) {
 			at, certain = heard, s.gone.IsZero()
+		}
+		if heard, ok := s.heard[user]; ok && s.crashed && s.gone.After(at) && s.gone.Sub(heard) < late {
+			at, certain = s.gone, false // it may have had no time to say so
 		}
 		for _, c := range s.connections { // of an edge that is gone
 			if c.user == user && s.gone.After(at) {
