@@ -47,10 +47,12 @@ func (m members) ListMembers(ctx context.Context, req *presencev1.ListMembersReq
 	if err != nil {
 		return nil, err
 	}
-	if err := m.service.knows(); err != nil {
+	var page []view.Member
+	var total int
+	var more bool
+	if err := m.service.truly(func() { page, total, more = m.service.view.Members(name, after, size) }); err != nil {
 		return nil, err
 	}
-	page, total, more := m.service.view.Members(name, after, size)
 	return membersResponse(page, total, more), nil
 }
 
@@ -67,13 +69,14 @@ func (m members) CountMembers(ctx context.Context, req *presencev1.CountMembersR
 			return nil, about(fmt.Sprintf("channels[%d]", i), err)
 		}
 	}
-	if err := m.service.knows(); err != nil {
-		return nil, err
-	}
 	res := &presencev1.CountMembersResponse{Counts: make([]*presencev1.ChannelCount, len(names))}
-	for i, name := range names {
-		count, connections := m.service.view.Count(name)
-		res.Counts[i] = &presencev1.ChannelCount{Channel: channels[i], Members: number(count), Connections: number(connections)}
+	if err := m.service.truly(func() {
+		for i, name := range names {
+			count, connections := m.service.view.Count(name)
+			res.Counts[i] = &presencev1.ChannelCount{Channel: channels[i], Members: number(count), Connections: number(connections)}
+		}
+	}); err != nil {
+		return nil, err
 	}
 	return res, nil
 }
@@ -87,10 +90,10 @@ func (m members) GetUser(ctx context.Context, req *presencev1.GetUserRequest) (*
 	if err := m.service.mayList(ctx, user.Inbox()); err != nil {
 		return nil, about("userId", err)
 	}
-	if err := m.service.knows(); err != nil {
+	var known view.User
+	if err := m.service.truly(func() { known = m.service.view.User(user) }); err != nil {
 		return nil, err
 	}
-	known := m.service.view.User(user)
 	res := &presencev1.GetUserResponse{
 		UserId: string(user), Online: known.Total > 0, Total: number(known.Total),
 		Connections: make([]*presencev1.UserConnection, len(known.Connections)),

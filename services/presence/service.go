@@ -94,8 +94,15 @@ func (s *Service) Run(ctx context.Context) { s.view.Run(ctx) }
 // may do wait for nothing.
 func (s *Service) Ready() error { return s.view.Ready() }
 
-// knows returns nil where the service can tell who is where.
-func (s *Service) knows() error { return faultOf(s.Ready()) }
+// truly reads the view; an error where that may not have been the truth, as when the
+// service closed meanwhile.
+func (s *Service) truly(read func()) error {
+	if err := s.Ready(); err != nil {
+		return faultOf(err)
+	}
+	read()
+	return faultOf(s.Ready())
+}
 
 // Close ends the streams of the edges and of watchers, which would outlast a graceful
 // stop of the server, with DRAINING, so that they turn to other replicas, and forgets

@@ -107,6 +107,22 @@ func startedWith(t testing.TB, o Options) *system {
 	return s
 }
 
+// What is read while the service closes, and forgets everybody, is told to nobody.
+func TestNobodyIsThereWhileClosing(t *testing.T) {
+	t.Parallel()
+	s := started(t)
+	s.report(t).ok(hello("e1")).ok(snapshot(true, at(lobby, "ann", 1)))
+	if err := s.service.truly(func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if f := fault.From(s.service.truly(s.service.view.Close)); f == nil || f.Reason != fault.Draining {
+		t.Errorf("got %v", f)
+	}
+	if err := s.service.truly(func() { t.Error("read what is known not to be the truth") }); err == nil {
+		t.Error("no error of a service that is closed")
+	}
+}
+
 // as is a connection of a caller.
 func (s *system) as(t testing.TB, token bearer) *grpc.ClientConn {
 	t.Helper()

@@ -128,7 +128,7 @@ func (w *Watcher) Wake() <-chan struct{} { return w.wake }
 // happens in a channel that had its turn is for the calls after, and wakes again.
 func (w *Watcher) Next() (Event, bool) {
 	for x := w.pop(); x != nil; x = w.pop() {
-		if event, ok := w.view.next(x); ok {
+		if event, ok := w.view.next(x); ok && w.Err() == nil { // else that may be a view that forgets
 			w.view.people.inform(event.Members)
 			w.view.people.inform(event.Joined)
 			return event, true

@@ -3,6 +3,7 @@ package view
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -365,6 +366,41 @@ func TestWatchersAreBounded(t *testing.T) {
 	if _, err := v.Watch(); !errors.Is(err, ErrClosed) {
 		t.Fatalf("watching a closed view: %v", err)
 	}
+}
+
+// A view that closes forgets everybody, which is not that they leave.
+func TestNobodyIsToldToLeaveAtClose(t *testing.T) {
+	t.Parallel()
+	v := New(Options{Alone: true})
+	joined(t, v, "a", att(lobby, "ann", 1, 1))
+	w := watching(t, v)
+	w.Add(lobby, 10, nil)
+	room := v.shard(lobby)
+	room.mu.Lock()
+	told := make(chan bool)
+	go func() {
+		_, ok := w.Next()
+		told <- ok
+	}()
+	taken := func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.at == 1
+	}
+	for !taken() {
+		runtime.Gosched()
+	}
+	closed := make(chan struct{})
+	go func() {
+		v.Close()
+		close(closed)
+	}()
+	<-w.Ended()
+	room.mu.Unlock()
+	if <-told {
+		t.Error("told something of a view that is closed")
+	}
+	<-closed
 }
 
 // What watchers were told equals the truth once all is quiet, however edges and
