@@ -35,10 +35,16 @@ func holdLost(err error, grace time.Duration) time.Duration {
 }
 
 // held is for how long the user stays a member now that the connection is over, by the
-// server's doing or with an error of its reader.
+// server's doing or with an error of its reader. Who has not answered a ping in time is
+// as one of 4408, whatever else has come before that.
 func (s *session) held(byServer bool, err error) time.Duration {
-	if byServer {
+	pinged := time.Duration(s.pinged.Load())
+	switch {
+	case !byServer:
+		return holdLost(err, s.edge.options.PresenceGrace)
+	case pinged != 0 && time.Since(s.opened)-pinged >= s.edge.options.Limits.PongTimeout:
+		return 0
+	default:
 		return time.Duration(s.hold.Load()-1) * time.Millisecond
 	}
-	return holdLost(err, s.edge.options.PresenceGrace)
 }

@@ -425,6 +425,30 @@ func TestHoldsOfTheImpatientAndTheSilent(t *testing.T) {
 	}
 }
 
+// Nor is a client expected back that had vanished before it was sent away: the grace does not
+// come on top of the time that it took to find that out.
+func TestHoldsOfWhoVanishedBefore(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) {
+		o.Limits.PingInterval, o.Limits.PongTimeout = 500*time.Millisecond, 4*time.Second
+	})
+	vanished, live := w.dial(t, nil), w.dial(t, nil)
+	for user, c := range map[string]*client{"alice": vanished, "bob": live} {
+		c.say(`{"id":1,"connect":{"token":"` + token(t, user, 3*time.Second) + `"}}`)
+		c.hear("connected")
+		c.hear("subscribed")
+		c.follow(2, "chat.a")
+	}
+	live.hear("disconnect")
+	live.wantClose(4419, "token_expired")
+	if held := w.roster.left(t, "bob"); held != 10*time.Second {
+		t.Errorf("sent away, and held for %v", held)
+	}
+	if held := w.roster.left(t, "alice"); held != 0 { // who was sent away too, and did not answer
+		t.Errorf("vanished, and held for %v", held)
+	}
+}
+
 // The binary form has the push too.
 func TestPresencePushesInProtobuf(t *testing.T) {
 	t.Parallel()
