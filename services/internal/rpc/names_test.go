@@ -12,9 +12,8 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/carillon-rt/carillon/services/internal/rpc"
-
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
 // names answers lookups of whatever name: first that it is at the one address, then at the
@@ -33,7 +32,7 @@ func (n *names) dial(context.Context, string, string) (net.Conn, error) {
 
 // answer answers one question (RFC 1035, 4.1; 4.2.2).
 func (n *names) answer(conn net.Conn) {
-	defer conn.Close() //nolint:errcheck // who asked has gone, or has its answer
+	defer conn.Close()
 	const header, lookupOfA = 12, 1
 	var size [2]byte
 	if _, err := io.ReadFull(conn, size[:]); err != nil {
