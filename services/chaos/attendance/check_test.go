@@ -223,7 +223,7 @@ var lists = []rule{
 		s.list(first)
 		stays(20*time.Second, bob)
 	}, found(attendance.Missing)},
-	{"who leaves over another connection is not held", func(s story) {
+	{"who leaves over another connection is held for the sake of the first", func(s story) {
 		bob, again := s.joins("bob", one), s.joins("bob", one)
 		stays(5*time.Second, bob, again)
 		bob.Ended("", dropped)
@@ -231,7 +231,20 @@ var lists = []rule{
 		leaves(again)
 		time.Sleep(time.Second)
 		s.list(first)
-		s.list(second, "bob") // as another edge may see it
+		s.list(second, "bob")
+	}, found(attendance.Missing)},
+	{"who has come back meanwhile is not", func(s story) {
+		bob, other := s.joins("bob", one), s.joins("bob", one)
+		stays(5*time.Second, bob, other)
+		bob.Ended("", dropped)
+		time.Sleep(time.Second)
+		back := s.joins("bob", one)
+		stays(time.Second, back, other)
+		leaves(other)
+		leaves(back)
+		time.Sleep(time.Second)
+		s.list(first)
+		s.list(second, "bob")
 	}, none},
 	{"who vanished is listed for a while", func(s story) {
 		bob := s.joins("bob", one)

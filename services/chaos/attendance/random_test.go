@@ -158,7 +158,7 @@ func (w *town) work(edge string) {
 		members[l.user] = true
 	}
 	for user, until := range d.held {
-		if members[user] || w.now >= until {
+		if w.now >= until {
 			delete(d.held, user)
 		} else {
 			members[user] = true
@@ -185,9 +185,8 @@ func (w *town) part(d *desk, l *link) {
 // drop takes a connection from an edge, which may hold the user.
 func (w *town) drop(d *desk, l *link, held int) {
 	d.links = slices.DeleteFunc(d.links, func(other *link) bool { return other == l })
-	last := !slices.ContainsFunc(d.links, func(other *link) bool { return other.user == l.user })
-	if last && held > 0 && w.broken != "grace" {
-		d.held[l.user] = w.now + held
+	if held > 0 && w.broken != "grace" {
+		d.held[l.user] = max(d.held[l.user], w.now+held)
 	}
 }
 

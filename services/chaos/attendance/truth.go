@@ -137,13 +137,9 @@ func (j *judge) heldUntil(s *stay, stays []*stay, replica string) time.Duration 
 		return s.proven
 	}
 	until := s.proven + j.bounds.Grace - j.bounds.Spare
-	for _, other := range stays { // how the last of an edge's connections ends decides
-		goodbye := other.leaving
-		if goodbye == never && other.ended != never && !other.how.Held {
-			goodbye = max(other.asked, other.proven)
-		}
-		if goodbye != never && j.until(other, replica) >= s.proven {
-			until = min(until, max(goodbye, s.proven))
+	for _, other := range stays { // who joins there after it is not held for its sake any more
+		if other != s && other.edge == s.edge && (other.since == never || other.since >= s.proven) {
+			until = min(until, max(other.asked, s.proven))
 		}
 	}
 	for _, trouble := range append(j.edgeTroubles(s.edge, replica), j.ofReplica(replica, j.bounds.Healed)...) {

@@ -34,6 +34,7 @@ type hall struct {
 
 	mu       sync.Mutex
 	rooms    map[string]map[string]int // connections by user; 0: held
+	held     map[[2]string]time.Time   // by room and user, until when without a connection
 	clients  map[*client]struct{}
 	watchers map[chan *presencev1.WatchChannelResponse]string
 	running  sync.WaitGroup
@@ -59,7 +60,7 @@ func (c *client) write(f *clientv1.ServerFrame) {
 
 func newHall() *hall {
 	return &hall{
-		grace: testBounds.Grace, patient: testBounds.Noticed / 2, rooms: map[string]map[string]int{}, clients: map[*client]struct{}{},
+		grace: testBounds.Grace, patient: testBounds.Noticed / 2, rooms: map[string]map[string]int{}, held: map[[2]string]time.Time{}, clients: map[*client]struct{}{},
 		watchers: map[chan *presencev1.WatchChannelResponse]string{},
 	}
 }
@@ -181,17 +182,21 @@ func (h *hall) subscribe(c *client, s *clientv1.SubscribeCommand) *clientv1.Subs
 }
 
 func (h *hall) leave(room, user string, held time.Duration) {
+	seat := [2]string{room, user}
+	if until := time.Now().Add(held); held > 0 && until.After(h.held[seat]) {
+		h.held[seat] = until
+	}
 	h.rooms[room][user]--
 	if h.rooms[room][user] > 0 || held == 0 && h.sticky {
 		return
 	}
 	gone := func() {
-		if n, is := h.rooms[room][user]; is && n == 0 {
+		if n, is := h.rooms[room][user]; is && n == 0 && !time.Now().Before(h.held[seat]) {
 			delete(h.rooms[room], user)
 			h.tell(room, nil, []string{user})
 		}
 	}
-	if held == 0 {
+	if held = time.Until(h.held[seat]); held <= 0 {
 		gone()
 		return
 	}

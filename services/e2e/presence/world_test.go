@@ -181,6 +181,7 @@ func (w *world) subscribe(s *site, c *connection, name channel.Name) {
 		st.from = now // it may have been told that it left
 	}
 	st.connections++
+	st.until = time.Time{}
 	w.truth.mu.Unlock()
 	s.roster.Join(name, c.user)
 }
@@ -190,8 +191,11 @@ func (w *world) unsubscribe(s *site, c *connection, name channel.Name, held time
 	w.note("%s leaves %s over %s of %s, held for %v", c.user, name, c.id, s.id, held)
 	w.truth.mu.Lock()
 	st := s.stays[seat{name, c.user}]
+	if until := time.Now().Add(held); until.After(st.until) {
+		st.until = until
+	}
 	if st.connections--; st.connections == 0 {
-		st.left, st.until = time.Now(), time.Now().Add(held)
+		st.left = time.Now()
 	}
 	w.truth.mu.Unlock()
 	s.roster.Leave(name, c.user, held)

@@ -43,8 +43,10 @@ func (r *Roster) Join(name channel.Name, user channel.User) {
 	r.changed(s)
 }
 
-// Leave takes back one Join. A user who leaves with its last connection stays a member
-// for as long as it is held, at most an hour. It does not block.
+// Leave takes back one Join. A user without a connection stays a member for as long as it
+// is held, at most an hour: for the sake of any connection that has left since the last
+// Join, since a page that is loaded again may outlive a connection that is dead. It does
+// not block.
 func (r *Roster) Leave(name channel.Name, user channel.User, held time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -55,14 +57,12 @@ func (r *Roster) Leave(name channel.Name, user channel.User, held time.Duration)
 	if a.connections == 0 {
 		return
 	}
-	a.connections--
-	switch {
-	case a.connections > 0:
+	if held > 0 {
+		r.holds.extend(s, now.Add(min(held, maxHeld)))
+	}
+	if a.connections--; a.connections > 0 || r.holds.holds(s) {
 		r.attendances[s] = a
-	case held > 0:
-		r.attendances[s] = a
-		r.holds.begin(s, now.Add(min(held, maxHeld)))
-	default:
+	} else {
 		delete(r.attendances, s)
 	}
 	r.changed(s)
@@ -81,7 +81,9 @@ func (r *Roster) changed(s seat) {
 // and end them by themselves. The caller holds mu.
 func (r *Roster) forget(now time.Time) {
 	for s := range r.holds.due(now) {
-		delete(r.attendances, s)
+		if r.attendances[s].connections == 0 {
+			delete(r.attendances, s)
+		}
 	}
 }
 
@@ -99,8 +101,8 @@ func (r *Roster) attendanceTo(s seat, now time.Time) *presencev1.Attendance {
 	return to
 }
 
-// holds are the seats that are held, the first to end on top of a heap: one that ends
-// early, as most do, leaves nothing behind.
+// holds are the seats that are held, or would be without a connection, the first to end
+// on top of a heap: one that ends early, as most do, leaves nothing behind.
 type holds struct {
 	bySeat map[seat]*hold
 	byEnd  ends
@@ -114,11 +116,21 @@ type hold struct {
 
 func newHolds() holds { return holds{bySeat: map[seat]*hold{}} }
 
-func (h *holds) begin(s seat, until time.Time) {
-	at := &hold{seat: s, until: until}
-	h.bySeat[s] = at
-	heap.Push(&h.byEnd, at)
+// extend holds a seat until then, or for as long as it is held already.
+func (h *holds) extend(s seat, until time.Time) {
+	at, ok := h.bySeat[s]
+	switch {
+	case !ok:
+		at = &hold{seat: s, until: until}
+		h.bySeat[s] = at
+		heap.Push(&h.byEnd, at)
+	case until.After(at.until):
+		at.until = until
+		heap.Fix(&h.byEnd, at.index)
+	}
 }
+
+func (h *holds) holds(s seat) bool { return h.bySeat[s] != nil }
 
 // end ends the hold of a seat, if it has one.
 func (h *holds) end(s seat) {

@@ -35,7 +35,7 @@ func TestWhoIsHeldStaysForAWhile(t *testing.T) {
 		s.Join(lobby, "ann")
 		s.Join("chat.attic", "ann")
 		time.Sleep(time.Second)
-		s.Leave(lobby, "ann", time.Minute) // not the last
+		s.Leave(lobby, "ann", 5*time.Second) // not the last, nor for the longest
 		s.Leave(lobby, "ann", 10*time.Second)
 		s.Leave("chat.attic", "ann", 0)
 		left := time.Now()
@@ -58,6 +58,44 @@ func TestWhoIsHeldStaysForAWhile(t *testing.T) {
 		s.replicas[0].wantLog(t, "hello complete+2 changes+2 heartbeat heartbeat heartbeat heartbeat heartbeat changes+1")
 		if n := len(s.attendances) + len(s.holds.bySeat) + len(s.holds.byEnd); n != 1 {
 			t.Fatalf("%d things are kept of one who is here", n)
+		}
+		s.stop()
+	})
+}
+
+// Whoever loads a page again is expected back also if the connection that ends last was
+// dead for long: the furthest of the holds since the last join counts.
+func TestADeadConnectionEndsNoHold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		at := time.Now().UnixMilli()
+		s.Join(lobby, "ann")
+		s.Join(lobby, "ann")
+		s.Leave(lobby, "ann", 10*time.Second) // the page
+		time.Sleep(3 * time.Second)
+		s.Leave(lobby, "ann", 0) // the dead one
+		time.Sleep(7*time.Second - 2*coalesce)
+		synctest.Wait()
+		s.wantAttendances(t, map[seat]attendance{{lobby, "ann"}: {0, at}})
+		time.Sleep(3 * coalesce)
+		s.wantAttendances(t, map[seat]attendance{})
+
+		again := time.Now().UnixMilli()
+		s.Join(lobby, "ann")
+		s.Join(lobby, "ann")
+		s.Leave(lobby, "ann", 10*time.Second)
+		s.Join(lobby, "ann") // back
+		s.Leave(lobby, "ann", 0)
+		time.Sleep(11 * time.Second) // a hold that nobody needs ends nothing
+		synctest.Wait()
+		s.wantAttendances(t, map[seat]attendance{{lobby, "ann"}: {1, again}})
+		s.Leave(lobby, "ann", 0)
+		time.Sleep(coalesce)
+		synctest.Wait()
+		s.wantAttendances(t, map[seat]attendance{})
+		if n := len(s.attendances) + len(s.holds.bySeat) + len(s.holds.byEnd); n != 0 {
+			t.Fatalf("%d things are kept of nobody", n)
 		}
 		s.stop()
 	})
@@ -220,7 +258,7 @@ func TestHoldsEndInOrder(t *testing.T) {
 	began := time.Unix(0, 0)
 	at := func(i int) time.Time { return began.Add(time.Duration(i) * time.Second) }
 	for _, i := range []int{5, 3, 9, 1, 7, 2, 8} {
-		h.begin(seat{lobby, user(i)}, at(i))
+		h.extend(seat{lobby, user(i)}, at(i))
 	}
 	h.end(seat{lobby, user(7)})
 	h.end(seat{lobby, user(7)})

@@ -127,13 +127,13 @@ func (m *model) leave(rt *rapid.T) {
 	if a.connections == 0 {
 		return
 	}
-	if a.connections--; a.connections > 0 || held > 0 {
+	if until := time.Now().Add(held); held > 0 && until.After(m.held[at]) {
+		m.held[at] = until
+	}
+	if a.connections--; a.connections > 0 || !m.held[at].IsZero() {
 		m.attendances[at] = a
 	} else {
 		delete(m.attendances, at)
-	}
-	if a.connections == 0 && held > 0 {
-		m.held[at] = time.Now().Add(held)
 	}
 	m.notice()
 }
@@ -143,7 +143,9 @@ func (m *model) forget() {
 	for at, until := range m.held {
 		if !until.After(time.Now()) {
 			delete(m.held, at)
-			delete(m.attendances, at)
+			if m.attendances[at].connections == 0 {
+				delete(m.attendances, at)
+			}
 		}
 	}
 	m.notice()
