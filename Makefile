@@ -13,6 +13,7 @@ STAMP := $(shell git rev-parse --quiet --verify HEAD >/dev/null 2>&1 && echo tru
 FUZZTIME ?= 30s
 BENCH ?= .
 PACKAGES ?= ./...
+PARALLEL ?= 5 # tests of a package at once: most wait for something, and leave the processors alone
 
 ##@ Every day
 
@@ -37,7 +38,7 @@ test: ## Install what is needed, then run every check and every test
 
 .PHONY: unit
 unit: node_modules bin/carillon bin/nats-server bin/grpcurl ## Run the tests only, end to end included (PACKAGES=./services/edge/...)
-	@$(STEP) 'go test -race' $(GO) test -race -shuffle=on -timeout 15m $(PACKAGES)
+	@$(STEP) 'go test -race' $(GO) test -race -shuffle=on -parallel $(PARALLEL) -timeout 15m $(PACKAGES)
 
 .PHONY: check
 check: deps node_modules bin/gofumpt bin/staticcheck ## Run the checks only: contract, format, vet, modules

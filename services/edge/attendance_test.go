@@ -43,8 +43,9 @@ func (a *attendance) Join(name channel.Name, user channel.User) {
 	if a.present[name] == nil {
 		a.present[name] = map[channel.User]int{}
 	}
+	_, held := a.present[name][user]
 	a.present[name][user]++
-	if a.present[name][user] == 1 {
+	if !held {
 		a.tell(name, roster.Update{Joined: []roster.Member{a.member(name, user)}})
 	}
 }
@@ -107,7 +108,7 @@ func (a *attendance) Leave(name channel.Name, user channel.User, held time.Durat
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.holds = append(a.holds, hold{name, user, held})
-	if a.present[name][user]--; a.present[name][user] == 0 {
+	if a.present[name][user]--; a.present[name][user] == 0 && held == 0 { // who is held stays for ever
 		delete(a.present[name], user)
 		a.tell(name, roster.Update{Left: []channel.User{user}})
 	}

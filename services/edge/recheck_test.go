@@ -46,10 +46,9 @@ func TestRecheckEndsWhatIsAllowedNoMore(t *testing.T) {
 	w.publish(t, "chat.b", `1`)
 	w.publish(t, "chat.a", `2`)
 	w.publish(t, "user.alice", `3`)
-	for _, name := range []string{"chat.a", "user.alice"} {
-		if got := c.hear("message"); got["channel"] != name {
-			t.Errorf("heard %v, want %s", got, name)
-		}
+	heard := map[any]bool{c.hear("message")["channel"]: true, c.hear("message")["channel"]: true} // channels have no order
+	if !heard["chat.a"] || !heard["user.alice"] {
+		t.Errorf("heard messages of %v", heard)
 	}
 	bob.quiet(3)
 	if got := carol.hear("message"); got["channel"] != "chat.b" { // a service has made it
