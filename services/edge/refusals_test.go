@@ -3,7 +3,6 @@ package edge_test
 import (
 	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -36,23 +35,5 @@ func TestRefusalsAreLogged(t *testing.T) {
 		if !strings.Contains(log.String(), line) {
 			t.Errorf("no %s in\n%s", line, log)
 		}
-	}
-}
-
-// A flood of refusals is not one of log lines, and what was left out is told.
-func TestAFloodOfRefusalsIsNotLogged(t *testing.T) {
-	t.Parallel()
-	log := &noted{}
-	w := start(t, func(o *edge.Options) { o.Logger = slog.New(slog.NewTextHandler(log, nil)) })
-	c := w.connect(t, "alice")
-	for id := 2; id < 1002; id++ {
-		c.say(`{"id":` + strconv.Itoa(id) + `,"subscribe":{"channel":"chat.secret"}}`)
-		c.hear("error")
-	}
-	if lines := strings.Count(log.String(), "POLICY_DENIED"); lines < 200 || lines > 900 {
-		t.Errorf("%d lines of 1000 refusals", lines)
-	}
-	if !strings.Contains(log.String(), "left_out_before=") {
-		t.Error("what was left out is not told")
 	}
 }
