@@ -132,7 +132,7 @@ func TestARefusalTellsWhyWithoutTheClaims(t *testing.T) {
 		if d.Allowed || d.Message != "the rule chat[0].subscribe "+want || strings.Contains(d.Message, "secret") {
 			t.Errorf("%s: %+v, want %s", expression, d, want)
 		}
-		if took := time.Since(started); took > 2*time.Second {
+		if took := time.Since(started); took > 20*time.Second { // without the limit it would be hours
 			t.Errorf("%s: took %v", expression, took)
 		}
 	}
