@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/metadata"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 type whoCommand struct {
@@ -76,21 +76,9 @@ func (w *whoCommand) ask(env environment, call func(context.Context) error) erro
 	for {
 		err := call(ctx)
 		refusal := fault.FromGRPC(err, "")
-		if refusal == nil || refusal.Reason != fault.PresenceUnavailable || !pause(ctx, max(refusal.RetryAfter, minWatchPause)) {
+		if refusal == nil || refusal.Reason != fault.PresenceUnavailable || !lifecycle.Pause(ctx, max(refusal.RetryAfter, minWatchPause)) {
 			return explain(strings.Join(w.Server, ","), err)
 		}
-	}
-}
-
-// pause tells whether ctx has not ended meanwhile.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 const (
@@ -76,7 +77,7 @@ func (w *watching) run() error {
 		if w.begun {
 			fmt.Fprintf(w.env.stderr, "%v; trying again in %v\n", explain(strings.Join(w.command.Server, ","), err), wait.Round(time.Millisecond))
 		}
-		if !pause(w.env.ctx, wait) {
+		if !lifecycle.Pause(w.env.ctx, wait) {
 			return nil
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/carillon-rt/carillon/services/chaos/fleet"
 	"github.com/carillon-rt/carillon/services/chaos/load"
 	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 // Options say what is done to what.
@@ -229,7 +230,7 @@ func (r *run) startLoad(ctx context.Context) (err error) {
 // begun is ended. ctx ends the run itself.
 func (r *run) follow(ended, ctx context.Context, track Track, chosen []*nemesis) {
 	for _, step := range track.Steps {
-		if !pause(ended, step.After) {
+		if !lifecycle.Pause(ended, step.After) {
 			return
 		}
 		n := chosen[slices.IndexFunc(chosen, func(n *nemesis) bool { return n.name == step.Nemesis })]
@@ -266,7 +267,7 @@ func (r *run) step(ended, ctx context.Context, n *nemesis, step Step) {
 		r.event("%s: %s", n.name, hit)
 	}
 	if undo != nil {
-		pause(ended, step.Hold)
+		lifecycle.Pause(ended, step.Hold)
 		undoing, cancel := context.WithTimeout(ctx, undoTimeout)
 		defer cancel()
 		if err := undo(undoing); err != nil {
@@ -285,7 +286,7 @@ func (r *run) settle(ended context.Context, n *nemesis, hit string) {
 	switch {
 	case n.alone: // what runs is to find out what has happened before anything else does
 		members, most = r.fleet.Members(), undoTimeout
-		defer pause(ended, discoveryTime)
+		defer lifecycle.Pause(ended, discoveryTime)
 	case n.track == storeTrack:
 		members = r.fleet.Nodes
 	}
@@ -363,16 +364,4 @@ func (r *run) problem(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Problems = append(r.report.Problems, err.Error())
-}
-
-// pause waits; false if ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -18,9 +18,6 @@ const (
 	maxMembers = 1000
 	// maxInfosBytes bounds what the members of one reply or push say of themselves.
 	maxInfosBytes = 256 << 10
-	// maxInfoDepth bounds how deep what a client says of its user is nested: as deep as
-	// what a token says.
-	maxInfoDepth = 32
 )
 
 func noPresence(field string, ns *namespace.Namespace) error {
@@ -32,7 +29,7 @@ func clientInfo(text []byte) (string, error) {
 	if len(text) == 0 || bytes.Equal(text, []byte("null")) {
 		return "", nil
 	}
-	info, err := message.JSONWithin("info", text, maxInfoDepth)
+	info, err := message.JSONWithin("info", text, auth.MaxInfoDepth)
 	if err != nil {
 		return "", err
 	}

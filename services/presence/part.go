@@ -25,8 +25,6 @@ const (
 	maxHeld = time.Hour
 	// maxConnectionIDBytes bounds what an edge calls a connection.
 	maxConnectionIDBytes = 64
-	// maxInfoDepth bounds how deep an info is nested.
-	maxInfoDepth = 32
 )
 
 // snapshotPart checks a part of a snapshot: all in it is there, or held.
@@ -134,7 +132,7 @@ func info(text string) (string, error) {
 	if n := len(text); n > auth.MaxInfoBytes {
 		return "", fault.New(fault.PayloadTooLarge, "info", "info has %d bytes, more than %d", n, auth.MaxInfoBytes)
 	}
-	compact, err := message.JSONWithin("info", []byte(text), maxInfoDepth)
+	compact, err := message.JSONWithin("info", []byte(text), auth.MaxInfoDepth)
 	if err != nil {
 		return "", err
 	}

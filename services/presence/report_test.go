@@ -129,7 +129,12 @@ func TestReportRefusals(t *testing.T) {
 			}
 		})
 	}
-	// The interceptor refuses what the contract bounds.
+}
+
+// The interceptor refuses what the contract bounds.
+func TestReportWithinTheContract(t *testing.T) {
+	t.Parallel()
+	s := started(t)
 	for _, bad := range []*presencev1.ReportRequest{hello(""), hello(strings.Repeat("x", 65)), {}} {
 		if f := fault.FromGRPC(s.report(t).send(bad), "none"); f == nil || f.Code() != codes.InvalidArgument {
 			t.Errorf("%v: %v", bad, f)

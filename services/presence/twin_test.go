@@ -82,17 +82,18 @@ func twinOf(t *testing.T, o *oracle) http.Handler {
 	return handler
 }
 
-// What curl asks is what gRPC is asked, and the answers say the same.
-func TestTwin(t *testing.T) {
-	t.Parallel()
+type exchange struct {
+	method, path, body string
+	oracle             oracle
+	asked              proto.Message
+	status             int
+	want               string
+}
+
+// exchanges are what curl asks, what gRPC is then asked and says, and what curl gets.
+func exchanges() map[string]exchange {
 	at := &timestamppb.Timestamp{Seconds: 1_700_000_000, Nanos: 123_000_000}
-	for name, tt := range map[string]struct {
-		method, path, body string
-		oracle             oracle
-		asked              proto.Message
-		status             int
-		want               string
-	}{
+	return map[string]exchange{
 		"members": {
 			"GET", "/v1/presence/members?channel=chat.a&pageSize=2&pageToken=dQ", "",
 			oracle{members: &presencev1.ListMembersResponse{
@@ -152,7 +153,13 @@ func TestTwin(t *testing.T) {
 			nil, 404,
 			`{"error":{"code":"NOT_FOUND","reason":"PATH_UNKNOWN","message":"there is no path \"/v1/presence/watch\"; publish with POST /v1/publish"}}`,
 		},
-	} {
+	}
+}
+
+// What curl asks is what gRPC is asked, and the answers say the same.
+func TestTwin(t *testing.T) {
+	t.Parallel()
+	for name, tt := range exchanges() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			handler := twinOf(t, &tt.oracle)

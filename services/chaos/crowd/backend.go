@@ -15,6 +15,7 @@ import (
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/chaos/attendance"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 const (
@@ -199,7 +200,7 @@ func (f *follower) run(ctx context.Context) {
 			f.crowd.note("backend", "is not told of %s any more: %v", f.room, err)
 			f.crowd.expect(fmt.Errorf("watching %s: %w", f.room, err))
 		}
-		pause(ctx, watchAgain)
+		lifecycle.Pause(ctx, watchAgain)
 	}
 }
 

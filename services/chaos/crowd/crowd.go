@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/carillon-rt/carillon/services/chaos/attendance"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
@@ -160,7 +161,7 @@ func (c *Crowd) Settle(ctx context.Context) error {
 // room.
 func (c *Crowd) calm(ctx context.Context) error {
 	for wait := time.Until(c.options.Check.Rest()); wait > 0; wait = time.Until(c.options.Check.Rest()) {
-		if !pause(ctx, wait) {
+		if !lifecycle.Pause(ctx, wait) {
 			return ctx.Err()
 		}
 	}
@@ -222,18 +223,6 @@ func (c *Crowd) note(who, what string, args ...any) {
 	c.eventsMu.Lock()
 	defer c.eventsMu.Unlock()
 	_, _ = io.WriteString(c.options.Events, line) // what is told to the checker counts
-}
-
-// pause waits; false if ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // between is a random time.

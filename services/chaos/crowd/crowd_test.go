@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/carillon-rt/carillon/services/chaos/attendance"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,7 +46,7 @@ func visitHall(t *testing.T, h *hall, lasts time.Duration, settle bool) (*attend
 	if err != nil {
 		t.Error(err)
 	}
-	pause(ctx, lasts)
+	lifecycle.Pause(ctx, lasts)
 	c.Still()
 	if settle {
 		if err := c.Settle(ctx); err != nil {

@@ -12,6 +12,7 @@ import (
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/chaos/fleet"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 // callTimeout bounds one call: somewhat longer than the server tries.
@@ -80,7 +81,7 @@ func (b *backend) send(ctx context.Context, s *source, m *message, request *publ
 			b.load.options.Logger.Info("a publish was given up", "id", m.id, "error", err)
 			return nil
 		}
-		if !pause(ctx, backoff(s.random, failures)) {
+		if !lifecycle.Pause(ctx, backoff(s.random, failures)) {
 			m.abandon()
 			return nil
 		}
@@ -103,7 +104,7 @@ func (b *backend) batches(ctx context.Context, s *source) {
 		}
 		for failures := 0; len(batch) > 0; failures++ {
 			batch = b.sendBatch(ctx, batch)
-			if len(batch) > 0 && !pause(ctx, backoff(s.random, failures)) {
+			if len(batch) > 0 && !lifecycle.Pause(ctx, backoff(s.random, failures)) {
 				for _, m := range batch {
 					m.abandon()
 				}

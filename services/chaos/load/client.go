@@ -13,6 +13,7 @@ import (
 
 	carillon "github.com/carillon-rt/carillon/clients/go"
 	"github.com/carillon-rt/carillon/services/chaos/checker"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 func userName(i int) string { return fmt.Sprint("u", i) }
@@ -87,7 +88,7 @@ func (c *client) run(ctx context.Context) {
 			return
 		}
 		c.load.options.Logger.Info("a client was sent away", "user", c.user, "error", err)
-		if !pause(ctx, loginPause) {
+		if !lifecycle.Pause(ctx, loginPause) {
 			return
 		}
 		if err := c.renew(maps.Clone(session.Positions())); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/chaos/fleet"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 // everyChannel is what was published to.
@@ -129,7 +130,7 @@ func (l *Load) checkLink(channel string, last uint64, m *publishv1.StoredMessage
 func (l *Load) page(ctx context.Context, request *publishv1.ListMessagesRequest) (page *publishv1.ListMessagesResponse, err error) {
 	for range historyRetries {
 		page, err = call(ctx, l.backend, l.backend.history.ListMessages, request)
-		if err == nil || !pause(ctx, time.Second) {
+		if err == nil || !lifecycle.Pause(ctx, time.Second) {
 			break
 		}
 	}

@@ -202,15 +202,3 @@ func (l *Load) Problems() []error {
 	defer l.mu.Unlock()
 	return slices.Clone(l.problems)
 }
-
-// pause waits; false if ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

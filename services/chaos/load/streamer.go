@@ -11,6 +11,7 @@ import (
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/chaos/fleet"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
 
 const (
@@ -49,7 +50,7 @@ func (t *streamer) run(ctx context.Context) {
 		if t.stream(ctx) {
 			return
 		}
-		if !pause(ctx, backoff(t.source.random, min(failures, 4))) {
+		if !lifecycle.Pause(ctx, backoff(t.source.random, min(failures, 4))) {
 			for _, m := range t.waiting {
 				m.abandon()
 			}

@@ -111,6 +111,27 @@ func TestFromListToSampleAndBack(t *testing.T) {
 	}
 }
 
+// replay is a list that updates are applied to; nil: none.
+type replay map[channel.User]struct{}
+
+func (r *replay) tell(rt *rapid.T, u Update) {
+	if u.Truncated {
+		*r = nil
+	}
+	if *r == nil {
+		return
+	}
+	for _, m := range u.Joined {
+		(*r)[m.User] = struct{}{}
+	}
+	for _, user := range u.Left {
+		delete(*r, user)
+	}
+	if !u.empty() && len(*r) != u.Total {
+		rt.Fatalf("the total is %d of %v", u.Total, *r)
+	}
+}
+
 // Whatever replicas say, in turn and late: who replays what is told has the list, and when
 // the replica has had its say and its time, that is the replica's.
 func TestReplayedUpdatesAreTheList(t *testing.T) {
@@ -118,26 +139,10 @@ func TestReplayedUpdatesAreTheList(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const most = 6
 		w, truth := &watched{}, map[channel.User]struct{}{}
-		replayed := map[channel.User]struct{}{} // nil: no list
+		replayed := replay{}
 		someone := rapid.SampledFrom([]channel.User{"a", "b", "c", "d", "e", "f", "g", "h", "i"})
 		truncated := false // as the replica tells
-		tell := func(u Update) {
-			if u.Truncated {
-				replayed = nil
-			}
-			if replayed == nil {
-				return
-			}
-			for _, m := range u.Joined {
-				replayed[m.User] = struct{}{}
-			}
-			for _, user := range u.Left {
-				delete(replayed, user)
-			}
-			if !u.empty() && len(replayed) != u.Total {
-				rt.Fatalf("the total is %d of %v", u.Total, replayed)
-			}
-		}
+		tell := func(u Update) { replayed.tell(rt, u) }
 		list := func() map[channel.User]struct{} {
 			members, total := w.list()
 			all := map[channel.User]struct{}{}

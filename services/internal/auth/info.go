@@ -10,8 +10,11 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
 
-// MaxInfoBytes bounds what members of a channel see of a user.
-const MaxInfoBytes = 1024
+// Bounds of what members of a channel see of a user, whoever says it.
+const (
+	MaxInfoBytes = 1024
+	MaxInfoDepth = MaxClaimDepth
+)
 
 // infoOf is a claim as a compact JSON text; nil if the token does not have it.
 func infoOf(claims jwt.MapClaims, claim string) ([]byte, error) {
