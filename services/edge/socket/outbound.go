@@ -1,0 +1,143 @@
+package socket
+
+import (
+	"context"
+	"net"
+)
+
+// Send queues a frame and returns at once. ErrFull means that it was not queued;
+// net.ErrClosed that the socket is closing.
+func (s *Socket) Send(f Frame) error { return s.SendWithin(f, s.options.MaxQueueBytes) }
+
+// SendWithin is Send with another bound of the queue, for frames that must leave room
+// for others.
+func (s *Socket) SendWithin(f Frame, bytes int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending != nil {
+		return net.ErrClosed
+	}
+	if s.bytes > 0 && s.bytes+len(f) > bytes {
+		return ErrFull
+	}
+	s.push(f)
+	return nil
+}
+
+// Below tells whether fewer bytes than that are queued.
+func (s *Socket) Below(bytes int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes < bytes
+}
+
+// WaitBelow waits until fewer bytes than that are queued, so that a long replay goes no
+// faster than its reader. Errors: net.ErrClosed and ctx's.
+func (s *Socket) WaitBelow(ctx context.Context, bytes int) error {
+	for {
+		s.mu.Lock()
+		if s.ending != nil {
+			s.mu.Unlock()
+			return net.ErrClosed
+		}
+		if s.bytes < bytes {
+			s.mu.Unlock()
+			return nil
+		}
+		if s.room == nil {
+			s.room = make(chan struct{})
+		}
+		room := s.room
+		s.mu.Unlock()
+		select {
+		case <-room:
+		case <-s.done:
+			return net.ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Ping queues a ping.
+func (s *Socket) Ping() error { return s.Send(ping) }
+
+// push queues a frame and sees to it that somebody writes; the caller holds mu.
+func (s *Socket) push(f Frame) {
+	s.queue = append(s.queue, f)
+	s.bytes += len(f)
+	s.startWriting()
+}
+
+// startWriting begins a writer goroutine unless there is one, or nothing may be
+// written yet; an idle socket has none. The caller holds mu.
+func (s *Socket) startWriting() {
+	if s.writing || (s.corked && s.ending == nil) || (len(s.queue) == 0 && s.ending == nil) {
+		return
+	}
+	s.writing = true
+	s.options.Go(s.write)
+}
+
+// Cork makes frames wait until Uncork.
+func (s *Socket) Cork() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.corked = true
+}
+
+// Uncork sends a frame ahead of all that were queued since Cork, then those. The
+// frame is not subject to the queue's bound.
+func (s *Socket) Uncork(first Frame) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.corked = false
+	if s.ending != nil {
+		return
+	}
+	s.queue = append(net.Buffers{first}, s.queue...)
+	s.bytes += len(first)
+	s.startWriting()
+}
+
+// write empties the queue, several frames in one system call, then closes if Close
+// was called.
+func (s *Socket) write() {
+	for {
+		s.mu.Lock()
+		batch, end := s.queue, s.ending
+		s.queue = nil
+		if len(batch) == 0 {
+			s.writing = end != nil // the last writer stays the last
+			s.mu.Unlock()
+			if end != nil {
+				s.finish(*end)
+			}
+			return
+		}
+		s.mu.Unlock()
+
+		size := 0
+		for _, f := range batch {
+			size += len(f)
+		}
+		err := s.wire.writeAll(&batch)
+		s.mu.Lock()
+		s.bytes -= size
+		if s.room != nil {
+			close(s.room)
+			s.room = nil
+		}
+		if err != nil {
+			s.queue = nil
+			if s.ending == nil {
+				s.ending = &ending{}
+			}
+		}
+		s.mu.Unlock()
+		if err != nil {
+			s.release()
+			return
+		}
+	}
+}
