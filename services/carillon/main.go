@@ -35,6 +35,7 @@ type cli struct {
 	Who      whoCommand     `cmd:"" help:"List the members of a channel."`
 	Can      canCommand     `cmd:"" help:"Say whether a user or a service may do something in a channel, and why."`
 	Chaos    chaosCommand   `cmd:"" help:"Put a system of its own through faults, and report every broken promise."`
+	Bench    benchCommand   `cmd:"" help:"Measure what Carillon costs, and other systems beside it."`
 	Config   configCommand  `cmd:"" help:"Check or print the configuration."`
 	Version  versionCommand `cmd:"" help:"Print the version."`
 }

@@ -1,0 +1,179 @@
+//go:build linux
+
+// Package process runs servers as processes of their own and asks the operating system
+// what they use.
+package process
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Process is one that runs, or ran. Its methods may be called concurrently.
+type Process struct {
+	name  string
+	cmd   *exec.Cmd
+	ended chan struct{}
+
+	mu    sync.Mutex
+	lines []string      // that it has printed, the last of them
+	more  chan struct{} // closed with the next
+}
+
+// maxLines is how much of what a process printed is kept.
+const maxLines = 1000
+
+// Start starts a program. What it prints, on both outputs, Line waits for.
+func Start(name string, environ []string, program string, arguments ...string) (*Process, error) {
+	p := &Process{name: name, cmd: exec.Command(program, arguments...), ended: make(chan struct{}), more: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), environ...)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = writer, writer
+	err = p.cmd.Start()
+	_ = writer.Close() // the process has its own
+	if err != nil {
+		_ = reader.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	go func() {
+		defer close(p.ended)
+		p.listen(reader)
+		_ = p.cmd.Wait() // ProcessState tells
+	}()
+	return p, nil
+}
+
+func (p *Process) listen(from io.ReadCloser) {
+	defer from.Close()
+	scanner := bufio.NewScanner(from)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		p.mu.Lock()
+		if len(p.lines) == maxLines {
+			p.lines = append(p.lines[:0], p.lines[maxLines/2:]...)
+		}
+		p.lines = append(p.lines, scanner.Text())
+		close(p.more)
+		p.more = make(chan struct{})
+		p.mu.Unlock()
+	}
+}
+
+// Line waits for a line that contains every one of the texts. The error of a process
+// that ends, or of ctx, has what was printed.
+func (p *Process) Line(ctx context.Context, texts ...string) (string, error) {
+	for {
+		p.mu.Lock()
+		lines, more := p.lines, p.more
+		p.mu.Unlock()
+		for _, line := range lines {
+			if containsAll(line, texts) {
+				return line, nil
+			}
+		}
+		select {
+		case <-more:
+		case <-p.ended:
+			return "", fmt.Errorf("%s has ended: %v: %s", p.name, p.cmd.ProcessState, p.tail())
+		case <-ctx.Done():
+			return "", fmt.Errorf("%s: no line with %q: %w: %s", p.name, texts, ctx.Err(), p.tail())
+		}
+	}
+}
+
+func containsAll(line string, texts []string) bool {
+	for _, text := range texts {
+		if !strings.Contains(line, text) {
+			return false
+		}
+	}
+	return true
+}
+
+// tail is the end of what a process has printed.
+func (p *Process) tail() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.lines[max(0, len(p.lines)-10):], "\n")
+}
+
+// Stop ends a process and waits for that: by a signal, and by force if it takes more
+// than 10 s.
+func (p *Process) Stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	force := time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Kill() })
+	defer force.Stop()
+	<-p.ended
+}
+
+// Usage is what processes have used so far, and hold now.
+type Usage struct {
+	// CPU is of all threads, in user and system mode.
+	CPU time.Duration
+	// Memory is what is resident, program text included.
+	Memory int64
+}
+
+// Use asks for the sum of some processes.
+func Use(processes ...*Process) (Usage, error) {
+	var sum Usage
+	for _, p := range processes {
+		u, err := p.use()
+		if err != nil {
+			return Usage{}, fmt.Errorf("%s: %w", p.name, err)
+		}
+		sum.CPU += u.CPU
+		sum.Memory += u.Memory
+	}
+	return sum, nil
+}
+
+func (p *Process) use() (Usage, error) {
+	dir := filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid))
+	stat, err1 := os.ReadFile(filepath.Join(dir, "stat"))
+	statm, err2 := os.ReadFile(filepath.Join(dir, "statm"))
+	if err := errors.Join(err1, err2); err != nil {
+		return Usage{}, err
+	}
+	cpu, err1 := cpuOf(string(stat))
+	memory, err2 := memoryOf(string(statm))
+	return Usage{cpu, memory}, errors.Join(err1, err2)
+}
+
+// cpuOf reads proc_pid_stat(5): utime and stime are its fields 14 and 15.
+func cpuOf(stat string) (time.Duration, error) {
+	_, after, ok := strings.Cut(stat, ") ") // the name in parentheses may hold anything
+	fields := strings.Fields(after)
+	if !ok || len(fields) < 13 {
+		return 0, fmt.Errorf("not what proc(5) says: %q", stat)
+	}
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on every architecture that Go knows
+	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+}
+
+// memoryOf reads proc_pid_statm(5): the second field is resident pages.
+func memoryOf(statm string) (int64, error) {
+	fields := strings.Fields(statm)
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("not what proc(5) says: %q", statm)
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}

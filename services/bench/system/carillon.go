@@ -1,0 +1,321 @@
+//go:build linux
+
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
+	"github.com/carillon-rt/carillon/services/bench/herd"
+	"github.com/carillon-rt/carillon/services/bench/process"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
+)
+
+// Carillon is this system, with every bound and check that is on by default.
+type Carillon struct{}
+
+// Name is its word.
+func (Carillon) Name() string { return "carillon" }
+
+// About says what it is.
+func (Carillon) About() string {
+	return "Carillon with its defaults: JWT, rules, limits, metrics, every message stored on disk before it is delivered"
+}
+
+const carillonConfig = `
+log: {format: json}
+edge: {listen: "127.0.0.1:0"}
+presence: {listen: "127.0.0.1:0"}
+publish: {listen: "127.0.0.1:0", http_listen: "127.0.0.1:0"}
+ops: {listen: "127.0.0.1:0"}
+auth:
+  issuers:
+    - {name: clients, for: clients, algorithms: [HS256], secret: {file: %[1]q}}
+    - {name: callers, for: callers, algorithms: [HS256], secret: {file: %[1]q}}
+  roles_secret: {file: %[1]q}
+callers:
+  - {name: bench, publish: ["{rest...}"]}
+namespaces:
+  - name: news
+    history: {max_messages: 1000, max_age: 24h, max_bytes: 1GiB}
+    rules: [{channel: "news.{rest...}", subscribe: "true"}]
+  - name: user
+    history: {max_messages: 1000, max_age: 24h, max_bytes: 1GiB}
+    rules: [{channel: "user.{id}", subscribe: "id == user"}]
+`
+
+// carillon is one that runs.
+type carillon struct {
+	key       string // the file of the secret of all
+	processes []*process.Process
+	edges     []netip.AddrPort
+	publish   []string // gRPC
+	presence  string
+	ops       []string // of the processes that have one
+}
+
+// Start starts one process with everything, or each role and NATS as processes.
+func (Carillon) Start(ctx context.Context, o Options) (Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c := &carillon{key: filepath.Join(o.Dir, "key")}
+	if err := c.start(ctx, o); err != nil {
+		c.Stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *carillon) start(ctx context.Context, o Options) error {
+	file := filepath.Join(o.Dir, "carillon.yaml")
+	err1 := os.WriteFile(c.key, []byte(strings.Repeat("k", auth.MinSecretBytes)), 0o600)
+	err2 := os.WriteFile(file, fmt.Appendf(nil, carillonConfig, c.key), 0o600)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	common := []string{"--config=" + file, "--ops.pprof=" + strconv.FormatBool(o.Profile)}
+	edge := slices.Clone(common)
+	if o.Quiet {
+		edge = append(edge, "--edge.ping-interval=1h")
+	}
+	if o.Edges == 0 {
+		return c.startRole(ctx, o, "serve", append(edge, "--data-dir="+filepath.Join(o.Dir, "data")), "edge", "publish")
+	}
+	nats, err := c.startNATS(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := c.startRole(ctx, o, "presence", common, "presence"); err != nil {
+		return err
+	}
+	if err := c.startRole(ctx, o, "publish", slices.Concat(common, []string{nats}), "publish"); err != nil {
+		return err
+	}
+	for range o.Edges {
+		if err := c.startRole(ctx, o, "edge", slices.Concat(edge, []string{nats}), "edge"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startNATS returns the flag that tells where it is.
+func (c *carillon) startNATS(ctx context.Context, o Options) (string, error) {
+	p, err := process.Start("nats-server", nil, o.NATSServer, "-a", "127.0.0.1", "-p", "-1", "-js", "-sd", filepath.Join(o.Dir, "nats"))
+	if err != nil {
+		return "", err
+	}
+	c.processes = append(c.processes, p)
+	line, err := p.Line(ctx, "Listening for client connections on ")
+	if err != nil {
+		return "", err
+	}
+	_, address, _ := strings.Cut(line, "connections on ")
+	_, err = p.Line(ctx, "Server is ready")
+	return "--nats.url=nats://" + address, err
+}
+
+// startRole starts a role and keeps where it listens.
+func (c *carillon) startRole(ctx context.Context, o Options, role string, arguments []string, listeners ...string) error {
+	if role == "edge" {
+		arguments = append(arguments, "--presence.addresses="+c.presence)
+	}
+	p, err := process.Start("carillon "+role, nil, o.Carillon, append([]string{role}, arguments...)...)
+	if err != nil {
+		return err
+	}
+	c.processes = append(c.processes, p)
+	for _, on := range append(listeners, "ops") {
+		address, err := listening(ctx, p, on)
+		if err != nil {
+			return err
+		}
+		switch on {
+		case "edge":
+			c.edges = append(c.edges, netip.MustParseAddrPort(address))
+		case "presence":
+			c.presence = address
+		case "publish":
+			c.publish = append(c.publish, address)
+		case "ops":
+			c.ops = append(c.ops, address)
+		}
+	}
+	return awaitReady(ctx, c.ops[len(c.ops)-1])
+}
+
+// listening waits until a process says where it listens.
+func listening(ctx context.Context, p *process.Process, on string) (string, error) {
+	line, err := p.Line(ctx, `"msg":"listening"`, fmt.Sprintf(`"on":%q`, on))
+	if err != nil {
+		return "", err
+	}
+	var entry struct{ Address string }
+	if err := json.Unmarshal([]byte(line), &entry); err != nil {
+		return "", fmt.Errorf("%s: %w", line, err)
+	}
+	return entry.Address, nil
+}
+
+func awaitReady(ctx context.Context, ops string) error {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		status, text, err := get(ctx, "http://"+ops+"/readyz")
+		if err == nil && status == http.StatusOK {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("not ready: %d %s: %w", status, text, errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+func get(ctx context.Context, url string) (int, string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(text), err
+}
+
+func (c *carillon) Processes() []*process.Process { return c.processes }
+
+// Ops are the addresses of /metrics and of profiles.
+func (c *carillon) Ops() []string { return c.ops }
+
+// Stop ends the processes, those first that need others.
+func (c *carillon) Stop() {
+	for i := range c.processes {
+		c.processes[len(c.processes)-1-i].Stop()
+	}
+}
+
+func (c *carillon) token(kind auth.Kind, subject string) (string, error) {
+	issuer := auth.Issuer{Name: "clients", For: kind, Algorithms: []string{"HS256"}, Secret: auth.Secret{File: c.key}}
+	if kind == auth.ForCallers {
+		issuer.Name = "callers"
+	}
+	return auth.Sign(issuer, func(s auth.Secret) ([]byte, error) { return os.ReadFile(s.File) }, subject, 24*time.Hour, nil)
+}
+
+func (c *carillon) Client(n, edge int, channels ...Subscription) (herd.Client, error) {
+	token, err := c.token(auth.ForClients, user(n))
+	if err != nil {
+		return herd.Client{}, err
+	}
+	entries := make([]string, len(channels))
+	for i, s := range channels {
+		entries[i] = fmt.Sprintf(`{"channel":%q}`, s.Channel)
+		if s.Since.Epoch != "" {
+			entries[i] = fmt.Sprintf(`{"channel":%q,"since":{"epoch":%q,"offset":%d}}`, s.Channel, s.Since.Epoch, s.Since.Offset)
+		}
+	}
+	connect := fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subscriptions":[%s]}}`, token, strings.Join(entries, ","))
+	address := c.edges[edge%len(c.edges)]
+	return herd.Client{
+		Server: address, Source: source(n), Handshake: handshake(address, "/v1/ws", "carillon.v1.json"),
+		Steps: []herd.Step{{Say: herd.Text(connect)}, {Await: []byte(`"connected"`)}},
+	}, nil
+}
+
+// handshake is the request that begins a WebSocket (RFC 6455, 4.1).
+func handshake(server netip.AddrPort, path, subprotocol string) []byte {
+	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %v\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", path, server)
+	if subprotocol != "" {
+		request += "Sec-WebSocket-Protocol: " + subprotocol + "\r\n"
+	}
+	return []byte(request + "\r\n")
+}
+
+func (c *carillon) Publisher(context.Context) (Publisher, error) {
+	token, err := c.token(auth.ForCallers, "bench")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := rpc.Dial(c.publish, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &carillonPublisher{conn, publishv1.NewPublishServiceClient(conn), metadata.Pairs("authorization", "Bearer "+token)}, nil
+}
+
+// carillonPublisher publishes by gRPC.
+type carillonPublisher struct {
+	conn   *grpc.ClientConn
+	client publishv1.PublishServiceClient
+	header metadata.MD
+}
+
+func (p *carillonPublisher) Close() error { return p.conn.Close() }
+
+func publishRequest(channel string, message []byte) *publishv1.PublishRequest {
+	return &publishv1.PublishRequest{
+		Target:  &publishv1.PublishRequest_Channel{Channel: channel},
+		Payload: &publishv1.PublishRequest_Json{Json: strconv.Quote(string(message))},
+	}
+}
+
+func (p *carillonPublisher) Publish(ctx context.Context, channel string, message []byte) (Place, error) {
+	reply, err := p.client.Publish(metadata.NewOutgoingContext(ctx, p.header), publishRequest(channel, message))
+	return Place{reply.GetEpoch(), reply.GetOffset()}, err
+}
+
+// Pipe publishes over one stream.
+func (p *carillonPublisher) Pipe(ctx context.Context, channel string, message []byte, count, window int) error {
+	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, p.header))
+	defer cancel()
+	stream, err := p.client.PublishStream(ctx)
+	if err != nil {
+		return err
+	}
+	slots := make(chan struct{}, window)
+	sent := make(chan error, 1)
+	go func() {
+		request := publishRequest(channel, message)
+		for i := range count {
+			slots <- struct{}{}
+			if err := stream.Send(&publishv1.PublishStreamRequest{Id: uint64(i + 1), Message: request}); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- stream.CloseSend()
+	}()
+	for range count {
+		reply, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if refusal := reply.GetError(); refusal != nil {
+			return fmt.Errorf("request %d: %s", reply.GetId(), refusal.GetMessage())
+		}
+		<-slots
+	}
+	return <-sent
+}
