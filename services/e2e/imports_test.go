@@ -17,6 +17,8 @@ const module = "github.com/carillon-rt/carillon"
 var generated = []string{
 	"clients/",
 	"gen/",
+	"services/bench/peer/",
+	"services/bench/system/",
 	"services/carillon/",
 	"services/chaos/crowd/",
 	"services/chaos/load/",
@@ -44,7 +46,7 @@ func forbidden(importer, imported string, inTest bool) string {
 		return ""
 	}
 	if strings.HasPrefix(imported, "github.com/nats-io/") &&
-		!under(from, "services/internal/stream/", "services/carillon/", "services/e2e/") {
+		!under(from, "services/internal/stream/", "services/bench/system/", "services/carillon/", "services/e2e/") {
 		return "NATS types stay in services/internal/stream and the wiring"
 	}
 	to, ok := within(imported)
