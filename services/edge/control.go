@@ -75,7 +75,7 @@ func (e *Edge) endAll(sessions []*session, c control.Command, cause *fault.Error
 	for _, s := range sessions {
 		if s.end(cause, 0) {
 			count++
-			s.logger.Info("connection ended by a service", "reason", string(cause.Reason), "user_id", string(s.user), "by", c.By, "message", cause.Message)
+			s.logger().Info("connection ended by a service", "reason", string(cause.Reason), "user_id", string(s.user), "by", c.By, "message", cause.Message)
 		}
 	}
 	return count
@@ -124,7 +124,7 @@ func (s *session) subscribeFor(ctx context.Context, c control.Command) bool {
 	s.listen(ctx, []*entry{e})
 	s.enter(ctx, e, func(subscribed frame.Subscribed) socket.Frame { return s.codec.build(0, subscribed) })
 	if e.err != nil {
-		s.logger.Warn("a subscription that a service wants could not be made", "user_id", string(s.user), "by", c.By, "channel", string(c.Channel), "error", e.err)
+		s.logger().Warn("a subscription that a service wants could not be made", "user_id", string(s.user), "by", c.By, "channel", string(c.Channel), "error", e.err)
 		return false
 	}
 	s.subscriptions[e.name].granted = true

@@ -18,6 +18,7 @@ import (
 
 	"github.com/carillon-rt/carillon/services/edge/authorization"
 	"github.com/carillon-rt/carillon/services/edge/roster"
+	"github.com/carillon-rt/carillon/services/edge/socket"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -123,7 +124,8 @@ type Edge struct {
 	refusals    *refusals
 	toil        toil           // of large frames
 	reads       toils          // of history, by partition
-	goroutines  sync.WaitGroup // readers, workers and writers of sessions, and handshakes
+	goroutines  sync.WaitGroup // sessions with their readers, workers and writers, and handshakes
+	poller      *socket.Poller // of those who say nothing; nil unless Serve serves
 
 	context context.Context // of commands; ends when the edge has drained, or that takes long
 	cancel  context.CancelFunc
@@ -198,17 +200,23 @@ func (e *Edge) admit(s *session, from netip.Addr) *fault.Error {
 	return nil
 }
 
-// start runs an admitted session in a goroutine of its own, so that what net/http
-// needed for the handshake is freed.
+// start runs a session in a goroutine of its own, so that what net/http needed for the
+// handshake is freed. Expel ends what it begins.
 func (e *Edge) start(s *session) {
-	e.goroutines.Go(func() {
-		s.run()
-		e.index.remove(s)
-		e.mu.Lock()
-		defer e.mu.Unlock()
+	e.goroutines.Add(1)
+	e.goroutines.Go(s.run)
+}
+
+// expel forgets a session that has ended, whether it was admitted or not.
+func (e *Edge) expel(s *session) {
+	defer e.goroutines.Done()
+	e.index.remove(s)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, admitted := e.sessions[s]; admitted {
 		delete(e.sessions, s)
 		e.metrics.connected(-1)
-	})
+	}
 }
 
 func (e *Edge) all() []*session {

@@ -48,11 +48,11 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	var err error
 	s.socket, err = socket.Accept(w, r, socket.Options{
 		Subprotocol: echo, MaxMessageBytes: e.options.Limits.MaxFrameBytes, MaxQueueBytes: e.options.Limits.MaxQueueBytes,
-		OnControl: s.control, Go: e.goroutines.Go,
+		OnControl: s.control, Go: e.goroutines.Go, Poller: e.poller, Resume: s.run,
 	})
 	if err != nil {
 		e.metrics.refused(fault.New(fault.HeaderInvalid, "", "%v", err))
-		s.logger.Debug("handshake refused", "error", err)
+		s.debug("handshake refused", "error", err)
 		return
 	}
 	if refusal == nil {
@@ -61,8 +61,6 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if refusal != nil {
 		e.metrics.refused(refusal)
 		s.end(refusal, reconnectAfter(refusal))
-		e.goroutines.Go(s.run)
-		return
 	}
 	e.start(s)
 }

@@ -170,7 +170,7 @@ func (s *session) recheck(ctx context.Context) {
 			continue
 		}
 		refusal := fault.From(err)
-		s.logger.Info("subscription ended: it is allowed no more", "user_id", string(s.user), "channel", string(sub.topic.name), "error", refusal)
+		s.logger().Info("subscription ended: it is allowed no more", "user_id", string(s.user), "channel", string(sub.topic.name), "error", refusal)
 		s.endSubscription(sub, refusal, checks[i].Action == authorization.Presence)
 	}
 }

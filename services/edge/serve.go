@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/carillon-rt/carillon/services/edge/socket"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
@@ -40,6 +41,11 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 		ConnContext: e.gate.accepted, ConnState: e.gate.handshakes.changed,
 		ErrorLog: lifecycle.ErrorLog(e.options.Logger),
 	}
+	var err error
+	if e.poller, err = socket.NewPoller(); err != nil {
+		return err
+	}
+	defer e.poller.Close()
 	listener = newPaced(listener)
 	if e.options.TLS != nil {
 		listener = tls.NewListener(listener, e.options.TLS)
@@ -59,7 +65,6 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 		e.cancel()
 	}()
 
-	var err error
 	select {
 	case err = <-failed:
 	case <-ctx.Done():

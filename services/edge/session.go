@@ -17,16 +17,15 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
 
-// session is one connection. Its reader goroutine takes commands in; a worker
-// goroutine, there only while commands are pending, carries them out one after the
-// other, so that replies come in the order of the commands and a connection's
-// messages are stored in the order sent.
+// session is one connection. A reader goroutine, there only while something comes, takes
+// commands in; a worker goroutine, there only while commands are pending, carries them out
+// one after the other, so that replies come in the order of the commands and a
+// connection's messages are stored in the order sent.
 type session struct {
 	edge   *Edge
 	id     string
 	codec  *codec
 	socket *socket.Socket
-	logger *slog.Logger
 
 	address   string // of the client
 	opened    time.Time
@@ -51,7 +50,7 @@ type session struct {
 	mu       sync.Mutex
 	idle     sync.Cond // signalled when pending shrinks and when the worker ends
 	pending  []frame.Command
-	inflight map[uint64]struct{} // ids not yet replied to
+	inflight map[uint64]struct{} // ids not yet replied to; nil while there are none
 	working  bool
 	retiring func() // set once the edge drains: what the worker does when nothing is pending
 
@@ -73,19 +72,43 @@ type session struct {
 }
 
 func newSession(e *Edge, c *codec, address string) *session {
-	id := newConnectionID()
-	s := &session{
-		edge: e, id: id, codec: c, address: address, opened: time.Now(),
-		logger:   e.options.Logger.With("remote", address, "connection_id", id),
-		inflight: map[uint64]struct{}{},
-	}
+	s := &session{edge: e, id: newConnectionID(), codec: c, address: address, opened: time.Now()}
 	s.idle.L = &s.mu
 	return s
 }
 
-// run reads until the connection ends, then leaves every channel.
+// logger is made anew each time: kept, it would be a twentieth of an idle connection.
+func (s *session) logger() *slog.Logger {
+	return s.edge.options.Logger.With("remote", s.address, "connection_id", s.id)
+}
+
+func (s *session) debug(message string, args ...any) {
+	if s.edge.options.Logger.Enabled(context.Background(), slog.LevelDebug) {
+		s.logger().Debug(message, args...)
+	}
+}
+
+// run reads what has come, and what comes until the client has nothing more to say; then
+// it ends, and another goroutine goes on with it when there is more. At the end of the
+// connection it leaves.
 func (s *session) run() {
-	err := s.read()
+	for {
+		err := s.readOne()
+		if errors.Is(err, socket.ErrIdle) {
+			var here bool
+			if here, err = s.socket.Await(); !here {
+				return
+			}
+		}
+		if err != nil {
+			s.leaveAll(err)
+			return
+		}
+	}
+}
+
+// leaveAll leaves every channel, when reading has ended with an error.
+func (s *session) leaveAll(err error) {
 	s.socket.CloseNow()
 	<-s.socket.Done()
 
@@ -106,26 +129,15 @@ func (s *session) run() {
 	if code, ok := socket.Received(err); ok && !byServer {
 		s.edge.metrics.closed(code, "client")
 	}
-	s.logger.Debug("connection ended", "user_id", string(s.user), "lasted", time.Since(s.opened))
+	s.debug("connection ended", "user_id", string(s.user), "lasted", time.Since(s.opened))
+	s.edge.expel(s)
 }
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-func (s *session) read() error {
-	for {
-		if err := s.readOne(); err != nil {
-			return err
-		}
-	}
-}
-
 // readOne takes in one frame.
 func (s *session) readOne() error {
-	text, err := s.socket.Next()
-	if err != nil {
-		return s.cutOff(err)
-	}
-	command, size, err := s.decode(text)
+	command, size, err := s.decode()
 	if refusal, ok := errors.AsType[*fault.Error](err); ok {
 		s.end(refusal, 0)
 		return nil
@@ -137,14 +149,15 @@ func (s *session) readOne() error {
 	return nil
 }
 
-// decode reads the frame that has begun, and tells its size. Its buffer is borrowed for
-// that long only, so that a connection that is idle, or waits for its turn, has none. A
-// *fault.Error says what is wrong with the frame.
-func (s *session) decode(text bool) (command frame.Command, size int, err error) {
+// decode reads a frame, and tells its size. Its buffer is borrowed for that long only, so
+// that a connection that is idle, or waits for its turn, has none. A *fault.Error says
+// what is wrong with the frame.
+func (s *session) decode() (command frame.Command, size int, err error) {
 	b, _ := buffers.Get().(*bytes.Buffer) // the pool holds nothing else
 	defer buffers.Put(b)
 	b.Reset()
-	if err := s.socket.Read(b); err != nil {
+	text, err := s.socket.Read(b)
+	if err != nil {
 		return frame.Command{}, 0, err
 	}
 	s.heard()
@@ -187,7 +200,7 @@ func (s *session) heard() {
 
 // control takes in a ping or a pong of WebSocket, and tells whether to answer it.
 func (s *session) control(size int) bool {
-	if s.ended.Load() { // then it is not the reader that calls
+	if s.ended.Load() {
 		return true
 	}
 	s.heard()
@@ -231,6 +244,9 @@ func (s *session) take(command frame.Command, size int) {
 	}
 	if s.ended.Load() || s.retiring != nil {
 		return
+	}
+	if s.inflight == nil {
+		s.inflight = map[uint64]struct{}{}
 	}
 	s.inflight[command.ID] = struct{}{}
 	s.pending = append(s.pending, command)
@@ -305,7 +321,9 @@ func (s *session) work() {
 func (s *session) settle(id uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.inflight, id)
+	if delete(s.inflight, id); len(s.inflight) == 0 {
+		s.inflight = nil
+	}
 	s.idle.Broadcast()
 }
 
@@ -353,7 +371,7 @@ func (s *session) startWork() {
 
 func (s *session) logRefusal(refusal *fault.Error) {
 	s.edge.metrics.limitedBy(refusal)
-	s.edge.refusals.log(s.logger, "command refused", refusal, "user_id", string(s.user))
+	s.edge.refusals.log(s.logger(), "command refused", refusal, "user_id", string(s.user))
 }
 
 // send queues a frame that the client cannot do without: one that does not read is
@@ -386,7 +404,7 @@ func (s *session) endWith(code socket.CloseCode, name string, cause *fault.Error
 	if first {
 		s.edge.metrics.closed(code, name)
 		s.edge.metrics.limitedBy(cause)
-		s.edge.refusals.log(s.logger, "disconnecting", cause, "code", int(code))
+		s.edge.refusals.log(s.logger(), "disconnecting", cause, "code", int(code))
 	}
 	return first
 }

@@ -36,7 +36,7 @@ func (s *session) perform(t *task) {
 	defer close(t.over)
 	defer func() {
 		if r := recover(); r != nil {
-			s.logger.Error("a task of the edge failed", "error", fmt.Sprintf("panic: %v\n%s", r, debug.Stack()))
+			s.logger().Error("a task of the edge failed", "error", fmt.Sprintf("panic: %v\n%s", r, debug.Stack()))
 		}
 	}()
 	ctx, cancel := context.WithTimeout(s.edge.context, commandTimeout)

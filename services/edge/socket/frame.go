@@ -7,11 +7,14 @@ import "encoding/binary"
 type Frame []byte
 
 const (
-	opcodeText   = 0x1
-	opcodeBinary = 0x2
-	opcodePing   = 0x9
-	opcodePong   = 0xa
-	finalBit     = 0x80
+	opcodeContinuation = 0x0
+	opcodeText         = 0x1
+	opcodeBinary       = 0x2
+	opcodeClose        = 0x8
+	opcodePing         = 0x9
+	opcodePong         = 0xa
+	opcodeMask         = 0x0f
+	finalBit           = 0x80
 
 	// headerRoom is the longest header of an unmasked frame.
 	headerRoom = 10
@@ -42,5 +45,20 @@ func Build(text bool, appendTo func(dst []byte) []byte) Frame {
 	return buffer[start:]
 }
 
-// ping is a ping without payload (RFC 6455, 5.5.2).
-var ping = Frame{finalBit | opcodePing, 0}
+// pingFrame is a ping without payload (RFC 6455, 5.5.2).
+var pingFrame = Frame{finalBit | opcodePing, 0}
+
+// control is a control frame (RFC 6455, 5.5); payload has at most 125 bytes.
+func control(opcode byte, payload []byte) Frame {
+	return append(Frame{finalBit | opcode, byte(len(payload))}, payload...)
+}
+
+// closeNoStatus is the code of a close frame that has none (RFC 6455, 7.4.1).
+const closeNoStatus CloseCode = 1005
+
+func closeFrame(code CloseCode, reason string) Frame {
+	if code == closeNoStatus {
+		return control(opcodeClose, nil)
+	}
+	return control(opcodeClose, append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...))
+}

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"bytes"
 	"encoding/binary"
 	"unicode/utf8"
 )
@@ -26,21 +27,30 @@ func violation(message string) error { return &Violation{closeProtocolError, mes
 var errTextNotUTF8 = &Violation{closeNotUTF8, "a text message is not valid UTF-8 (RFC 6455, 8.1)"}
 
 const (
-	opcodeContinuation = 0x0
-	reservedBits       = 0x70
-	controlBit         = 0x8
-	maskBit            = 0x80
-	lengthBits         = 0x7f
-	maxControlBytes    = 125 // RFC 6455, 5.5
-	maskKeyBytes       = 4
-	maxHeaderBytes     = 14
+	reservedBits    = 0x70
+	controlBit      = 0x8
+	maskBit         = 0x80
+	lengthBits      = 0x7f
+	maxControlBytes = 125 // RFC 6455, 5.5
+	maskKeyBytes    = 4
+	maxHeaderBytes  = 14
 	// maxEmptyFragments bounds the fragments of one message that bring nothing, which
 	// RFC 6455 does not: a client could send them for ever.
 	maxEmptyFragments = 64
 )
 
-// inspector follows the frames in what a client sends, and finds what RFC 6455 forbids:
-// the WebSocket library is lax in places, and closes without a word in others. A message
+// event is what a client has said in full.
+type event uint8
+
+const (
+	nothing event = iota // yet
+	message
+	ping
+	pong
+	closing
+)
+
+// inspector takes apart what a client sends, and finds what RFC 6455 forbids. A message
 // that announces too much is found out before it is read.
 type inspector struct {
 	maxMessageBytes uint64
@@ -48,54 +58,64 @@ type inspector struct {
 	header    [maxHeaderBytes]byte
 	have      int8   // how much of the header there is
 	need      int8   // how long it is; known with the second byte
+	masked    int8   // how many bytes of the key the payload has used in its latest round
 	fragments bool   // a message has begun and not ended
-	over      bool   // a close frame has come: what follows means nothing
+	text      bool   // it is a text
 	remaining uint64 // of the frame's payload
 	message   uint64 // payload that the message has announced
 	frames    uint64 // of the message
-	closing   []byte // the payload of a close frame
+	control   []byte // the payload of a control frame; nil while there is none
 }
 
-// inspect takes in what comes next, and tells how much of it is right: everything
-// before the frame with the error. Errors: *Violation and ErrTooBig.
-func (i *inspector) inspect(p []byte) (right int, err error) {
-	for at := 0; at < len(p) && !i.over; {
+// between tells whether all that has begun has ended.
+func (i *inspector) between() bool { return i.have == 0 && i.remaining == 0 && !i.fragments }
+
+// inspect takes in what comes next, up to the end of an event, and tells how much that
+// was. Of messages it appends the payload to body. It unmasks p where it lies. Errors:
+// *Violation and ErrTooBig, after which it must not be called again.
+func (i *inspector) inspect(p []byte, body *bytes.Buffer) (n int, what event, err error) {
+	for n < len(p) {
 		if i.remaining > 0 {
-			n := int(min(i.remaining, uint64(len(p)-at)))
-			err = i.payload(p[at : at+n])
-			at += n
+			size := int(min(i.remaining, uint64(len(p)-n)))
+			i.payload(p[n:n+size], body)
+			n += size
 		} else {
-			i.header[i.have] = p[at]
+			i.header[i.have] = p[n]
 			i.have++
-			at++
-			err = i.advance()
+			n++
+			if whole, err := i.advance(); !whole || err != nil {
+				if err != nil {
+					return n, nothing, err
+				}
+				continue
+			}
 		}
-		if err != nil {
-			return right, err
+		if i.remaining > 0 {
+			continue
 		}
-		if i.have == 0 && i.remaining == 0 {
-			right = at
+		if what, err = i.end(); what != nothing || err != nil {
+			return n, what, err
 		}
 	}
-	return len(p), nil
+	return n, nothing, nil
 }
 
-// advance looks at a header that has one more byte.
-func (i *inspector) advance() error {
+// advance looks at a header that has one more byte, and tells whether it is whole.
+func (i *inspector) advance() (whole bool, err error) {
 	switch {
 	case i.have < 2:
-		return nil
+		return false, nil
 	case i.have == 2:
 		i.need = headerBytes(i.header[1])
 		if err := i.checkStart(i.header[0], i.header[1]); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if i.have < i.need {
-		return nil
+		return false, nil
 	}
-	i.have = 0
-	return i.begin()
+	i.have, i.masked = 0, 0
+	return true, i.begin()
 }
 
 func headerBytes(second byte) int8 {
@@ -154,16 +174,13 @@ func (i *inspector) begin() error {
 		}
 	}
 	i.remaining = length
-	if opcode == opcodeClose && length == 0 {
-		i.over = true
-	}
 	return nil
 }
 
 // extend adds a frame to the message.
 func (i *inspector) extend(opcode byte, length uint64) error {
 	if opcode != opcodeContinuation {
-		i.message, i.frames = 0, 0
+		i.message, i.frames, i.text = 0, 0, opcode == opcodeText
 	}
 	i.fragments = i.header[0]&finalBit == 0
 	if length > i.maxMessageBytes-i.message {
@@ -177,26 +194,57 @@ func (i *inspector) extend(opcode byte, length uint64) error {
 	return nil
 }
 
-// payload takes in some of a frame's payload, of which only a close frame's matters.
-func (i *inspector) payload(p []byte) error {
+// payload takes in some of a frame's payload.
+func (i *inspector) payload(p []byte, body *bytes.Buffer) {
 	i.remaining -= uint64(len(p))
-	if i.header[0]&opcodeMask != opcodeClose {
-		return nil
+	i.masked = unmask(p, i.header[i.need-maskKeyBytes:i.need], i.masked)
+	if i.header[0]&controlBit != 0 {
+		i.control = append(i.control, p...)
+	} else {
+		body.Write(p)
 	}
-	key := i.header[i.need-maskKeyBytes : i.need]
-	for _, b := range p {
-		i.closing = append(i.closing, b^key[len(i.closing)%maskKeyBytes])
-	}
-	if i.remaining > 0 {
-		return nil
-	}
-	i.over = true
-	return checkClose(i.closing)
 }
 
-// checkClose checks the payload of a close frame, which is not empty (RFC 6455, 5.5.1).
+// unmask goes on with a key that has been used up to a byte (RFC 6455, 5.3), and tells
+// how far it is then.
+func unmask(p, key []byte, used int8) int8 {
+	const word = 8
+	var long [word]byte
+	for j := range long {
+		long[j] = key[(int(used)+j)%maskKeyBytes]
+	}
+	mask := binary.LittleEndian.Uint64(long[:])
+	for ; len(p) >= word; p = p[word:] {
+		binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(p)^mask)
+	}
+	for j := range p {
+		p[j] ^= long[j]
+	}
+	return int8((int(used) + len(p)) % maskKeyBytes)
+}
+
+// end takes in the end of a frame.
+func (i *inspector) end() (event, error) {
+	switch i.header[0] & opcodeMask {
+	case opcodePing:
+		return ping, nil
+	case opcodePong:
+		return pong, nil
+	case opcodeClose:
+		return closing, checkClose(i.control)
+	}
+	if i.fragments {
+		return nothing, nil
+	}
+	return message, nil
+}
+
+// checkClose checks the payload of a close frame (RFC 6455, 5.5.1).
 func checkClose(p []byte) error {
-	if len(p) == 1 {
+	switch len(p) {
+	case 0:
+		return nil
+	case 1:
 		return violation("a close frame has half a code (RFC 6455, 5.5.1)")
 	}
 	switch code := binary.BigEndian.Uint16(p); {

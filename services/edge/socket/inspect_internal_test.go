@@ -3,6 +3,8 @@ package socket
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -11,43 +13,73 @@ func clientFrame(first byte, payload ...byte) []byte {
 	return append([]byte{first, maskBit | byte(len(payload)), 0, 0, 0, 0}, payload...)
 }
 
-// What is right before a violation passes, to the byte, however it comes.
-func TestInspectorPassesWhatIsRight(t *testing.T) {
-	t.Parallel()
-	right := bytes.Join([][]byte{
-		clientFrame(opcodeText, 'a'), clientFrame(finalBit|opcodePing, 1, 2), clientFrame(finalBit|opcodeContinuation, 'b'), clientFrame(finalBit | opcodeBinary),
-	}, nil)
-	all := append(bytes.Clone(right), clientFrame(finalBit|0x3)...)
-	for size := 1; size <= len(all); size++ {
-		i := inspector{maxMessageBytes: 2}
-		passed := 0
-		for at := 0; ; at += size {
-			n, err := i.inspect(all[at:min(at+size, len(all))])
-			passed += n
-			if err == nil {
+// took is what an inspector makes of what comes in pieces: the events, the messages, and
+// the error.
+func (i *inspector) took(data []byte, size int) (events []event, messages [][]byte, err error) {
+	data = bytes.Clone(data) // it is unmasked where it lies
+	var body bytes.Buffer
+	for len(data) > 0 {
+		piece := data[:min(len(data), size)]
+		data = data[len(piece):]
+		for len(piece) > 0 {
+			n, what, err := i.inspect(piece, &body)
+			if err != nil {
+				return events, messages, err
+			}
+			piece = piece[n:]
+			if what == nothing {
 				continue
 			}
-			if v, ok := errors.AsType[*Violation](err); !ok || v.Code != closeProtocolError {
-				t.Errorf("in pieces of %d: %v", size, err)
+			events = append(events, what)
+			if what == message {
+				messages = append(messages, bytes.Clone(body.Bytes()))
+				body.Reset()
 			}
-			// The start of the frame that is wrong may have passed in an earlier piece.
-			if passed < len(right) || passed > len(right)+size {
-				t.Errorf("in pieces of %d %d bytes have passed, want %d", size, passed, len(right))
-			}
-			break
+			i.control = nil
+		}
+	}
+	return events, messages, nil
+}
+
+// What is right before a violation counts, however it comes.
+func TestInspectorTakesWhatIsRight(t *testing.T) {
+	t.Parallel()
+	all := bytes.Join([][]byte{
+		clientFrame(opcodeText, 'a'), clientFrame(finalBit|opcodePing, 1, 2), clientFrame(finalBit|opcodeContinuation, 'b'),
+		clientFrame(finalBit | opcodeBinary), clientFrame(finalBit | opcodePong), clientFrame(finalBit | 0x3),
+	}, nil)
+	for size := 1; size <= len(all); size++ {
+		i := inspector{maxMessageBytes: 2}
+		events, messages, err := i.took(all, size)
+		if v, ok := errors.AsType[*Violation](err); !ok || v.Code != closeProtocolError {
+			t.Errorf("in pieces of %d: %v", size, err)
+		}
+		if !slices.Equal(events, []event{ping, message, message, pong}) || len(messages) != 2 || string(messages[0]) != "ab" || len(messages[1]) != 0 {
+			t.Errorf("in pieces of %d: %v %q", size, events, messages)
 		}
 	}
 }
 
-func TestInspectorIgnoresWhatFollowsAClose(t *testing.T) {
+// Payload is unmasked in whatever pieces it comes (RFC 6455, 5.3).
+func TestUnmask(t *testing.T) {
 	t.Parallel()
-	for _, end := range [][]byte{clientFrame(finalBit | opcodeClose), clientFrame(finalBit|opcodeClose, 0x03, 0xe8)} {
-		i := inspector{maxMessageBytes: 2}
-		if _, err := i.inspect(append(end, 0xff, 0xff, 0xff)); err != nil {
-			t.Error(err)
-		}
-		if _, err := i.inspect([]byte{0xff, 0xff}); err != nil {
-			t.Error(err)
+	key := []byte{0x37, 0xfa, 0x21, 0x3d}
+	plain := make([]byte, 64)
+	for i := range plain {
+		plain[i] = byte(i)
+	}
+	for first := range len(plain) {
+		for second := range len(plain) - first {
+			masked := bytes.Clone(plain)
+			for i := range masked {
+				masked[i] ^= key[i%len(key)]
+			}
+			used := unmask(masked[:first], key, 0)
+			used = unmask(masked[first:first+second], key, used)
+			unmask(masked[first+second:], key, used)
+			if !bytes.Equal(masked, plain) {
+				t.Fatalf("in pieces of %d, %d and the rest: %x", first, second, masked)
+			}
 		}
 	}
 }
@@ -62,27 +94,19 @@ func FuzzInspector(f *testing.F) {
 	f.Add([]byte{finalBit | opcodeBinary, maskBit | 126, 0, 200, 0, 0, 0, 0}, uint8(4))
 	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
 		const most = 300
-		whole := inspector{maxMessageBytes: most}
-		n, err := whole.inspect(data)
-		if n < 0 || n > len(data) || err == nil && n != len(data) {
-			t.Fatalf("%d of %d bytes are right, %v", n, len(data), err)
+		whole, pieces := inspector{maxMessageBytes: most}, inspector{maxMessageBytes: most}
+		events, messages, err := whole.took(data, len(data))
+		eventsToo, messagesToo, errToo := pieces.took(data, int(size)+1)
+		if !slices.Equal(events, eventsToo) || !slices.EqualFunc(messages, messagesToo, bytes.Equal) || fmt.Sprint(err) != fmt.Sprint(errToo) {
+			t.Fatalf("whole: %v %q %v; in pieces: %v %q %v", events, messages, err, eventsToo, messagesToo, errToo)
 		}
-		pieces := inspector{maxMessageBytes: most}
-		passed := 0
-		for rest := data; len(rest) > 0; {
-			piece := rest[:min(len(rest), int(size)+1)]
-			rest = rest[len(piece):]
-			right, wrong := pieces.inspect(piece)
-			passed += right
-			if wrong != nil || len(rest) == 0 {
-				if (wrong == nil) != (err == nil) || wrong != nil && wrong.Error() != err.Error() || passed < n {
-					t.Fatalf("whole: %d, %v; in pieces: %d, %v", n, err, passed, wrong)
-				}
-				break
+		for _, m := range messages {
+			if len(m) > most {
+				t.Fatalf("a message of %d bytes", len(m))
 			}
 		}
-		if whole.message > most || len(whole.closing) > maxControlBytes {
-			t.Fatalf("a message of %d bytes, a close of %d", whole.message, len(whole.closing))
+		if len(whole.control) > maxControlBytes {
+			t.Fatalf("a control frame of %d bytes", len(whole.control))
 		}
 	})
 }

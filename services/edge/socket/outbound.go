@@ -51,7 +51,7 @@ func (s *Socket) WaitBelow(ctx context.Context, bytes int) error {
 		s.mu.Unlock()
 		select {
 		case <-room:
-		case <-s.done:
+		case <-s.Done():
 			return net.ErrClosed
 		case <-ctx.Done():
 			return ctx.Err()
@@ -60,7 +60,7 @@ func (s *Socket) WaitBelow(ctx context.Context, bytes int) error {
 }
 
 // Ping queues a ping.
-func (s *Socket) Ping() error { return s.Send(ping) }
+func (s *Socket) Ping() error { return s.Send(pingFrame) }
 
 // push queues a frame and sees to it that somebody writes; the caller holds mu.
 func (s *Socket) push(f Frame) {

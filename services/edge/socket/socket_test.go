@@ -27,17 +27,23 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type server struct {
 	*httptest.Server
 	sockets    chan *socket.Socket
+	resumed    chan struct{} // gets one each time that the socket's reader is to go on
 	controls   chan struct{} // gets one for each ping and pong
 	goroutines sync.WaitGroup
 }
 
 func newServer(t *testing.T, maxMessage, maxQueue int) *server {
 	t.Helper()
-	s := &server{sockets: make(chan *socket.Socket, 1), controls: make(chan struct{}, 256)}
+	s := &server{sockets: make(chan *socket.Socket, 1), resumed: make(chan struct{}, 1), controls: make(chan struct{}, 256)}
+	poller, err := socket.NewPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		accepted, err := socket.Accept(w, r, socket.Options{
 			Subprotocol: "test", MaxMessageBytes: maxMessage, MaxQueueBytes: maxQueue,
 			OnControl: func(int) bool { s.controls <- struct{}{}; return true }, Go: s.goroutines.Go,
+			Poller: poller, Resume: func() { s.resumed <- struct{}{} },
 		})
 		if err == nil {
 			s.sockets <- accepted
@@ -45,6 +51,7 @@ func newServer(t *testing.T, maxMessage, maxQueue int) *server {
 	}))
 	t.Cleanup(func() {
 		s.Server.Close()
+		poller.Close()
 		s.goroutines.Wait()
 	})
 	return s
@@ -75,20 +82,29 @@ func text(s string) socket.Frame {
 	return socket.Build(true, func(dst []byte) []byte { return append(dst, s...) })
 }
 
-func read(s *socket.Socket, b *bytes.Buffer) (text bool, err error) {
-	if text, err = s.Next(); err != nil {
-		return false, err
+// read reads the next message, and waits for it.
+func (srv *server) read(s *socket.Socket, b *bytes.Buffer) (text bool, err error) {
+	for {
+		if text, err = s.Read(b); !errors.Is(err, socket.ErrIdle) {
+			return text, err
+		}
+		here, err := s.Await()
+		if err != nil {
+			return false, err
+		}
+		if !here {
+			<-srv.resumed
+		}
 	}
-	return text, s.Read(b)
 }
 
 // readAll reads in the background, as a session does, until the end.
-func readAll(s *socket.Socket) <-chan error {
+func (srv *server) readAll(s *socket.Socket) <-chan error {
 	ended := make(chan error, 1)
 	go func() {
 		for {
 			var b bytes.Buffer
-			if _, err := read(s, &b); err != nil {
+			if _, err := srv.read(s, &b); err != nil {
 				s.CloseNow()
 				ended <- err
 				return
@@ -120,8 +136,8 @@ func TestFramesOfEveryLengthArrive(t *testing.T) {
 
 func TestConcurrentSendersKeepFramesWhole(t *testing.T) {
 	t.Parallel()
-	s, client, _ := pair(t, 1, 64<<20)
-	ended := readAll(s)
+	s, client, srv := pair(t, 1, 64<<20)
+	ended := srv.readAll(s)
 	const senders, each = 8, 500
 	for i := range senders {
 		go func() {
@@ -151,18 +167,18 @@ func TestConcurrentSendersKeepFramesWhole(t *testing.T) {
 
 func TestReadBounds(t *testing.T) {
 	t.Parallel()
-	s, client, _ := pair(t, 10, 1<<20)
+	s, client, srv := pair(t, 10, 1<<20)
 	for _, message := range []string{"0123456789", "01234567890"} {
 		if err := client.Write(t.Context(), websocket.MessageText, []byte(message)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var b bytes.Buffer
-	if isText, err := read(s, &b); err != nil || !isText || b.String() != "0123456789" {
+	if isText, err := srv.read(s, &b); err != nil || !isText || b.String() != "0123456789" {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 	b.Reset()
-	if _, err := read(s, &b); !errors.Is(err, socket.ErrTooBig) {
+	if _, err := srv.read(s, &b); !errors.Is(err, socket.ErrTooBig) {
 		t.Errorf("11 bytes: %v", err)
 	}
 }
@@ -190,7 +206,7 @@ func TestWhatWasReadAheadIsNotLost(t *testing.T) {
 	s := <-srv.sockets
 	defer s.CloseNow()
 	var b bytes.Buffer
-	if _, err := read(s, &b); err != nil || b.String() != "hello" {
+	if _, err := srv.read(s, &b); err != nil || b.String() != "hello" {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 	if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || response.StatusCode != http.StatusSwitchingProtocols {
@@ -253,8 +269,8 @@ func TestWaitBelow(t *testing.T) {
 
 func TestCloseSendsTheQueueThenTheLastFrame(t *testing.T) {
 	t.Parallel()
-	s, client, _ := pair(t, 1, 1<<20)
-	ended := readAll(s)
+	s, client, srv := pair(t, 1, 1<<20)
+	ended := srv.readAll(s)
 	_ = s.Send(text("queued"))
 	if !s.Close(text("last"), 4401, "unauthenticated", false) || s.Close(nil, 1000, "", false) {
 		t.Error("only the first Close counts")
@@ -278,8 +294,8 @@ func TestCloseSendsTheQueueThenTheLastFrame(t *testing.T) {
 
 func TestCloseWhileCorkedForgetsWhatWaits(t *testing.T) {
 	t.Parallel()
-	s, client, _ := pair(t, 1, 1<<20)
-	ended := readAll(s)
+	s, client, srv := pair(t, 1, 1<<20)
+	ended := srv.readAll(s)
 	s.Cork()
 	_ = s.Send(text("must not go without its first frame"))
 	s.Close(text("last"), 1012, "draining", false)
@@ -316,7 +332,7 @@ func TestCloseTakesFiveSecondsInAll(t *testing.T) {
 	srv := newServer(t, 1, 32<<20) // more than the system's buffers hold
 	conn := upgrade(t, srv, nil)
 	s := <-srv.sockets
-	ended := readAll(s)
+	ended := srv.readAll(s)
 	for frame := text(strings.Repeat("x", 16<<10)); s.Send(frame) == nil; {
 	}
 	began := time.Now()
@@ -336,7 +352,7 @@ func TestAClientThatTalksOn(t *testing.T) {
 	srv := newServer(t, 1<<20, 1<<20)
 	conn := upgrade(t, srv, nil)
 	s := <-srv.sockets
-	ended := readAll(s)
+	ended := srv.readAll(s)
 	began := time.Now()
 	s.Close(nil, 4400, "malformed", false)
 	large := append([]byte{0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0}, make([]byte, 1<<16)...)
@@ -381,8 +397,8 @@ func fill(t *testing.T, s *socket.Socket, bound int) {
 func TestAClientThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	const bound = 64 << 10
-	s, _, _ := pair(t, 1, bound)
-	ended := readAll(s)
+	s, _, srv := pair(t, 1, bound)
+	ended := srv.readAll(s)
 	fill(t, s, bound)
 	if err := s.Send(text(strings.Repeat("x", bound))); !errors.Is(err, socket.ErrFull) {
 		t.Errorf("a frame over the bound: %v", err)
@@ -399,7 +415,7 @@ func TestAClientThatDoesNotRead(t *testing.T) {
 func TestPing(t *testing.T) {
 	t.Parallel()
 	s, client, srv := pair(t, 1, 1<<20)
-	ended := readAll(s)
+	ended := srv.readAll(s)
 	ctx := client.CloseRead(context.Background()) // answers pings
 	if err := s.Ping(); err != nil {
 		t.Fatal(err)
@@ -416,8 +432,8 @@ func TestPing(t *testing.T) {
 
 func TestReceivedCloseCode(t *testing.T) {
 	t.Parallel()
-	s, client, _ := pair(t, 1, 1<<20)
-	ended := readAll(s)
+	s, client, srv := pair(t, 1, 1<<20)
+	ended := srv.readAll(s)
 	if err := client.Close(4000, "bye"); err != nil {
 		t.Fatal(err)
 	}

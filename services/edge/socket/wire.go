@@ -1,103 +1,23 @@
 package socket
 
 import (
-	"bufio"
-	"errors"
 	"io"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Sizes of the library's buffers: reading is done in frames of some hundred bytes,
-// writing through them only for control frames, which have at most 4 + 125 bytes
-// (RFC 6455, 5.5) and so leave in one Write.
-const (
-	readBufferBytes  = 512
-	writeBufferBytes = 256
-)
-
-// hijacker hands the WebSocket library a wire in place of the connection, with
-// small buffers in place of net/http's.
-type hijacker struct {
-	http.ResponseWriter
-	maxMessageBytes int
-	wire            *wire
-}
-
-// Hijack takes the connection over from net/http, and with it what was read ahead.
-func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	h.wire = &wire{Conn: conn, inspector: inspector{maxMessageBytes: uint64(h.maxMessageBytes)}}
-	if n := buffered.Reader.Buffered(); n > 0 {
-		ahead, _ := buffered.Peek(n) // cannot fail: n bytes are buffered
-		h.wire.ahead = append([]byte(nil), ahead...)
-	}
-	return h.wire, bufio.NewReadWriter(bufio.NewReaderSize(h.wire, readBufferBytes), bufio.NewWriterSize(h.wire, writeBufferBytes)), nil
-}
-
-// wire is the connection below a WebSocket. Frames pass through it whole, one
-// writer at a time: ours as they were built, the library's control frames as it
-// flushes them. After a close frame it lets no other frame through (RFC 6455, 5.5.1).
-// What the client sends it lets through until that breaks the rules.
+// wire is the connection below a WebSocket. Frames pass through it whole, one writer at a
+// time. After a close frame it lets no other frame through (RFC 6455, 5.5.1).
 type wire struct {
 	net.Conn
-	// Of the reader.
-	ahead     []byte // read by net/http before the upgrade
-	inspector inspector
-	wrong     error // what the client did wrong: nothing more is read
-	late      int   // bytes that came after Socket.Close
 
 	ending atomic.Bool // Socket.Close has been called
-	broken atomic.Bool // wrong is set
+	broken atomic.Bool // the client has broken the rules: nothing more is read
 
 	mu     sync.Mutex
 	closed bool // a close frame has been written
-}
-
-// maxLateBytes bounds what a client may say in place of answering a close.
-const maxLateBytes = 1 << 20
-
-var errTooLate = errors.New("socket: the client does not answer the close frame")
-
-// Read returns what net/http had read ahead, then reads from the connection: what is
-// right of it. Errors: *Violation, ErrTooBig and the connection's.
-func (w *wire) Read(p []byte) (int, error) {
-	if w.wrong != nil {
-		return 0, w.wrong
-	}
-	n, err := w.read(p)
-	if w.ending.Load() {
-		if w.late += n; w.late > maxLateBytes {
-			w.wrong = errTooLate
-		}
-	}
-	right, wrong := w.inspector.inspect(p[:n])
-	if wrong != nil {
-		w.wrong = wrong
-	}
-	if w.wrong == nil {
-		return n, err
-	}
-	w.broken.Store(true)
-	if right == 0 {
-		return 0, w.wrong
-	}
-	return right, nil
-}
-
-func (w *wire) read(p []byte) (int, error) {
-	if len(w.ahead) == 0 {
-		return w.Conn.Read(p)
-	}
-	n := copy(p, w.ahead)
-	w.ahead = w.ahead[n:]
-	return n, nil
 }
 
 // The rest of what a client says that was cut off is read for so long, or so much.
@@ -106,10 +26,10 @@ const (
 	lingerBytes = 4 << 20
 )
 
-// Close closes the connection, but first hears out a client that was cut off: a system
+// hangUp closes the connection, but first hears out a client that was cut off: a system
 // that closes with bytes unread resets the connection, and the client might never see
-// the close frame.
-func (w *wire) Close() error {
+// the close frame. Nobody else may be reading then.
+func (w *wire) hangUp() {
 	if w.broken.Load() {
 		if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {
 			_ = c.CloseWrite() // so that the client need not wait for us
@@ -117,23 +37,19 @@ func (w *wire) Close() error {
 		_ = w.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.CopyN(io.Discard, w.Conn, lingerBytes)
 	}
-	return w.Conn.Close()
+	_ = w.Conn.Close()
 }
 
-const (
-	opcodeMask  = 0x0f
-	opcodeClose = 0x8
-)
-
-// Write writes one control frame of the library's.
-func (w *wire) Write(frame []byte) (int, error) {
+// writeClose writes a close frame, the last of all.
+func (w *wire) writeClose(frame Frame) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return 0, net.ErrClosed
+		return net.ErrClosed
 	}
-	w.closed = len(frame) > 0 && frame[0]&opcodeMask == opcodeClose
-	return w.Conn.Write(frame)
+	w.closed = true
+	_, err := w.Conn.Write(frame)
+	return err
 }
 
 // writeAll writes whole frames of ours in as few goes as the connection allows.

@@ -1,0 +1,28 @@
+//go:build !linux
+
+package socket
+
+import (
+	"errors"
+	"net"
+	"syscall"
+)
+
+// Poller would wait for what clients say; here each connection's goroutine does.
+type Poller struct{}
+
+// NewPoller returns nil, which is a Poller without sockets.
+func NewPoller() (*Poller, error) { return nil, nil }
+
+// Close does nothing.
+func (p *Poller) Close() {}
+
+func (p *Poller) park(*Socket) bool { return false }
+
+func (p *Poller) wake(*Socket) {}
+
+func rawOf(net.Conn) (syscall.RawConn, int32) { return nil, 0 }
+
+type tried struct{}
+
+func (t tried) try(syscall.RawConn) (int, error) { return 0, errors.ErrUnsupported }

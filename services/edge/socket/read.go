@@ -1,0 +1,199 @@
+package socket
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"unicode/utf8"
+)
+
+// chunkBytes is how much is read at once.
+const chunkBytes = 4 << 10
+
+// chunk is memory to read into, borrowed while there is something in it: a connection
+// that is idle has none.
+type chunk struct {
+	data [chunkBytes]byte
+	tried
+}
+
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
+
+// maxLateBytes bounds what a client may say in place of answering a close.
+const maxLateBytes = 1 << 20
+
+var errTooLate = errors.New("socket: the client does not answer the close frame")
+
+// reader is the part of a socket that belongs to whoever reads.
+type reader struct {
+	inspector
+	chunk  *chunk // nil while nothing of it is unread
+	unread []byte
+	late   int     // bytes that came after Socket.Close
+	first  [1]byte // of what comes next; Await waits for no more
+
+	// What has no goroutine while it waits has a raw connection.
+	raw        syscall.RawConn
+	fd         int32
+	registered bool // with the poller
+	ready      bool // it is worth a try to read from raw
+}
+
+func (r *reader) init(conn net.Conn, ahead []byte, options Options) {
+	r.maxMessageBytes, r.unread = uint64(options.MaxMessageBytes), ahead
+	if options.Poller != nil {
+		r.raw, r.fd = rawOf(conn)
+	}
+}
+
+// Read appends the next message to b, which the caller owns. It waits for no message to
+// begin, but for one that has begun to end. Errors: ErrIdle; ErrTooBig and *Violation,
+// after which nothing more can be read; anything else means that the connection is gone.
+func (s *Socket) Read(b *bytes.Buffer) (text bool, err error) {
+	r := &s.in
+	before := b.Len()
+	for {
+		if len(r.unread) == 0 {
+			if err := s.fill(); err != nil {
+				return false, s.failed(err)
+			}
+		}
+		n, what, err := r.inspect(r.unread, b)
+		if r.unread = r.unread[n:]; len(r.unread) == 0 {
+			r.giveBack()
+		}
+		if err == nil && what == message && r.text && !utf8.Valid(b.Bytes()[before:]) {
+			err = errTextNotUTF8
+		}
+		switch {
+		case err != nil:
+			s.wire.broken.Store(true)
+			return false, s.failed(err)
+		case what == message:
+			return r.text, nil
+		case what != nothing:
+			if err := s.control(what); err != nil {
+				return false, s.failed(err)
+			}
+		}
+	}
+}
+
+// failed makes the error of Read, after which nothing more is read unless it is ErrIdle.
+func (s *Socket) failed(err error) error {
+	if errors.Is(err, ErrIdle) {
+		return err
+	}
+	s.in.giveBack()
+	s.deafen()
+	return fmt.Errorf("read: %w", err)
+}
+
+// fill reads more; ErrIdle if nothing is there and nothing has begun.
+func (s *Socket) fill() error {
+	r := &s.in
+	idle := r.between()
+	if idle && !r.ready {
+		return ErrIdle
+	}
+	c, _ := chunks.Get().(*chunk) // the pool holds nothing else
+	var n int
+	var err error
+	if idle {
+		n, err = c.try(r.raw)
+	} else {
+		n, err = s.wire.Conn.Read(c.data[:])
+	}
+	r.ready = r.raw != nil && n == len(c.data) // else that was all
+	if n == 0 {
+		chunks.Put(c)
+		return err
+	}
+	r.chunk, r.unread = c, c.data[:n]
+	return s.boundLate(n)
+}
+
+// boundLate counts what comes after Close.
+func (s *Socket) boundLate(n int) error {
+	if !s.wire.ending.Load() {
+		return nil
+	}
+	if s.in.late += n; s.in.late > maxLateBytes {
+		s.wire.broken.Store(true)
+		return errTooLate
+	}
+	return nil
+}
+
+// giveBack forgets what is unread.
+func (r *reader) giveBack() {
+	if r.chunk != nil {
+		chunks.Put(r.chunk)
+	}
+	r.chunk, r.unread = nil, nil
+}
+
+// Await waits until more has come for Read, or the connection is gone, and returns true.
+// Where the poller waits in its place it returns false at once, and Options.Resume will
+// be called, possibly before it returns. Errors: those of Read.
+func (s *Socket) Await() (here bool, err error) {
+	r := &s.in
+	if r.raw != nil {
+		r.ready = true
+		if s.options.Poller.park(s) {
+			return false, nil
+		}
+		r.raw, r.ready = nil, false // gone, or more than the system can wait for
+	}
+	n, err := s.wire.Conn.Read(r.first[:])
+	if n == 0 {
+		return true, s.failed(err)
+	}
+	r.unread = r.first[:]
+	return true, nil
+}
+
+// control does what a control frame wants. A pong for which there is no room is not sent:
+// the client does not read it.
+func (s *Socket) control(what event) error {
+	payload := s.in.control
+	s.in.control = nil
+	if what == closing {
+		return s.answer(payload)
+	}
+	if wanted := s.options.OnControl(len(payload)); wanted && what == ping {
+		_ = s.Send(control(opcodePong, payload))
+	}
+	return nil
+}
+
+// received is the error of Read when the client has closed, with its code.
+type received CloseCode
+
+func (r received) Error() string {
+	return fmt.Sprintf("socket: the client has closed with %d", CloseCode(r))
+}
+
+// answer answers a close frame, if it is not an answer itself (RFC 6455, 5.5.1).
+func (s *Socket) answer(payload []byte) error {
+	code, reason := closeNoStatus, ""
+	if len(payload) > 0 {
+		code, reason = CloseCode(binary.BigEndian.Uint16(payload)), string(payload[2:])
+	}
+	s.Close(nil, code, reason, true)
+	return received(code)
+}
+
+// Received returns the code of the close frame that the client sent, from the error
+// of Read; ok is false if there was none.
+func Received(err error) (code CloseCode, ok bool) {
+	r, ok := errors.AsType[received](err)
+	if !ok {
+		return -1, false
+	}
+	return CloseCode(r), true
+}
