@@ -391,12 +391,12 @@ func (b brokenBroker) Publish(ctx context.Context, p message.Publication) (messa
 	return receipt, err
 }
 
-func (b brokenBroker) Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
+func (b brokenBroker) Lasts(ctx context.Context, names []channel.Name, after, upTo message.Offset) (message.Lasts, error) {
 	b.rig.asked.Add(1)
 	if b.rig.blind.Load() {
-		return map[channel.Name]message.Last{}, nil
+		return message.Lasts{}, nil
 	}
-	return b.Store.Lasts(ctx, names)
+	return b.Store.Lasts(ctx, names, after, upTo)
 }
 
 func (b brokenBroker) Listen(ctx context.Context, name channel.Name) (message.Bounds, error) {

@@ -44,8 +44,9 @@ type Broker interface {
 	// Latest is the offset after which the latest count messages lie that are before an
 	// offset; 0: all are.
 	Latest(ctx context.Context, name channel.Name, before message.Offset, count int) (message.Offset, error)
-	// Lasts tells where channels end.
-	Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error)
+	// Lasts tells which channels of a partition have messages after an offset and where
+	// they end, to cover what lies up to another.
+	Lasts(ctx context.Context, names []channel.Name, after, upTo message.Offset) (message.Lasts, error)
 }
 
 // Receiver takes what a Broker brings.

@@ -59,12 +59,12 @@ func (m *moody) Listen(ctx context.Context, name channel.Name) (message.Bounds, 
 	return bounds, err
 }
 
-func (m *moody) Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
+func (m *moody) Lasts(ctx context.Context, names []channel.Name, after, upTo message.Offset) (message.Lasts, error) {
 	if names[0].Namespace() == "chat" && m.behind.Add(-1) >= 0 {
-		return map[channel.Name]message.Last{}, nil
+		return message.Lasts{}, nil
 	}
 	defer m.lasts.Add(1)
-	return m.Broker.Lasts(ctx, names)
+	return m.Broker.Lasts(ctx, names, after, upTo)
 }
 
 func (m *moody) Read(ctx context.Context, name channel.Name, after message.Offset, limit int) (message.Page, error) {

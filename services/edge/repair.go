@@ -192,11 +192,8 @@ func (h *hub) endTopic(t *topic) {
 // quiet moves on, so that what is trimmed of others does not look like its own; where
 // that came too late, something may have come and gone.
 func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds, alarms uint64) (late map[*topic]message.Offset, sure bool, err error) {
-	names := make([]channel.Name, len(topics))
-	for i, t := range topics {
-		names[i] = t.name
-	}
-	lasts, err := h.broker.Lasts(ctx, names)
+	names, after := outlook(topics, bounds)
+	lasts, err := h.broker.Lasts(ctx, names, after, bounds.Last)
 	if err != nil {
 		return nil, false, err
 	}
@@ -205,20 +202,20 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 		return nil, false, err
 	}
 	bounds.First = now.First
-	late, sure = map[*topic]message.Offset{}, true
+	covered := lasts.UpTo >= bounds.Last // else a replica that is behind has answered
+	late, sure = map[*topic]message.Offset{}, covered
 	var unproved []*topic
 	for _, t := range topics {
-		last := lasts[t.name]
+		last := lasts.Offsets[t.name]
 		t.mu.Lock()
-		covered := last.UpTo >= bounds.Last // else a replica that is behind has answered
 		switch {
-		case last.Offset > t.position.Offset:
-			late[t] = last.Offset
+		case last > t.position.Offset:
+			late[t] = last
 		case t.repairing:
 		case bounds.First > t.position.Offset+1:
 			late[t] = bounds.First - 1
 		default:
-			t.position.Offset = max(t.position.Offset, last.UpTo)
+			t.position.Offset = max(t.position.Offset, lasts.UpTo)
 			if covered {
 				t.checked = alarms
 			} else if t.position.Offset < bounds.First+(bounds.Last-bounds.First)/2 {
@@ -226,10 +223,24 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 			}
 		}
 		t.mu.Unlock()
-		sure = sure && covered
 	}
 	h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)
 	return late, sure, nil
+}
+
+// outlook names the topics, and tells after which offset something may be unknown to one
+// of them: not of what is trimmed, nor of those that read what they missed.
+func outlook(topics []*topic, bounds message.Bounds) (names []channel.Name, after message.Offset) {
+	names, after = make([]channel.Name, len(topics)), bounds.Last
+	for i, t := range topics {
+		names[i] = t.name
+		t.mu.Lock()
+		if !t.repairing {
+			after = min(after, t.position.Offset)
+		}
+		t.mu.Unlock()
+	}
+	return names, max(after, bounds.First-1)
 }
 
 // prove moves on the positions of quiet channels that the answer about all does not:

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,17 +38,14 @@ func (s *script) now() message.Bounds {
 	return message.Bounds{Epochs: []message.EpochStart{{Epoch: "e", First: 1}}, First: 1, Last: s.last}
 }
 
-func (s *script) Lasts(_ context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
-	lasts := map[channel.Name]message.Last{}
-	for _, name := range names {
-		last := message.Last{UpTo: s.last}
-		for _, m := range s.kept {
-			if m.Channel == name {
-				last.Offset = m.Offset
-			}
-		}
-		if name != s.silent {
-			lasts[name] = last
+func (s *script) Lasts(_ context.Context, names []channel.Name, after, _ message.Offset) (message.Lasts, error) {
+	lasts := message.Lasts{Offsets: map[channel.Name]message.Offset{}, UpTo: s.last}
+	if slices.Contains(names, s.silent) {
+		lasts.UpTo = 0
+	}
+	for _, m := range s.kept {
+		if m.Offset > after {
+			lasts.Offsets[m.Channel] = m.Offset
 		}
 	}
 	return lasts, nil

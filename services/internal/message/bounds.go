@@ -1,5 +1,7 @@
 package message
 
+import "github.com/carillon-rt/carillon/services/internal/channel"
+
 // EpochStart says at which offset an epoch begins.
 type EpochStart struct {
 	Epoch Epoch  `json:"epoch"`
@@ -63,11 +65,12 @@ type Page struct {
 	Trimmed Offset
 }
 
-// Last is what is known of the end of a channel.
-type Last struct {
-	// Offset is that of the last message; 0 if there is none, or the replica that
-	// answered does not have it yet.
-	Offset Offset
-	// UpTo is the offset that the answer covers: a message after it may be missing.
+// Lasts is what is known of where the channels of a partition end.
+type Lasts struct {
+	// Offsets are those of the last messages after the offset that was asked from. It may
+	// tell of channels that nobody asked about.
+	Offsets map[channel.Name]Offset
+	// UpTo is the offset that the answer covers: of what follows it something may be
+	// missing.
 	UpTo Offset
 }

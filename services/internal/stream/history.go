@@ -3,8 +3,6 @@ package stream
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -19,11 +17,6 @@ const (
 	MaxPage = 256
 	// pageBytes is the size after which a page ends.
 	pageBytes = 512 << 10
-	// maxLasts is how many channels one question about their last messages may name
-	// (the server's bound is 1,024 answers).
-	maxLasts = 1000
-	// lastsBytes bounds the messages that one answer to that brings.
-	lastsBytes = 4 << 20
 )
 
 // Read returns the messages of a channel after an offset, in order: at most limit,
@@ -62,72 +55,6 @@ func (s *Store) read(ctx context.Context, name channel.Name, wanted read) (messa
 			return message.Page{}, unanswered(err)
 		}
 	}
-}
-
-// Lasts tells of each of some channels where it ends. Ephemeral channels are left out.
-// Errors as Read, but it asks once.
-func (s *Store) Lasts(ctx context.Context, names []channel.Name) (map[channel.Name]message.Last, error) {
-	ctx, done, err := s.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	byPartition := map[*partition][]channel.Name{}
-	for _, name := range names {
-		part, err := s.partitionOf(name)
-		if err != nil {
-			return nil, err
-		}
-		if part != nil {
-			byPartition[part] = append(byPartition[part], name)
-		}
-	}
-	lasts := make(map[channel.Name]message.Last, len(names))
-	for part, names := range byPartition {
-		for some := range slices.Chunk(names, maxLasts) {
-			if err := s.askLasts(ctx, part, some, lasts); err != nil {
-				return nil, unanswered(err)
-			}
-		}
-	}
-	return lasts, nil
-}
-
-// askLasts asks once more for the channels that an answer had no room for: it brings
-// the last messages whole, and ends after lastsBytes.
-func (s *Store) askLasts(ctx context.Context, part *partition, names []channel.Name, lasts map[channel.Name]message.Last) error {
-	subjects := make([]string, len(names))
-	for i, name := range names {
-		subjects[i] = strconv.Quote(part.in + string(name))
-	}
-	offsets := map[string]message.Offset{}
-	request := fmt.Appendf(nil, `{"multi_last":[%s],"max_bytes":%d}`, strings.Join(subjects, ","), lastsBytes)
-	end, err := s.direct.ask(ctx, part.stream, request, len(names), func(m *nats.Msg) error {
-		offset, err := strconv.ParseUint(first(m.Header, headerSequence), 10, 64)
-		offsets[first(m.Header, headerSubject)] = message.Offset(offset)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	covered, _ := strconv.ParseUint(first(end, headerUpTo), 10, 64) // 0, nothing, if it is not there
-	upTo := message.Offset(covered)
-	pending := first(end, headerPending)
-	var left []channel.Name
-	for _, name := range names {
-		offset, answered := offsets[part.in+string(name)]
-		lasts[name] = message.Last{Offset: offset, UpTo: upTo}
-		if !answered {
-			left = append(left, name)
-		}
-	}
-	if pending == "" || pending == "0" {
-		return nil
-	}
-	if len(left) == len(names) { // it brought none of what is asked for
-		return errIncomplete
-	}
-	return s.askLasts(ctx, part, left, lasts)
 }
 
 // recordOf reads a message as a direct get brings it. Its Previous is unknown: the

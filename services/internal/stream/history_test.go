@@ -126,13 +126,15 @@ func TestLastsOfLargeMessages(t *testing.T) {
 		name := channel.Name(fmt.Sprintf("chat.large%d", i))
 		want[name] = publish(t, s, text(name, large)).Offset
 	}
-	got, err := s.Lasts(t.Context(), slices.Collect(maps.Keys(want)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, offset := range want {
-		if got[name].Offset != offset {
-			t.Errorf("%s: %+v, want %d", name, got[name], offset)
+	for part, names := range s.partitions(t, slices.Collect(maps.Keys(want))) {
+		got, err := s.askLasts(t.Context(), part, names, 0, standingAt(t, s, part).Last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if got.Offsets[name] != want[name] {
+				t.Errorf("%s ends at %d, want %d", name, got.Offsets[name], want[name])
+			}
 		}
 	}
 }
@@ -169,30 +171,6 @@ func TestLatest(t *testing.T) {
 			if n != min(count, end) {
 				t.Errorf("the latest %d of %d: %d lie after %d", count, end, n, after)
 			}
-		}
-	}
-}
-
-func TestLasts(t *testing.T) {
-	t.Parallel()
-	s := readyStore(t, Options{Embedded: startEmbedded(t)})
-	var names []channel.Name
-	want := map[channel.Name]message.Offset{}
-	for i := range 1200 { // more than one question may name
-		name := channel.Name(fmt.Sprintf("chat.room%d", i))
-		names = append(names, name)
-		if i%7 == 0 {
-			publish(t, s, text(name, "1"))
-			want[name] = publish(t, s, text(name, "2")).Offset
-		}
-	}
-	got, err := s.Lasts(t.Context(), append(names, "cursor.doc"))
-	if err != nil || len(got) != len(names) {
-		t.Fatalf("%d channels, %v", len(got), err)
-	}
-	for _, name := range names {
-		if got[name].Offset != want[name] || (want[name] != 0 && got[name].UpTo < want[name]) {
-			t.Errorf("%s: %+v, want %d", name, got[name], want[name])
 		}
 	}
 }
