@@ -275,7 +275,7 @@ func (c *Callers) may(name string, ch channel.Name, patterns func(grants) []chan
 		return unknown(name)
 	}
 	for _, pattern := range patterns(given) {
-		if _, ok := pattern.Match(ch); ok {
+		if pattern.Matches(ch) {
 			return nil
 		}
 	}

@@ -10,3 +10,13 @@ func ParseKeySet(text []byte) (usable int, refused []string, err error) {
 	keys, refused, err := parseKeySet(text)
 	return len(keys), refused, err
 }
+
+// MaxRecalled is maxRecalled.
+const MaxRecalled = maxRecalled
+
+// Recalled counts the tokens that a verifier of callers keeps.
+func (v *Verifier) Recalled() int {
+	v.recall.mu.RLock()
+	defer v.recall.mu.RUnlock()
+	return len(v.recall.known)
+}

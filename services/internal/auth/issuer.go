@@ -24,6 +24,8 @@ type keySource interface {
 	// find returns the keys of which one must have signed a token whose header has this
 	// algorithm and key id ("": none). It may wait; its error is a *fault.Error.
 	find(ctx context.Context, method jwt.SigningMethod, id string) ([]any, error)
+	// version is another value whenever the keys may be others.
+	version() any
 }
 
 var issuerName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)

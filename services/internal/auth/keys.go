@@ -40,6 +40,9 @@ func (h *heldKeys) find(context.Context, jwt.SigningMethod, string) ([]any, erro
 	return *h.keys.Load(), nil
 }
 
+// version implements keySource.
+func (h *heldKeys) version() any { return h.keys.Load() }
+
 // noKeys is the one problem that is no single key's.
 const noKeys = "none of secret, public_key and jwks_url is given"
 

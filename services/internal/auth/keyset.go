@@ -116,6 +116,9 @@ func (s *keySet) find(ctx context.Context, method jwt.SigningMethod, id string) 
 	}
 }
 
+// version implements keySource: a fetch makes another even if it brings the same keys.
+func (s *keySet) version() any { return s.published.Load() }
+
 // fitting returns the known keys for an algorithm with that id, or with any if it is "".
 func (s *keySet) fitting(method jwt.SigningMethod, id string) (found []any) {
 	published := s.published.Load()

@@ -139,7 +139,7 @@ func withKid(t testing.TB, method jwt.SigningMethod, iss string, key any, id str
 // test ends; what it logs is in the buffer once stop has returned.
 func following(t testing.TB, at http.RoundTripper, load auth.Load, issuers ...auth.Issuer) (v *auth.Verifier, logged *bytes.Buffer, stop func()) {
 	t.Helper()
-	v, err := auth.NewVerifier(auth.ForClients, issuers, load)
+	v, err := auth.NewVerifier(issuers[0].For, issuers, load)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ type Verifier struct {
 	table    atomic.Pointer[table]
 	replaced chan struct{}     // holds one: tells Run
 	keys     http.RoundTripper // to where keys are fetched from
+	recall   *recall           // nil where a token is shown once, as clients do
 }
 
 // table is the issuers of one kind by their iss; "" is that of tokens without one.
@@ -51,6 +52,9 @@ func verifierOf(kind Kind, compiled table) *Verifier {
 	v := &Verifier{
 		kind: kind, parser: jwt.NewParser(jwt.WithStrictDecoding()),
 		replaced: make(chan struct{}, 1), keys: keyTransport(),
+	}
+	if kind == ForCallers {
+		v.recall = newRecall()
 	}
 	v.table.Store(&compiled)
 	return v
@@ -82,58 +86,76 @@ func compileTable(kind Kind, issuers []Issuer, load Load) (table, error) {
 // UNAUTHENTICATED, or ISSUER_KEYS_UNAVAILABLE if the key may be one that could not be
 // fetched, for which it waits up to 2 s. What the token says is believed only after its
 // signature, but a token of the wrong kind is told so first, since its signature cannot
-// fit either.
+// fit either. A caller's token that was good before is not verified anew, unless its
+// issuer or the issuer's keys have changed meanwhile.
 func (v *Verifier) Verify(ctx context.Context, token string) (Identity, error) {
+	issuers := v.table.Load()
+	if v.recall == nil {
+		identity, _, err := v.verify(ctx, issuers, token)
+		return identity, err
+	}
+	if identity, ok := v.recall.find(token, issuers, time.Now()); ok {
+		return identity, nil
+	}
+	identity, by, err := v.verify(ctx, issuers, token)
+	if err == nil {
+		v.recall.keep(token, identity, by)
+	}
+	return identity, err
+}
+
+func (v *Verifier) verify(ctx context.Context, known *table, token string) (_ Identity, by grounds, err error) {
 	claims := jwt.MapClaims{}
 	parsed, signed, err := v.parse(token, claims)
 	if err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
 	audience, err := audienceOf(claims)
 	if err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
 	if err := v.checkKind(audience); err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
-	issuers := *v.table.Load()
+	issuers := *known
 	from, err := v.issuerOf(issuers, claims)
 	if err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
+	by = grounds{known, from, from.keys.version()} // before the keys are asked for
 	if err := from.checkSignature(ctx, parsed, signed); err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
 	expires, issued, err := checkTimes(claims, time.Now(), from.Skew)
 	if err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
 	if from.Audience != "" && !slices.Contains(audience, from.Audience) {
-		return Identity{}, fault.New(fault.TokenAudienceInvalid, "", "the token's aud does not hold %q", from.Audience)
+		return Identity{}, by, fault.New(fault.TokenAudienceInvalid, "", "the token's aud does not hold %q", from.Audience)
 	}
 	subject, err := v.subjectOf(issuers, claims, from)
 	if err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
 	id, isText := claims["jti"].(string)
 	if _, there := claims["jti"]; there && !isText { // or it could never be revoked by it
-		return Identity{}, fault.New(fault.TokenClaimInvalid, "", "the token's jti is not a string")
+		return Identity{}, by, fault.New(fault.TokenClaimInvalid, "", "the token's jti is not a string")
 	}
 	if deeper(map[string]any(claims), MaxClaimDepth) {
-		return Identity{}, fault.New(fault.TokenClaimInvalid, "", "the token's claims are nested deeper than %d", MaxClaimDepth)
+		return Identity{}, by, fault.New(fault.TokenClaimInvalid, "", "the token's claims are nested deeper than %d", MaxClaimDepth)
 	}
 	channels, err := channelsOf(claims, from.SubscriptionsClaim)
 	if err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
 	info, err := infoOf(claims, from.InfoClaim)
 	if err != nil {
-		return Identity{}, err
+		return Identity{}, by, err
 	}
 	return Identity{
 		Kind: v.kind, Issuer: from.Name, Subject: subject, Claims: claims, Channels: channels, Info: info,
 		ExpiresAt: expires, IssuedAt: issued, TokenID: id,
-	}, nil
+	}, by, nil
 }
 
 // checkSignature finds the key that must have signed a token, and checks that it did.

@@ -97,25 +97,39 @@ func (p Pattern) Variables() []string {
 // stands for: one token, or the remaining ones joined by ".". In an inbox it is
 // the user id, decoded.
 func (p Pattern) Match(n Name) (map[string]string, bool) {
+	if !p.Matches(n) {
+		return nil, false
+	}
 	values := map[string]string{}
 	rest := string(n)
-	for i, t := range p.tokens {
+	for _, t := range p.tokens {
 		if t.rest {
 			values[t.name] = rest
-			return p.decoded(n, values), true
+			break
 		}
-		text, remaining, more := strings.Cut(rest, ".")
-		if more == (i == len(p.tokens)-1) { // too many tokens left, or too few
-			return nil, false
-		}
+		text, remaining, _ := strings.Cut(rest, ".")
 		if t.name != "" {
 			values[t.name] = text
-		} else if t.literal != text {
-			return nil, false
 		}
 		rest = remaining
 	}
-	return p.decoded(n, values), len(p.tokens) > 0
+	return p.decoded(n, values), true
+}
+
+// Matches tells whether the pattern matches a name.
+func (p Pattern) Matches(n Name) bool {
+	rest := string(n)
+	for i, t := range p.tokens {
+		if t.rest {
+			return true
+		}
+		text, remaining, more := strings.Cut(rest, ".")
+		if more == (i == len(p.tokens)-1) || t.name == "" && t.literal != text {
+			return false
+		}
+		rest = remaining
+	}
+	return len(p.tokens) > 0
 }
 
 // Covers tells whether every name that another pattern matches is matched by this one
