@@ -38,7 +38,8 @@ func (p *process) openAuthorizer() error {
 	p.authorizer = authorization.New(all)
 	p.authorities = map[string]grpc.ClientConnInterface{}
 	switch len(addresses) {
-	case 0:
+	case 0: // docs/adr/0017
+		p.authorizer = authorization.New(p.authorizes.Direct(all, p.roleKey.Identity()))
 		p.authorities["in this process"] = all
 	case 1:
 		p.authorities[addresses[0]] = all

@@ -48,6 +48,7 @@ type process struct {
 	embedded   *stream.Embedded // nil beside an external NATS
 	store      *stream.Store
 	presence   *rpc.Memory // reaches the presence role of this process; nil without one
+	authorizes *rpc.Server // is that role's
 	edge       *edge.Edge
 	edgeID     string
 	agent      *commands.Agent // of edge
@@ -241,7 +242,7 @@ func (p *process) startPresence(context.Context) error {
 	}})
 	service.Register(server)
 	p.ops.AddCheck("presence", service.Ready)
-	p.presence = rpc.NewMemory()
+	p.presence, p.authorizes = rpc.NewMemory(), server
 	p.parts.Start("presence view", func(ctx context.Context) error {
 		service.Run(ctx)
 		return nil

@@ -15,6 +15,8 @@ import (
 const (
 	roleTTL     = 5 * time.Minute
 	roleRenewal = time.Minute
+
+	roleSubject = "role"
 )
 
 // RoleKey is the secret that Carillon's processes share: each shows the others tokens
@@ -44,6 +46,11 @@ func (k *RoleKey) Verify(ctx context.Context, token string) (Identity, error) {
 	return k.verifier.Verify(ctx, token)
 }
 
+// Identity is whom its tokens name, for calls that need none.
+func (k *RoleKey) Identity() Identity {
+	return Identity{Kind: ForRoles, Issuer: k.issuer.Name, Subject: roleSubject}
+}
+
 // Credentials returns what a role shows with each call: a token that is kept until it
 // is about to expire. They do not ask for TLS.
 func (k *RoleKey) Credentials() credentials.PerRPCCredentials { return &roleCredentials{key: k} }
@@ -66,7 +73,7 @@ func (c *roleCredentials) GetRequestMetadata(context.Context, ...string) (map[st
 	}
 	// No iat: a receiver whose clock is behind would refuse a fresh token.
 	token, err := c.key.issuer.sign(jwt.MapClaims{
-		"sub": "role", "aud": []string{RoleAudience}, "exp": now.Add(roleTTL).Unix(),
+		"sub": roleSubject, "aud": []string{RoleAudience}, "exp": now.Add(roleTTL).Unix(),
 	})
 	if err != nil {
 		return nil, err

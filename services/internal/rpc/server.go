@@ -74,7 +74,8 @@ type Server struct {
 	authenticate map[string]Authenticator
 	stopTimeout  time.Duration
 	endStreams   func()
-	running      atomic.Int64 // calls that end by themselves
+	running      atomic.Int64           // calls that end by themselves
+	unary        map[string]unaryMethod // by the full name, "/service/method"
 
 	mu      sync.Mutex
 	serving map[string]bool // by service
@@ -91,6 +92,7 @@ func NewServer(opts Options) *Server {
 		stopTimeout:  opts.StopTimeout,
 		endStreams:   opts.EndStreams,
 		serving:      map[string]bool{},
+		unary:        map[string]unaryMethod{},
 	}
 	if s.stopTimeout == 0 {
 		s.stopTimeout = defaultStopTimeout
@@ -118,6 +120,7 @@ func NewServer(opts Options) *Server {
 // It makes a Server a grpc.ServiceRegistrar.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, implementation any) {
 	s.grpc.RegisterService(desc, implementation)
+	s.learn(desc, implementation)
 	s.SetServing(desc.ServiceName, false)
 }
 
