@@ -64,7 +64,6 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 		return refusal.At("token")
 	}
 	s.present(identity)
-	s.subscriptions = map[channel.Name]*subscription{}
 
 	entries := s.prepare(ctx, c.Subscriptions, identity.Channels)
 	s.socket.Cork()

@@ -116,7 +116,7 @@ func assignAll(ctx context.Context, sessions []*session, do func(context.Context
 
 // subscribeFor makes a subscription that a service wants, and tells whether there is one.
 func (s *session) subscribeFor(ctx context.Context, c control.Command) bool {
-	if sub, ok := s.subscriptions[c.Channel]; ok {
+	if sub := s.subscriptions.of(c.Channel); sub != nil {
 		sub.granted = true
 		return true
 	}
@@ -127,15 +127,15 @@ func (s *session) subscribeFor(ctx context.Context, c control.Command) bool {
 		s.logger().Warn("a subscription that a service wants could not be made", "user_id", string(s.user), "by", c.By, "channel", string(c.Channel), "error", e.err)
 		return false
 	}
-	s.subscriptions[e.name].granted = true
+	s.subscriptions.of(e.name).granted = true
 	return true
 }
 
 // unsubscribeFor ends a subscription for a service, and tells whether there was one. An
 // inbox nobody can take away.
 func (s *session) unsubscribeFor(c control.Command) bool {
-	sub, ok := s.subscriptions[c.Channel]
-	if !ok || c.Channel == s.user.Inbox() {
+	sub := s.subscriptions.of(c.Channel)
+	if sub == nil || c.Channel == s.user.Inbox() {
 		return false
 	}
 	cause := fault.New(fault.EndedByService, "", "%s", cmp.Or(c.Message, "a service has ended the subscription"))

@@ -49,8 +49,10 @@ type topic struct {
 	refs  int
 	place *place
 
-	ready chan struct{} // closed when listening has begun or failed
-	err   error         // why it failed; read after ready
+	// ready is closed when listening has begun or failed, err says why it failed and is read
+	// after that. Once there is nothing to wait for ready is nil; guarded by the shard's mu.
+	ready chan struct{}
+	err   error
 
 	mu sync.Mutex
 	// position is the last that was delivered: everything of the channel up to it is
@@ -128,16 +130,19 @@ func (h *hub) acquire(ctx context.Context, name channel.Name) (*topic, error) {
 	}
 	t.refs++
 	h.lingering.take(t)
+	ready := t.ready
 	shard.mu.Unlock()
 
 	if !known {
 		h.listen(ctx, t)
 	}
-	select {
-	case <-t.ready:
-	case <-ctx.Done():
-		h.release(t)
-		return nil, fault.Unavailable(fault.StoreUnavailable, ctx.Err(), "the channel cannot be followed now")
+	if ready != nil {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			h.release(t)
+			return nil, fault.Unavailable(fault.StoreUnavailable, ctx.Err(), "the channel cannot be followed now")
+		}
 	}
 	if t.err != nil {
 		h.release(t)
@@ -149,7 +154,7 @@ func (h *hub) acquire(ctx context.Context, name channel.Name) (*topic, error) {
 // listen begins to receive a topic's messages. What is received before the head is
 // known only moves the position: no subscription exists yet that could want it.
 func (h *hub) listen(ctx context.Context, t *topic) {
-	defer close(t.ready)
+	defer h.arrived(t)
 	alarms := h.alarms.Load()
 	bounds, err := h.broker.Listen(ctx, t.name)
 	if err != nil {
@@ -162,6 +167,15 @@ func (h *hub) listen(ctx context.Context, t *topic) {
 	t.position = message.Position{Epoch: bounds.Epoch(), Offset: max(bounds.Last, t.position.Offset)}
 	t.ring.reset(t.position.Offset)
 	t.checked, t.positioned = alarms, time.Now()
+}
+
+// arrived lets those go on who wait for listen.
+func (h *hub) arrived(t *topic) {
+	shard := h.shard(t.name)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	close(t.ready)
+	t.ready = nil
 }
 
 // forget takes a topic out and calls then before anybody can make another of its

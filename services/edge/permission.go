@@ -148,7 +148,8 @@ func messageType(p message.Payload) (string, error) {
 func (s *session) recheck(ctx context.Context) {
 	var subs []*subscription // a check each
 	var checks []authorization.Check
-	for name, sub := range s.subscriptions {
+	for _, sub := range s.subscriptions {
+		name := sub.topic.name
 		if name != s.user.Inbox() && !sub.granted {
 			subs, checks = append(subs, sub), append(checks, authorization.Check{Action: authorization.Subscribe, Channel: name})
 		}
@@ -166,7 +167,7 @@ func (s *session) recheck(ctx context.Context) {
 	}
 	for i, sub := range subs {
 		err := denial(decisions[i], "channel")
-		if err == nil || s.subscriptions[sub.topic.name] != sub { // another of its checks has ended it
+		if err == nil || s.subscriptions.of(sub.topic.name) != sub { // another of its checks has ended it
 			continue
 		}
 		refusal := fault.From(err)
@@ -182,6 +183,6 @@ func (s *session) endSubscription(sub *subscription, cause *fault.Error, resubsc
 	if resubscribe { // that takes a moment
 		held = s.edge.options.PresenceGrace
 	}
-	s.leave(name, sub, held)
+	s.leave(sub, held)
 	s.reply(0, frame.Unsubscribed{Channel: string(name), Cause: cause, Resubscribe: resubscribe})
 }

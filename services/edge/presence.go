@@ -63,7 +63,7 @@ func (s *session) presence(ctx context.Context, id uint64, p frame.Presence) err
 		return err
 	}
 	var spectator *spectator
-	if sub := s.subscriptions[name]; sub != nil && sub.spectator != nil {
+	if sub := s.subscriptions.of(name); sub != nil && sub.spectator != nil {
 		spectator = sub.spectator
 		defer spectator.resume(nil) // where there is no reply
 	}

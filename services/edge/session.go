@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,9 +49,9 @@ type session struct {
 	visit      visit                              // of the gate
 
 	mu       sync.Mutex
-	idle     sync.Cond // signalled when pending shrinks and when the worker ends
+	idle     *sync.Cond // signalled when inflight shrinks and when the worker ends; nil while nobody has waited
 	pending  []frame.Command
-	inflight map[uint64]struct{} // ids not yet replied to; nil while there are none
+	inflight []uint64 // ids not yet replied to, few
 	working  bool
 	retiring func() // set once the edge drains: what the worker does when nothing is pending
 
@@ -65,16 +66,14 @@ type session struct {
 
 	// Of the worker, and of the reader after the worker has ended.
 	credential    *credential // that came with the handshake; nil if none did, and after connect
-	subscriptions map[channel.Name]*subscription
+	subscriptions subscriptions
 	turn          chan struct{} // one place, for the replay whose turn it is; made with the first
 	unresolved    unresolved
 	info          string // what the client says of its user, a compact JSON text; may be empty
 }
 
 func newSession(e *Edge, c *codec, address string) *session {
-	s := &session{edge: e, id: newConnectionID(), codec: c, address: address, opened: time.Now()}
-	s.idle.L = &s.mu
-	return s
+	return &session{edge: e, id: newConnectionID(), codec: c, address: address, opened: time.Now()}
 }
 
 // logger is made anew each time: kept, it would be a twentieth of an idle connection.
@@ -115,12 +114,12 @@ func (s *session) leaveAll(err error) {
 	byServer := s.ended.Swap(true) // then the client's close frame is but the answer
 	s.mu.Lock()
 	for s.working {
-		s.idle.Wait()
+		s.wait()
 	}
 	s.mu.Unlock()
 	held := s.held(byServer, err)
-	for name, sub := range s.subscriptions {
-		s.leave(name, sub, held)
+	for _, sub := range slices.Clone(s.subscriptions) {
+		s.leave(sub, held)
 	}
 	if s.grant.Load() != nil {
 		s.edge.options.Roster.Disconnect(s.id, s.opened.Add(time.Duration(s.lastHeard.Load())))
@@ -227,7 +226,7 @@ func (s *session) take(command frame.Command, size int) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, used := s.inflight[command.ID]; used {
+	if slices.Contains(s.inflight, command.ID) {
 		s.endInflight(command.ID)
 		return
 	}
@@ -240,15 +239,12 @@ func (s *session) take(command frame.Command, size int) {
 		s.edge.metrics.limited("inflight")
 	}
 	for len(s.inflight) >= s.edge.options.Limits.MaxInflight && !s.ended.Load() { // the client waits in its socket
-		s.idle.Wait()
+		s.wait()
 	}
 	if s.ended.Load() || s.retiring != nil {
 		return
 	}
-	if s.inflight == nil {
-		s.inflight = map[uint64]struct{}{}
-	}
-	s.inflight[command.ID] = struct{}{}
+	s.inflight = append(s.inflight, command.ID)
 	s.pending = append(s.pending, command)
 	if _, isConnect := command.Body.(frame.Connect); isConnect {
 		s.connecting = command.ID
@@ -265,11 +261,11 @@ func (s *session) awaitConnect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.ended.Load() {
-		if _, unanswered := s.inflight[s.connecting]; !unanswered {
+		if !slices.Contains(s.inflight, s.connecting) {
 			s.connecting = 0
 			return
 		}
-		s.idle.Wait()
+		s.wait()
 	}
 }
 
@@ -277,7 +273,7 @@ func (s *session) awaitConnect() {
 func (s *session) isInflight(id uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, used := s.inflight[id]
+	used := slices.Contains(s.inflight, id)
 	if used {
 		s.endInflight(id)
 	}
@@ -295,7 +291,7 @@ func (s *session) work() {
 		if len(s.pending) == 0 || s.ended.Load() {
 			dropped := s.pending
 			s.pending, s.working = nil, false
-			s.idle.Broadcast()
+			s.signal()
 			retire := s.retiring
 			s.mu.Unlock()
 			forgo(dropped)
@@ -316,15 +312,32 @@ func (s *session) work() {
 	}
 }
 
+// wait waits for signal. The caller holds s.mu.
+func (s *session) wait() {
+	if s.idle == nil {
+		s.idle = sync.NewCond(&s.mu)
+	}
+	s.idle.Wait()
+}
+
+func (s *session) signal() {
+	if s.idle != nil {
+		s.idle.Broadcast()
+	}
+}
+
 // settle ends the flight of a command that is about to be answered: who has read the
 // answer may use its id again.
 func (s *session) settle(id uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if delete(s.inflight, id); len(s.inflight) == 0 {
+	if i := slices.Index(s.inflight, id); i >= 0 {
+		s.inflight = slices.Delete(s.inflight, i, i+1)
+	}
+	if len(s.inflight) == 0 {
 		s.inflight = nil
 	}
-	s.idle.Broadcast()
+	s.signal()
 }
 
 // commandTimeout bounds what one command waits for: permission, a head, a store.

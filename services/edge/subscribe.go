@@ -111,7 +111,7 @@ func (s *session) checkSubscribe(w frame.Subscribe) (channel.Name, *namespace.Na
 	if w.Presence && !ns.Presence {
 		return "", nil, noPresence("presence", ns)
 	}
-	if _, subscribed := s.subscriptions[name]; subscribed {
+	if s.subscriptions.of(name) != nil {
 		return "", nil, fault.New(fault.AlreadySubscribed, "channel", "this connection is subscribed to the channel already")
 	}
 	return name, ns, nil
@@ -200,7 +200,7 @@ func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subsc
 		s.logRefusal(refusal)
 		return frame.SubscriptionResult{Subscribed: subscribed, Error: refusal}
 	}
-	s.subscriptions[e.name] = sub
+	s.subscriptions.add(sub)
 	s.subscribed.Add(1)
 	if e.namespace.Presence {
 		s.edge.options.Roster.Join(e.name, s.user)
@@ -231,7 +231,7 @@ func (s *session) subscribe(ctx context.Context, id uint64, w frame.Subscribe) e
 // countSubscriptions counts the channels beside the inbox.
 func (s *session) countSubscriptions() int {
 	n := len(s.subscriptions)
-	if _, ok := s.subscriptions[s.user.Inbox()]; ok {
+	if s.subscriptions.of(s.user.Inbox()) != nil {
 		n--
 	}
 	return n
@@ -242,11 +242,11 @@ func (s *session) unsubscribe(u frame.Unsubscribe) (frame.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	sub, ok := s.subscriptions[name]
-	if !ok {
+	sub := s.subscriptions.of(name)
+	if sub == nil {
 		return nil, fault.New(fault.NotSubscribed, "channel", "this connection is not subscribed to the channel")
 	}
-	s.leave(name, sub, 0)
+	s.leave(sub, 0)
 	return frame.Unsubscribed{Channel: u.Channel}, nil
 }
 
@@ -254,7 +254,7 @@ func (s *session) unsubscribe(u frame.Unsubscribe) (frame.Event, error) {
 // has the client told that it may subscribe again; it returns at once.
 func (s *session) evict(sub *subscription, cause *fault.Error) {
 	s.assign(func(context.Context) {
-		if s.subscriptions[sub.topic.name] == sub {
+		if s.subscriptions.of(sub.topic.name) == sub {
 			s.endSubscription(sub, cause, true)
 		}
 	})
@@ -262,12 +262,13 @@ func (s *session) evict(sub *subscription, cause *fault.Error) {
 
 // leave ends a subscription; the user stays a member of the channel for as long as it is
 // held.
-func (s *session) leave(name channel.Name, sub *subscription, held time.Duration) {
+func (s *session) leave(sub *subscription, held time.Duration) {
+	name := sub.topic.name
 	if sub.spectator != nil {
 		s.edge.audiences.leave(sub.spectator)
 	}
 	s.edge.hub.unsubscribe(sub)
-	delete(s.subscriptions, name)
+	s.subscriptions.remove(name)
 	s.subscribed.Add(-1)
 	if ns, err := s.edge.options.Namespaces.Of(name); err == nil && ns.Presence {
 		s.edge.options.Roster.Leave(name, s.user, held)

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -143,24 +144,29 @@ func rawOf(conn net.Conn) (raw syscall.RawConn, fd int32) {
 	return raw, fd
 }
 
-// tried is the outcome of a read that does not wait.
-type tried struct {
+// attempt is a read of a raw connection.
+type attempt struct {
+	wait bool
 	n    int
 	err  error
 	read func(fd uintptr) bool // made once
 }
 
-// try reads what is there; ErrIdle if there is nothing.
-func (c *chunk) try(raw syscall.RawConn) (int, error) {
+// receive reads what is there; ErrIdle if there is nothing, or, if it is to wait, nothing
+// before the read deadline.
+func (c *chunk) receive(raw syscall.RawConn, wait bool) (int, error) {
 	if c.read == nil {
 		c.read = func(fd uintptr) bool {
 			for c.n, c.err = unix.Read(int(fd), c.data[:]); c.err == unix.EINTR; {
 				c.n, c.err = unix.Read(int(fd), c.data[:])
 			}
-			return true // whatever has come: it is not to wait
+			return !c.wait || c.err != unix.EAGAIN
 		}
 	}
-	if err := raw.Read(c.read); err != nil {
+	c.wait = wait
+	if err := raw.Read(c.read); errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, ErrIdle
+	} else if err != nil {
 		return 0, err
 	}
 	switch {

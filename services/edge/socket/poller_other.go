@@ -23,6 +23,6 @@ func (p *Poller) wake(*Socket) {}
 
 func rawOf(net.Conn) (syscall.RawConn, int32) { return nil, 0 }
 
-type tried struct{}
+type attempt struct{}
 
-func (t tried) try(syscall.RawConn) (int, error) { return 0, errors.ErrUnsupported }
+func (a attempt) receive(syscall.RawConn, bool) (int, error) { return 0, errors.ErrUnsupported }

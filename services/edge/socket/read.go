@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 	"unicode/utf8"
 )
 
@@ -18,7 +19,7 @@ const chunkBytes = 4 << 10
 // that is idle has none.
 type chunk struct {
 	data [chunkBytes]byte
-	tried
+	attempt
 }
 
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
@@ -36,11 +37,12 @@ type reader struct {
 	late   int     // bytes that came after Socket.Close
 	first  [1]byte // of what comes next; Await waits for no more
 
-	// What has no goroutine while it waits has a raw connection.
+	// What has no goroutine while it is idle has a raw connection.
 	raw        syscall.RawConn
 	fd         int32
-	registered bool // with the poller
-	ready      bool // it is worth a try to read from raw
+	registered bool  // with the poller
+	ready      bool  // it is worth a try to read from raw
+	until      int64 // Unix nanoseconds at which a wait ends; 0: none does
 }
 
 func (r *reader) init(conn net.Conn, ahead []byte, options Options) {
@@ -104,10 +106,37 @@ func (s *Socket) fill() error {
 	var n int
 	var err error
 	if idle {
-		n, err = c.try(r.raw)
+		s.bear(true)
+		n, err = c.receive(r.raw, false)
 	} else {
+		s.bear(false)
 		n, err = s.wire.Conn.Read(c.data[:])
 	}
+	return s.took(c, n, err)
+}
+
+// idleTime is for how long a reader waits itself before the poller does: who has just
+// said something may go on, and to wait so costs half as much as to begin anew.
+const idleTime = 250 * time.Millisecond
+
+// bear has what is read next end its wait when its reader is idle, or never.
+func (s *Socket) bear(idle bool) {
+	r := &s.in
+	now := time.Now()
+	switch {
+	case !idle && r.until != 0:
+		r.until = 0
+		_ = s.wire.SetReadDeadline(time.Time{}) // where it fails reading does
+	case idle && r.until-now.UnixNano() < int64(idleTime/2):
+		until := now.Add(idleTime)
+		r.until = until.UnixNano()
+		_ = s.wire.SetReadDeadline(until)
+	}
+}
+
+// took takes in what has been read into a chunk.
+func (s *Socket) took(c *chunk, n int, err error) error {
+	r := &s.in
 	r.ready = r.raw != nil && n == len(c.data) // else that was all
 	if n == 0 {
 		chunks.Put(c)
@@ -138,16 +167,26 @@ func (r *reader) giveBack() {
 }
 
 // Await waits until more has come for Read, or the connection is gone, and returns true.
-// Where the poller waits in its place it returns false at once, and Options.Resume will
-// be called, possibly before it returns. Errors: those of Read.
+// Where the poller goes on with that in its place it soon returns false, and
+// Options.Resume will be called, possibly before it returns. Errors: those of Read.
 func (s *Socket) Await() (here bool, err error) {
 	r := &s.in
 	if r.raw != nil {
-		r.ready = true
+		c, _ := chunks.Get().(*chunk) // the pool holds nothing else
+		s.bear(true)
+		n, err := c.receive(r.raw, true)
+		if err = s.took(c, n, err); !errors.Is(err, ErrIdle) {
+			if err != nil {
+				err = s.failed(err)
+			}
+			return true, err
+		}
+		r.ready, r.until = true, 0
 		if s.options.Poller.park(s) {
 			return false, nil
 		}
-		r.raw, r.ready = nil, false // gone, or more than the system can wait for
+		r.raw, r.ready = nil, false             // gone, or more than the system can wait for
+		_ = s.wire.SetReadDeadline(time.Time{}) // where it fails reading does
 	}
 	n, err := s.wire.Conn.Read(r.first[:])
 	if n == 0 {

@@ -32,7 +32,7 @@ type server struct {
 	goroutines sync.WaitGroup
 }
 
-func newServer(t *testing.T, maxMessage, maxQueue int) *server {
+func newServer(t testing.TB, maxMessage, maxQueue int) *server {
 	t.Helper()
 	s := &server{sockets: make(chan *socket.Socket, 1), resumed: make(chan struct{}, 1), controls: make(chan struct{}, 256)}
 	poller, err := socket.NewPoller()
@@ -184,7 +184,7 @@ func TestReadBounds(t *testing.T) {
 }
 
 // upgrade asks for a WebSocket over a plain connection and sends more in the same packet.
-func upgrade(t *testing.T, srv *server, more []byte) net.Conn {
+func upgrade(t testing.TB, srv *server, more []byte) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
 	if err != nil {

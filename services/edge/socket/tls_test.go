@@ -1,7 +1,9 @@
 package socket_test
 
 import (
+	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -86,9 +88,14 @@ func tlsPair(t *testing.T) (*socket.Socket, *websocket.Conn, *below) {
 	t.Helper()
 	var goroutines sync.WaitGroup
 	sockets := make(chan *socket.Socket, 1)
+	poller, err := socket.NewPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		accepted, err := socket.Accept(w, r, socket.Options{
 			MaxMessageBytes: 1 << 20, MaxQueueBytes: 8 << 20, OnControl: func(int) bool { return true }, Go: goroutines.Go,
+			Poller: poller, Resume: func() { t.Error("over TLS the reader waits itself") },
 		})
 		if err == nil {
 			sockets <- accepted
@@ -100,6 +107,7 @@ func tlsPair(t *testing.T) (*socket.Socket, *websocket.Conn, *below) {
 	server.StartTLS()
 	t.Cleanup(func() {
 		server.Close()
+		poller.Close()
 		goroutines.Wait()
 	})
 	client, _, err := websocket.Dial(t.Context(), server.URL, &websocket.DialOptions{HTTPClient: server.Client()})
@@ -158,6 +166,33 @@ func TestOverTLSTheQueueLeavesInAsFewRecordsAsHoldIt(t *testing.T) {
 				t.Errorf("%d bytes left in %d writes: %v", total, len(records), records)
 			}
 		})
+	}
+}
+
+// What TLS has read and not given out the system does not tell of.
+func TestOverTLSTheReaderWaitsItself(t *testing.T) {
+	t.Parallel()
+	s, client, _ := tlsPair(t)
+	want := strings.Repeat("x", 10_000) // more than is read at once, in one record
+	for range 3 {
+		for range 3 {
+			if err := client.Write(t.Context(), websocket.MessageText, []byte(want)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			var b bytes.Buffer
+			_, err := s.Read(&b)
+			for errors.Is(err, socket.ErrIdle) {
+				if here, err := s.Await(); !here || err != nil {
+					t.Fatal(here, err)
+				}
+				_, err = s.Read(&b)
+			}
+			if err != nil || b.String() != want {
+				t.Fatalf("%d bytes, %v", b.Len(), err)
+			}
+		}
 	}
 }
 

@@ -1,0 +1,156 @@
+package socket_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/carillon-rt/carillon/services/edge/socket"
+)
+
+// wantParked fails unless a socket's reader may go until something comes.
+func wantParked(t *testing.T, s *socket.Socket) {
+	t.Helper()
+	var b bytes.Buffer
+	if _, err := s.Read(&b); !errors.Is(err, socket.ErrIdle) {
+		t.Fatalf("nothing has come, but %q, %v", b.String(), err)
+	}
+	if here, err := s.Await(); here || err != nil {
+		t.Fatalf("the reader waits: %t, %v", here, err)
+	}
+}
+
+// Who says nothing has no reader, and has one again with each word.
+func TestAnIdleSocketHasNoReader(t *testing.T) {
+	t.Parallel()
+	s, client, srv := pair(t, 100, 1<<20)
+	for i := range 4 {
+		wantParked(t, s)
+		if len(srv.resumed) > 0 {
+			t.Fatal("resumed before anything has come")
+		}
+		want := fmt.Sprint(i)
+		if err := client.Write(t.Context(), websocket.MessageText, []byte(want)); err != nil {
+			t.Fatal(err)
+		}
+		<-srv.resumed
+		var b bytes.Buffer
+		if _, err := s.Read(&b); err != nil || b.String() != want {
+			t.Fatalf("%q, %v; want %q", b.String(), err, want)
+		}
+	}
+}
+
+// What came together is read together: only the rest is waited for.
+func TestAReaderGoesWhenThereIsNoMore(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, 100, 1<<20)
+	conn := upgrade(t, srv, nil)
+	s := <-srv.sockets
+	defer s.CloseNow()
+	wantParked(t, s)
+	word := []byte{0x81, 0x81, 0, 0, 0, 0, 'x'}
+	if _, err := conn.Write(append(bytes.Repeat(word, 3000), word[:4]...)); err != nil { // more than is read at once
+		t.Fatal(err)
+	}
+	<-srv.resumed
+	for range 3000 {
+		var b bytes.Buffer
+		if _, err := srv.read(s, &b); err != nil || b.String() != "x" {
+			t.Fatalf("%q, %v", b.String(), err)
+		}
+	}
+	if _, err := conn.Write(word[4:]); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := srv.read(s, &b); err != nil || b.String() != "x" {
+		t.Fatalf("%q, %v", b.String(), err)
+	}
+	wantParked(t, s)
+}
+
+// However a connection ends, its reader learns it.
+func TestAnEndResumesWhoHasNoReader(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(s *socket.Socket, conn net.Conn){
+		"the client goes":      func(_ *socket.Socket, conn net.Conn) { _ = conn.Close() },
+		"the server goes":      func(s *socket.Socket, _ net.Conn) { s.CloseNow() },
+		"the client is silent": func(s *socket.Socket, _ net.Conn) { s.Close(nil, 1012, "draining", false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := newServer(t, 100, 1<<20)
+			conn := upgrade(t, srv, nil)
+			s := <-srv.sockets
+			wantParked(t, s)
+			end(s, conn)
+			<-srv.resumed
+			var b bytes.Buffer
+			if _, err := srv.read(s, &b); err == nil {
+				t.Errorf("read %q", b.String())
+			}
+			s.CloseNow()
+			<-s.Done()
+		})
+	}
+}
+
+// A connection is closed about when its reader goes: whoever is late sees to it that the
+// end is learnt.
+func TestAnEndWhileTheReaderGoes(t *testing.T) {
+	t.Parallel()
+	srvs := make([]*server, 50)
+	for i := range srvs {
+		srvs[i] = newServer(t, 100, 1<<20)
+		conn := upgrade(t, srvs[i], nil)
+		s := <-srvs[i].sockets
+		ended := srvs[i].readAll(s)
+		time.AfterFunc(240*time.Millisecond+time.Duration(i)*time.Millisecond/2, s.CloseNow)
+		t.Cleanup(func() {
+			<-ended
+			_ = conn.Close()
+		})
+	}
+}
+
+// BenchmarkMessage has a client say something that is answered.
+func BenchmarkMessage(b *testing.B) {
+	srv := newServer(b, 100, 1<<20)
+	conn := upgrade(b, srv, nil)
+	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+		b.Fatal(err)
+	}
+	s := <-srv.sockets
+	word, answer, got := []byte{0x81, 0x81, 0, 0, 0, 0, 'x'}, text("y"), make([]byte, 3)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var message bytes.Buffer
+		for {
+			if _, err := srv.read(s, &message); err != nil || s.Send(answer) != nil {
+				return
+			}
+			message.Reset()
+		}
+	}()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := conn.Write(word); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, got); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s.CloseNow()
+	<-ended
+}
