@@ -82,7 +82,7 @@ func TestExpectationLooksThroughWhatIsGone(t *testing.T) {
 		fifth := publish(t, s, expect(numbered("chat.a", 5), "", 0))
 		// A purge that has marked, and not yet removed.
 		part := s.groups["chat"].of("chat.a")
-		if _, err := s.publishStored(t.Context(), part, message.Publication{Channel: "chat.a"}, encodePurge(part.in+"chat.a")); err != nil {
+		if _, err := s.publishStored(t.Context(), part, message.Publication{Channel: "chat.a"}, encodePurge(part.in+"chat.a"), nil); err != nil {
 			t.Fatal(err)
 		}
 		brief.ID = "m-6"

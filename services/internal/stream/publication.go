@@ -44,41 +44,55 @@ const (
 	maxTTL = time.Duration(math.MaxInt64) / time.Second
 )
 
+// draft is a message that is being encoded, in one allocation with the values of its
+// header, where the publisher has set none of its own.
+type draft struct {
+	msg    nats.Msg
+	values []string
+	own    [maxOwn]string
+}
+
+// maxOwn is how many headers of Carillon's and NATS's a message may have.
+const maxOwn = 5
+
+func (d *draft) set(name, value string) {
+	d.values = append(d.values, value)
+	d.msg.Header[name] = d.values[len(d.values)-1 : len(d.values) : len(d.values)]
+}
+
 // encode writes a publication as the NATS message for a subject.
-func encode(p message.Publication, subject string) *nats.Msg {
-	const own = 6
-	values := make([]string, 0, own+len(p.Headers)) // one array for all of the header's slices
-	header := make(nats.Header, own+len(p.Headers))
-	set := func(name, value string) {
-		values = append(values, value)
-		header[name] = values[len(values)-1 : len(values) : len(values)]
+func encode(p message.Publication, subject string) *draft {
+	d := &draft{msg: nats.Msg{Subject: subject, Header: make(nats.Header, maxOwn+len(p.Headers)), Data: p.Payload.Data}}
+	d.values = d.own[:0]
+	if len(p.Headers) > 0 {
+		d.values = make([]string, 0, maxOwn+len(p.Headers))
 	}
 	for name, value := range p.Headers {
-		set(name, value)
+		d.set(name, value)
 	}
-	set(headerPublisher, url.PathEscape(p.Publisher.Name))
+	d.set(headerPublisher, url.PathEscape(p.Publisher.Name))
 	if p.ID != "" {
-		set(headerMessageID, p.ID)
+		d.set(headerMessageID, p.ID)
 	}
 	if !p.Payload.IsJSON() {
-		set(headerContentType, p.Payload.ContentType)
+		d.set(headerContentType, p.Payload.ContentType)
 	}
-	return &nats.Msg{Subject: subject, Header: header, Data: p.Payload.Data}
+	return d
 }
 
 // encodeStored adds what NATS recognises a repetition by: for a publication without an
 // ID something random, so that Publish itself may try again.
 func encodeStored(p message.Publication, subject string) *nats.Msg {
-	m := encode(p, subject)
+	d := encode(p, subject)
 	if p.ID == "" {
-		m.Header[headerNATSID] = []string{rand.Text()}
+		d.set(headerNATSID, rand.Text())
 	} else {
-		m.Header[headerNATSID] = []string{deduplicationID(p)}
+		d.set(headerNATSID, deduplicationID(p))
 	}
 	if p.TTL > 0 {
-		m.Header[headerTTL] = []string{seconds(p.TTL)}
+		d.set(headerTTL, seconds(p.TTL))
 	}
-	return m
+	return &d.msg
 }
 
 // seconds is a TTL as it travels: rounded up, so that no message expires early.
@@ -100,9 +114,9 @@ func encodePurge(subject string) *nats.Msg {
 }
 
 func encodeEphemeral(p message.Publication, now time.Time) *nats.Msg {
-	m := encode(p, subjectEphemeral+string(p.Channel))
-	m.Header[headerTime] = []string{strconv.FormatInt(now.UnixNano(), 10)}
-	return m
+	d := encode(p, subjectEphemeral+string(p.Channel))
+	d.set(headerTime, strconv.FormatInt(now.UnixNano(), 10))
+	return &d.msg
 }
 
 // deduplicationID is 128 bits of a hash, since the table of a stream is shared by the

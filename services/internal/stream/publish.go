@@ -1,10 +1,12 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -40,19 +42,54 @@ func (s *Store) Publish(ctx context.Context, p message.Publication) (message.Rec
 	if err != nil {
 		return message.Receipt{}, err
 	}
-	ctx, done, err := s.begin(ctx)
-	if err != nil {
-		return message.Receipt{}, err
+	if !s.enter() {
+		return message.Receipt{}, closing()
 	}
-	defer done()
+	defer s.working.Done()
+	deadline := time.Now().Add(defaultTimeout)
+	var m *nats.Msg
+	var failed error
+	if part != nil {
+		m = encodeStored(p, part.in+string(p.Channel))
+		receipt, final, err := s.publishAtOnce(ctx, part, p, m)
+		if final {
+			return receipt, err
+		}
+		failed = err
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	if err := s.slots.acquire(ctx, s.ctx); err != nil {
-		return message.Receipt{}, unconfirmed(err)
+		return message.Receipt{}, unconfirmed(errors.Join(failed, err))
 	}
 	defer s.slots.release()
 	if part == nil {
 		return message.Receipt{}, s.publishEphemeral(ctx, p)
 	}
-	return s.publishStored(ctx, part, p, encodeStored(p, part.in+string(p.Channel)))
+	return s.publishStored(ctx, part, p, m, failed)
+}
+
+// publishAtOnce makes the first attempt where there is nothing to wait for before it.
+// That nearly always is the last one, and so bounded that it needs no context with a
+// deadline, which is a tenth of what a publish allocates. Unless final it was not made,
+// or failed with an error that may pass.
+func (s *Store) publishAtOnce(ctx context.Context, part *partition, p message.Publication, m *nats.Msg) (_ message.Receipt, final bool, _ error) {
+	t := part.current()
+	if t == nil || t.broken.Load() || p.Expected != nil || !s.slots.try() {
+		return message.Receipt{}, false, nil
+	}
+	defer s.slots.release()
+	receipt, err := s.attempt(ctx, t, part, p, m)
+	if err == nil {
+		return receipt, true, nil
+	}
+	if refusal := s.refusal(err, m); refusal != nil {
+		return message.Receipt{}, true, refusal
+	}
+	if !transient(err) || ctx.Err() != nil {
+		return message.Receipt{}, true, unconfirmed(err)
+	}
+	return message.Receipt{}, false, err
 }
 
 func (s *Store) publishEphemeral(ctx context.Context, p message.Publication) error {
@@ -77,11 +114,14 @@ func (s *Store) handOver(p message.Publication) error {
 }
 
 // publishStored sends m, which is p encoded, until it knows what became of it or ctx
-// ends.
-func (s *Store) publishStored(ctx context.Context, part *partition, p message.Publication, m *nats.Msg) (message.Receipt, error) {
+// ends. open is the error of an attempt before that may yet be stored, if there was one.
+func (s *Store) publishStored(ctx context.Context, part *partition, p message.Publication, m *nats.Msg, open error) (message.Receipt, error) {
 	retry := backoff{next: 25 * time.Millisecond, max: time.Second}
 	races := expectRaces
-	var failed, open error // open: of an attempt that may yet be stored
+	failed := open
+	if failed != nil && (retry.wait(ctx) != nil || s.ctx.Err() != nil) {
+		return message.Receipt{}, unconfirmed(failed)
+	}
 	for {
 		t, err := part.await(ctx, s.ctx)
 		if err != nil {
@@ -159,12 +199,8 @@ func (s *Store) attempt(ctx context.Context, t *tenure, part *partition, p messa
 // when it was sent proves that the stream was set back: errSetBack, to publish again
 // when an epoch has begun.
 func receiptOf(t *tenure, known message.Offset, reply *nats.Msg) (message.Receipt, error) {
-	var ack struct {
-		Error     *jetstream.APIError `json:"error"`
-		Sequence  message.Offset      `json:"seq"`
-		Duplicate bool                `json:"duplicate"`
-	}
-	if err := json.Unmarshal(reply.Data, &ack); err != nil {
+	ack, err := parseAck(reply.Data)
+	if err != nil {
 		return message.Receipt{}, err
 	}
 	if ack.Error != nil {
@@ -178,6 +214,28 @@ func receiptOf(t *tenure, known message.Offset, reply *nats.Msg) (message.Receip
 	}
 	t.saw(ack.Sequence)
 	return message.Receipt{Position: message.Position{Epoch: t.epoch, Offset: ack.Sequence}, Duplicate: ack.Duplicate}, nil
+}
+
+// ack is what a stream's leader answers to a message.
+type ack struct {
+	Error     *jetstream.APIError `json:"error"`
+	Sequence  message.Offset      `json:"seq"`
+	Duplicate bool                `json:"duplicate"`
+}
+
+// parseAck reads an ack. That of a new message is told by its shape, which nats-server
+// makes from a template: encoding/json would cost more than all that is done with it.
+func parseAck(text []byte) (ack, error) {
+	if _, rest, found := bytes.Cut(text, []byte(`","seq":`)); found && bytes.HasPrefix(text, []byte(`{"stream":"`)) {
+		if digits, closed := bytes.CutSuffix(rest, []byte("}")); closed && !bytes.HasPrefix(digits, []byte("0")) {
+			if sequence, err := strconv.ParseUint(string(digits), 10, 64); err == nil {
+				return ack{Sequence: message.Offset(sequence)}, nil
+			}
+		}
+	}
+	var a ack
+	err := json.Unmarshal(text, &a)
+	return a, err
 }
 
 // repeated returns the receipt of a publication whose Nats-Msg-Id is stored, or

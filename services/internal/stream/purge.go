@@ -41,7 +41,7 @@ func (s *Store) Purge(ctx context.Context, name channel.Name) (message.Position,
 	defer s.slots.release()
 	subject := part.in + string(name)
 	for {
-		mark, err := s.publishStored(ctx, part, message.Publication{Channel: name}, encodePurge(subject))
+		mark, err := s.publishStored(ctx, part, message.Publication{Channel: name}, encodePurge(subject), nil)
 		if err != nil {
 			return message.Position{}, unpurged(err)
 		}

@@ -20,19 +20,30 @@ type requests struct {
 	mu      sync.Mutex
 	last    uint64
 	waiting map[uint64]asker
+
+	callers sync.Pool // those that have had their reply, so that no other can reach them
 }
 
 // asker takes the reply to a message: once, from the goroutine that has all replies, so
 // that it must not block.
 type asker interface{ answer(*nats.Msg) }
 
-// caller is an asker that waits for its one reply; it has room for it.
-type caller chan *nats.Msg
+// caller is an asker that waits for its one reply, and no longer than requestTimeout.
+type caller struct {
+	reply   chan *nats.Msg // has room for it
+	timeout *time.Timer
+}
 
-func (c caller) answer(m *nats.Msg) { c <- m }
+func (c *caller) answer(m *nats.Msg) { c.reply <- m }
+
+func newCaller() any {
+	c := &caller{reply: make(chan *nats.Msg, 1), timeout: time.NewTimer(requestTimeout)}
+	c.timeout.Stop()
+	return c
+}
 
 func newRequests(nc *nats.Conn) (*requests, error) {
-	r := &requests{nc: nc, prefix: nc.NewInbox() + ".", waiting: make(map[uint64]asker)}
+	r := &requests{nc: nc, prefix: nc.NewInbox() + ".", waiting: make(map[uint64]asker), callers: sync.Pool{New: newCaller}}
 	_, err := nc.Subscribe(r.prefix+"*", r.replied)
 	return r, err
 }
@@ -59,7 +70,8 @@ func (r *requests) send(m *nats.Msg, to asker) (token uint64, err error) {
 	token = r.last
 	r.waiting[token] = to
 	r.mu.Unlock()
-	m.Reply = r.prefix + strconv.FormatUint(token, 36)
+	subject := make([]byte, 0, 64) // on the stack
+	m.Reply = string(strconv.AppendUint(append(subject, r.prefix...), token, 36))
 	if err := r.nc.PublishMsg(m); err != nil {
 		r.forget(token)
 		return 0, err
@@ -82,25 +94,29 @@ func nobody(m *nats.Msg) bool { return len(m.Data) == 0 && first(m.Header, "Stat
 // nats.ErrTimeout after requestTimeout, nats.ErrDisconnected when connected ends, or
 // ctx's error.
 func (r *requests) do(ctx, connected context.Context, m *nats.Msg) (*nats.Msg, error) {
-	reply := make(caller, 1)
-	token, err := r.send(m, reply)
+	c, _ := r.callers.Get().(*caller)
+	token, err := r.send(m, c)
 	if err != nil {
+		r.callers.Put(c)
 		return nil, err
 	}
-	defer r.forget(token)
-	timeout := time.NewTimer(requestTimeout)
-	defer timeout.Stop()
+	c.timeout.Reset(requestTimeout)
 	select {
-	case m := <-reply:
+	case m := <-c.reply:
+		c.timeout.Stop()
+		r.callers.Put(c)
 		if nobody(m) {
 			return nil, nats.ErrNoResponders
 		}
 		return m, nil
 	case <-connected.Done():
-		return nil, nats.ErrDisconnected
-	case <-timeout.C:
-		return nil, nats.ErrTimeout
+		err = nats.ErrDisconnected
+	case <-c.timeout.C:
+		err = nats.ErrTimeout
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		err = ctx.Err()
 	}
+	c.timeout.Stop()
+	r.forget(token)
+	return nil, err // c goes: its reply may be on the way
 }

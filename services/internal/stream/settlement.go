@@ -77,7 +77,7 @@ func (s *settlement) run() error {
 		case i < last:
 			s.answer(of, message.Receipt{}, overtaken())
 		default:
-			receipt, err := store.publishStored(ctx, s.part, of.e.pub, of.m)
+			receipt, err := store.publishStored(ctx, s.part, of.e.pub, of.m, nil)
 			if unknown(err) {
 				cancel()
 				return fault.From(err).Cause
@@ -181,7 +181,7 @@ func (s *settlement) compare(ctx context.Context, of *suspect) (message.Receipt,
 			return message.Receipt{}, unconfirmed(err)
 		}
 		if t.epoch != of.at.Epoch { // what is stored there is another message now, or none
-			return s.p.s.publishStored(ctx, s.part, of.e.pub, of.m)
+			return s.p.s.publishStored(ctx, s.part, of.e.pub, of.m, nil)
 		}
 		receipt, err := s.p.s.repeated(ctx, t, s.part, of.e.pub, of.at)
 		if err == nil {

@@ -211,11 +211,15 @@ func (s *Store) begin(ctx context.Context) (_ context.Context, done func(), err 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, nil, fault.Unavailable(fault.StoreUnavailable, errClosed, "the message store is closing")
+		return nil, nil, closing()
 	}
 	s.working.Add(1)
 	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
 	return ctx, func() { cancel(); s.working.Done() }, nil
+}
+
+func closing() error {
+	return fault.Unavailable(fault.StoreUnavailable, errClosed, "the message store is closing")
 }
 
 var errClosed = errors.New("closed")
