@@ -98,6 +98,8 @@ func dialOptions(transport credentials.TransportCredentials, creds credentials.P
 		grpc.WithNoProxy(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WithConnectParams(how.ConnectParams),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 	}
 	if creds != nil {
 		opts = append(opts, grpc.WithPerRPCCredentials(creds))
