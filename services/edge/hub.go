@@ -59,6 +59,7 @@ type topic struct {
 	// past. Zero in an ephemeral namespace.
 	position message.Position
 	ring     ring
+	filling  *filling // what the ring lacks is being read; nil: it is not
 	// repairing is true while what was missed is read from the broker; seen is then the
 	// latest that is known of, and held the end of what came live: it is delivered when
 	// everything before it is, and what it has no room for is read too.

@@ -47,8 +47,17 @@ type beginning func(ctx context.Context, tell tell) (*subscription, error)
 // else the subscription begins with the latest messages, if it is to, or with what has
 // come since a purge, or at the topic's position.
 func (h *hub) plan(ctx context.Context, s *session, t *topic, from start) (beginning, error) {
-	if from.since == nil || !t.canResume(*from.since, from.most) {
+	if from.since == nil {
 		return h.planFromStore(ctx, s, t, from)
+	}
+	if !t.canResume(*from.since, from.most) {
+		if done := t.fill(ctx); done != nil {
+			defer done()
+			return h.planFromStore(ctx, s, t, from)
+		}
+		if !t.canResume(*from.since, from.most) {
+			return h.planFromStore(ctx, s, t, from)
+		}
 	}
 	return func(ctx context.Context, tell tell) (*subscription, error) {
 		if s.socket.Below(s.most(maxRingFrames)) {
@@ -81,6 +90,7 @@ func (h *hub) planFromStore(ctx context.Context, s *session, t *topic, from star
 		case o.purged && from.rewind == 0:
 			return h.planned(s, t, o, false), nil
 		case !o.purged && !o.trimmed && bounds.Recoverable(*from.since):
+			t.keep(o)
 			return h.planned(s, t, o, true), nil
 		}
 	}

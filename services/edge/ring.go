@@ -1,6 +1,10 @@
 package edge
 
-import "github.com/carillon-rt/carillon/services/internal/message"
+import (
+	"slices"
+
+	"github.com/carillon-rt/carillon/services/internal/message"
+)
 
 // Bounds of a ring. Beyond, the oldest messages go.
 const (
@@ -32,6 +36,22 @@ func (r *ring) add(m *message.Message) {
 		drop++
 	}
 	r.messages = r.messages[drop:]
+}
+
+// extend puts before the ring's messages all that the channel has after an offset, as they
+// were read up to another, if that leaves no hole and nothing has to go.
+func (r *ring) extend(after message.Offset, messages []*message.Message, reached message.Offset) {
+	if after >= r.after || reached < r.after {
+		return
+	}
+	n, size := 0, r.bytes
+	for n < len(messages) && messages[n].Offset <= r.after {
+		size += messages[n].Size()
+		n++
+	}
+	if n+len(r.messages) <= ringMessages && size <= ringBytes {
+		r.after, r.messages, r.bytes = after, slices.Concat(messages[:n], r.messages), size
+	}
 }
 
 // since returns the messages after an offset; ok is false if some of them may be gone.
