@@ -2,11 +2,11 @@ package authorization
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
@@ -21,8 +21,8 @@ type digest [sha256.Size]byte
 // nothing of the identity that it was made from. It is immutable.
 type Subject struct {
 	user string
-	// claims is JSON with sorted keys, so that equal claims are equal bytes; nil if
-	// the claims cannot be told, and then nothing can be asked.
+	// claims are as appendStruct writes them; nil if they cannot be told, and then nothing
+	// can be asked.
 	claims []byte
 	digest digest
 }
@@ -32,14 +32,14 @@ type Subject struct {
 // asked: Check fails.
 func NewSubject(identity auth.Identity) *Subject {
 	s := &Subject{user: identity.Subject}
-	claims, err := json.Marshal(identity.Claims)
-	if err != nil {
-		return s
-	}
-	s.claims = claims
 	text := make([]byte, 0, 512)
 	text = strconv.AppendQuote(text, s.user) // ends where the claims begin
-	s.digest = sha256.Sum256(append(text, claims...))
+	all, ok := appendStruct(text, identity.Claims)
+	if !ok {
+		return s
+	}
+	s.claims = append(make([]byte, 0, len(all)-len(text)), all[len(text):]...)
+	s.digest = sha256.Sum256(all)
 	return s
 }
 
@@ -48,13 +48,9 @@ func (s *Subject) request(checks []Check) (*authzv1.CheckPermissionsRequest, err
 	if s.claims == nil {
 		return nil, errors.New("the claims are not JSON values")
 	}
-	var values map[string]any
-	if err := json.Unmarshal(s.claims, &values); err != nil {
+	claims := &structpb.Struct{}
+	if err := proto.Unmarshal(s.claims, claims); err != nil {
 		return nil, fmt.Errorf("reading back the claims: %w", err)
-	}
-	claims, err := structpb.NewStruct(values)
-	if err != nil {
-		return nil, fmt.Errorf("packing the claims: %w", err)
 	}
 	req := &authzv1.CheckPermissionsRequest{
 		UserId: s.user,
