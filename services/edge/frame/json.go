@@ -199,16 +199,6 @@ func describe(err error) string {
 // The shapes of events. Absent means default, so everything is omitted when zero
 // but what says something also then.
 
-type connectedJSON struct {
-	ConnectionID  string `json:"connectionId"`
-	UserID        string `json:"userId"`
-	ExpiresAt     int64  `json:"expiresAt,omitempty"`
-	ServerTime    int64  `json:"serverTime"`
-	HeartbeatMs   int64  `json:"heartbeatMs"`
-	MaxFrameBytes int    `json:"maxFrameBytes"`
-	Subscriptions []any  `json:"subscriptions"`
-}
-
 type subscribedJSON struct {
 	Channel   string         `json:"channel"`
 	Epoch     message.Epoch  `json:"epoch,omitempty"`
@@ -303,10 +293,14 @@ func (JSON) Append(dst []byte, id uint64, event Event) []byte {
 		dst = strconv.AppendUint(dst, id, 10)
 		dst = append(dst, ',')
 	}
-	if m, ok := event.(Message); ok { // the hot path: once a message and codec
+	switch e := event.(type) {
+	case Message: // the hot path: once a message and codec
 		dst = append(dst, `"message":`...)
-		dst = appendMessage(dst, m.Message)
-	} else {
+		dst = appendMessage(dst, e.Message)
+	case Connected: // many at once, when an edge has gone
+		dst = append(dst, `"connected":`...)
+		dst = e.append(dst)
+	default:
 		name, shape := eventShape(event)
 		dst = appendString(dst, name)
 		dst = append(dst, ':')
@@ -317,8 +311,6 @@ func (JSON) Append(dst []byte, id uint64, event Event) []byte {
 
 func eventShape(event Event) (string, any) {
 	switch e := event.(type) {
-	case Connected:
-		return "connected", e.shape()
 	case Subscribed:
 		return "subscribed", e.shape()
 	case Unsubscribed:
@@ -355,27 +347,6 @@ func eventShape(event Event) (string, any) {
 	default:
 		panic(fmt.Sprintf("frame: no JSON shape of %T", event)) // a test covers every Event
 	}
-}
-
-func (e Connected) shape() any {
-	shape := connectedJSON{
-		ConnectionID: e.ConnectionID, UserID: e.UserID, ServerTime: e.ServerTime.UnixMilli(),
-		HeartbeatMs: milliseconds(e.Heartbeat), MaxFrameBytes: e.MaxFrameBytes, Subscriptions: make([]any, 0, len(e.Subscriptions)),
-	}
-	if !e.ExpiresAt.IsZero() {
-		shape.ExpiresAt = e.ExpiresAt.UnixMilli()
-	}
-	for _, s := range e.Subscriptions {
-		if s.Error == nil {
-			shape.Subscriptions = append(shape.Subscriptions, s.Subscribed.shape())
-			continue
-		}
-		shape.Subscriptions = append(shape.Subscriptions, struct {
-			Channel string    `json:"channel"`
-			Error   errorJSON `json:"error"`
-		}{s.Subscribed.Channel, errorShape(s.Error)})
-	}
-	return shape
 }
 
 func (e Subscribed) shape() any {

@@ -214,6 +214,9 @@ func (s *Store) begin(ctx context.Context) (_ context.Context, done func(), err 
 		return nil, nil, closing()
 	}
 	s.working.Add(1)
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= defaultTimeout { // as that of a command
+		return ctx, s.working.Done, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
 	return ctx, func() { cancel(); s.working.Done() }, nil
 }
