@@ -23,6 +23,7 @@ type hub struct {
 	logger  *slog.Logger
 	seed    maphash.Seed
 	shards  [hubShards]hubShard
+	stored  partitions
 
 	context    context.Context // of reading what was missed; ends with close
 	cancel     context.CancelFunc
@@ -44,6 +45,10 @@ type hubShard struct {
 // topic is a channel with listeners on this edge, or that had some a short while ago.
 type topic struct {
 	name channel.Name
+	// part is where the channel is kept, nil if it is not, and seat the place in its topics,
+	// guarded by its mu.
+	part *partition
+	seat int
 	// refs counts joins in progress and subscriptions; place is where it lingers, nil
 	// while it does not. Guarded by the shard's mu.
 	refs  int
@@ -101,7 +106,7 @@ func newSubscription(s *session, t *topic) *subscription {
 }
 
 func newHub(m *metrics, logger *slog.Logger) *hub {
-	h := &hub{metrics: m, logger: logger, seed: maphash.MakeSeed(), alarm: make(chan struct{}, 1)}
+	h := &hub{metrics: m, logger: logger, seed: maphash.MakeSeed(), stored: partitions{of: map[string]*partition{}}, alarm: make(chan struct{}, 1)}
 	h.context, h.cancel = context.WithCancel(context.Background())
 	for i := range h.shards {
 		h.shards[i].topics = map[channel.Name]*topic{}
@@ -126,8 +131,9 @@ func (h *hub) acquire(ctx context.Context, name channel.Name) (*topic, error) {
 	shard.mu.Lock()
 	t, known := shard.topics[name]
 	if !known {
-		t = &topic{name: name, ready: make(chan struct{})}
+		t = &topic{name: name, part: h.stored.get(h.broker, name), ready: make(chan struct{})}
 		shard.topics[name] = t
+		t.part.add(t)
 	}
 	t.refs++
 	h.lingering.take(t)
@@ -168,6 +174,9 @@ func (h *hub) listen(ctx context.Context, t *topic) {
 	t.position = message.Position{Epoch: bounds.Epoch(), Offset: max(bounds.Last, t.position.Offset)}
 	t.ring.reset(t.position.Offset)
 	t.checked, t.positioned = alarms, time.Now()
+	if t.part != nil {
+		t.part.joined.Add(1)
+	}
 }
 
 // arrived lets those go on who wait for listen.
@@ -189,6 +198,7 @@ func (h *hub) forget(t *topic, then func()) bool {
 		return false
 	}
 	delete(shard.topics, t.name)
+	t.part.remove(t)
 	h.lingering.take(t)
 	then()
 	return true
@@ -200,7 +210,7 @@ func (h *hub) release(t *topic) {
 	shard.mu.Lock()
 	t.refs--
 	if t.refs == 0 && shard.topics[t.name] == t {
-		if h.broker.Partition(t.name) == "" { // there is no ring to keep
+		if t.part == nil { // there is no ring to keep
 			delete(shard.topics, t.name)
 			h.broker.Unlisten(t.name)
 		} else {

@@ -69,6 +69,7 @@ func (h *hub) dropLingering(now time.Time) {
 		if t.place == p { // else somebody has come back
 			h.lingering.take(t)
 			delete(shard.topics, t.name)
+			t.part.remove(t)
 			h.broker.Unlisten(t.name)
 		}
 		shard.mu.Unlock()

@@ -11,25 +11,20 @@ import (
 // told before is about to be lost.
 const positionPause = 10 * time.Second
 
-// tellPositions tells those who have heard nothing of a quiet channel for long that it
-// is complete: what they know would else fall out of what the store keeps, and a resume
-// from there could not be told from one that has lost something.
-func (h *hub) tellPositions(topics []*topic, bounds message.Bounds, now time.Time) {
-	for _, t := range topics {
-		t.mu.Lock()
-		t.tellPosition(bounds, now)
-		t.mu.Unlock()
-	}
-}
-
-// tellPosition tells the subscriptions whose clients know an offset that lies a quarter
-// of what is kept behind the topic's, now and then, or in the oldest quarter, at once.
-// The caller holds t.mu.
-func (t *topic) tellPosition(bounds message.Bounds, now time.Time) {
+// tellPosition tells those who have heard nothing of a quiet channel for long that it is
+// complete: what they know would else fall out of what the store keeps, and a resume from
+// there could not be told from one that has lost something. They are the subscriptions
+// whose clients know an offset that lies a quarter of what is kept behind the topic's, now
+// and then, or in the oldest quarter, at once. It returns whether somebody is still to be
+// told. The caller holds t.mu.
+func (t *topic) tellPosition(bounds message.Bounds, now time.Time) (owed bool) {
 	at := t.position
 	rested := now.Sub(t.positioned) >= positionPause
-	if len(t.subscriptions) == 0 || !positionDue(t.told, at.Offset, bounds, rested) {
-		return
+	if len(t.subscriptions) == 0 || !positionDue(t.told, at.Offset, bounds, true) {
+		return false
+	}
+	if !positionDue(t.told, at.Offset, bounds, rested) {
+		return true
 	}
 	t.positioned = now
 	var encoded encodings
@@ -41,6 +36,7 @@ func (t *topic) tellPosition(bounds message.Bounds, now time.Time) {
 		}
 		t.told = min(t.told, sub.told)
 	}
+	return positionDue(t.told, at.Offset, bounds, true)
 }
 
 // positionDue tells whether a client that knows one offset is to be told a later one.

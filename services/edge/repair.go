@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -48,74 +47,62 @@ func (h *hub) Missed() {
 func (h *hub) watch(ctx context.Context) {
 	ticker := time.NewTicker(headInterval)
 	defer ticker.Stop()
-	checked := map[string]message.Offset{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-h.alarm:
-			clear(checked)
 		case now := <-ticker.C:
 			h.dropLingering(now)
 		}
-		h.checkHeads(ctx, checked)
+		h.checkHeads(ctx)
 	}
 }
 
-// checkHeads repairs the topics that are behind. checked holds up to which offset each
-// partition is known to be delivered: while it has no newer message there is nothing
-// to ask. Partitions are checked side by side, so that one that does not answer hides
-// nothing of the others.
-func (h *hub) checkHeads(ctx context.Context, checked map[string]message.Offset) {
+// checkHeads repairs the topics that are behind. Partitions are checked side by side, so
+// that one that does not answer hides nothing of the others.
+func (h *hub) checkHeads(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
-	byPartition := h.listened()
-	maps.DeleteFunc(checked, func(partition string, _ message.Offset) bool { return byPartition[partition] == nil })
-	known := maps.Clone(checked)
-	var mu sync.Mutex // of checked
 	var wait sync.WaitGroup
-	for partition, topics := range byPartition {
-		wait.Go(func() {
-			if last, ok := h.checkPartition(ctx, topics, known[partition]); ok {
-				mu.Lock()
-				defer mu.Unlock()
-				checked[partition] = last
-			}
-		})
+	for _, part := range h.stored.all() {
+		wait.Go(func() { h.checkPartition(ctx, part) })
 	}
 	wait.Wait()
 }
 
-// checkPartition repairs those topics of a partition that are behind, unless it ends
-// where it is known to be delivered, and tells positions. It returns where it ends; ok
-// means that all of it has been delivered.
-func (h *hub) checkPartition(ctx context.Context, topics []*topic, known message.Offset) (last message.Offset, ok bool) {
-	alarms := h.alarms.Load()
+// checkPartition repairs those topics of a partition that are behind, and tells
+// positions, unless it stands as it did when all of it had been delivered.
+func (h *hub) checkPartition(ctx context.Context, part *partition) {
+	// Asked for before anything is looked at: whatever joins or is missed later is news.
+	at := standing{joined: part.joined.Load(), alarms: h.alarms.Load()}
 	soon, cancel := context.WithTimeout(ctx, boundsTimeout)
 	defer cancel()
-	bounds, err := h.broker.Bounds(soon, topics[0].name)
+	bounds, err := h.broker.Bounds(soon, part.sample)
 	if err != nil {
-		return 0, false // NATS is away; the next round comes, and an alarm with the connection
+		return // NATS is away; the next round comes, and an alarm with the connection
 	}
-	topics = h.ofEpoch(topics, bounds)
-	if len(topics) == 0 || bounds.Last == known && allReached(topics, known) {
-		h.tellPositions(topics, bounds, time.Now())
-		return known, true
+	at.epoch, at.first, at.last = bounds.Epoch(), bounds.First, bounds.Last
+	if at == part.confirmed {
+		return
 	}
-	behind, sure, err := h.behind(ctx, topics, bounds, alarms)
+	topics := h.known(part.snapshot(), bounds)
+	behind, sure, err := h.behind(ctx, topics, bounds, at.alarms)
 	if err != nil {
-		return 0, false
+		return
 	}
-	h.tellPositions(topics, bounds, time.Now())
 	if len(behind) == 0 {
-		return bounds.Last, sure
+		if sure {
+			part.confirmed = at
+		}
+		return
 	}
 	grace := time.NewTimer(headGrace)
 	defer grace.Stop()
 	select {
 	case <-grace.C:
 	case <-ctx.Done():
-		return 0, false
+		return
 	}
 	for t, last := range behind {
 		t.mu.Lock()
@@ -124,54 +111,25 @@ func (h *hub) checkPartition(ctx context.Context, topics []*topic, known message
 		}
 		t.mu.Unlock()
 	}
-	return 0, false
 }
 
-// allReached tells whether no topic stands before an offset, as one may that was made
-// while the partition was found to be delivered up to there.
-func allReached(topics []*topic, offset message.Offset) bool {
-	return !slices.ContainsFunc(topics, func(t *topic) bool { return t.floor() < offset })
-}
-
-// listened lists the topics that have offsets and know their heads, by partition.
-func (h *hub) listened() map[string][]*topic {
-	byPartition := map[string][]*topic{}
-	for i := range h.shards {
-		shard := &h.shards[i]
-		shard.mu.Lock()
-		topics := slices.Collect(maps.Values(shard.topics))
-		shard.mu.Unlock()
-		for _, t := range topics {
-			partition := h.broker.Partition(t.name)
-			if partition == "" {
-				continue
-			}
-			t.mu.Lock()
-			known := t.position.Epoch != ""
-			t.mu.Unlock()
-			if known {
-				byPartition[partition] = append(byPartition[partition], t)
-			}
-		}
-	}
-	return byPartition
-}
-
-// ofEpoch ends the topics of another epoch than the current one, whose offsets mean
-// nothing any more, and returns the others.
-func (h *hub) ofEpoch(topics []*topic, bounds message.Bounds) []*topic {
+// known returns those topics that know where they stand, but ends those of another epoch
+// than the current one, whose offsets mean nothing any more.
+func (h *hub) known(topics []*topic, bounds message.Bounds) []*topic {
 	return slices.DeleteFunc(topics, func(t *topic) bool { return h.endStale(t, bounds) })
 }
 
-// endStale ends a topic if it is of another epoch than the current one, and tells
-// whether it is.
+// endStale tells whether a topic is of no epoch yet, or of another than the current one:
+// then it ends.
 func (h *hub) endStale(t *topic, bounds message.Bounds) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.position.Epoch == bounds.Epoch() {
 		return false
 	}
-	h.endTopic(t)
+	if t.position.Epoch != "" {
+		h.endTopic(t)
+	}
 	return true
 }
 
@@ -188,23 +146,27 @@ func (h *hub) endTopic(t *topic) {
 }
 
 // behind tells which topics have a last message that was not delivered; sure means that
-// there are no others, as of the bounds of their partition. The position of one that is
-// quiet moves on, so that what is trimmed of others does not look like its own; where
-// that came too late, something may have come and gone.
+// there are no others, as of the bounds of their partition, and nobody to be told where
+// they are. The position of one that is
+// quiet moves on, so that what is trimmed of others does not look like its own, and is
+// told; where that came too late, something may have come and gone.
 func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds, alarms uint64) (late map[*topic]message.Offset, sure bool, err error) {
 	names, after := outlook(topics, bounds)
-	lasts, err := h.broker.Lasts(ctx, names, after, bounds.Last)
-	if err != nil {
-		return nil, false, err
+	lasts := message.Lasts{UpTo: bounds.Last}
+	if after < bounds.Last {
+		if lasts, err = h.broker.Lasts(ctx, names, after, bounds.Last); err != nil {
+			return nil, false, err
+		}
+		now, err := h.broker.Bounds(ctx, names[0]) // what is kept now was kept then
+		if err != nil {
+			return nil, false, err
+		}
+		bounds.First = now.First
 	}
-	now, err := h.broker.Bounds(ctx, topics[0].name) // what is kept now was kept then
-	if err != nil {
-		return nil, false, err
-	}
-	bounds.First = now.First
 	covered := lasts.UpTo >= bounds.Last // else a replica that is behind has answered
 	late, sure = map[*topic]message.Offset{}, covered
 	var unproved []*topic
+	now := time.Now()
 	for _, t := range topics {
 		last := lasts.Offsets[t.name]
 		t.mu.Lock()
@@ -222,6 +184,7 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 				unproved = append(unproved, t)
 			}
 		}
+		sure = !t.tellPosition(bounds, now) && sure
 		t.mu.Unlock()
 	}
 	h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -17,7 +18,7 @@ type script struct {
 	last    message.Offset // of the partition
 	trimmed message.Offset
 	kept    []*message.Message
-	bounds  func()       // before Bounds answers
+	lasts   func()       // before Lasts answers
 	silent  channel.Name // what Lasts does not cover, and Read does not answer about
 }
 
@@ -28,9 +29,6 @@ func (s *script) Unlisten(channel.Name) {}
 func (s *script) Listen(context.Context, channel.Name) (message.Bounds, error) { return s.now(), nil }
 
 func (s *script) Bounds(context.Context, channel.Name) (message.Bounds, error) {
-	if s.bounds != nil {
-		s.bounds()
-	}
 	return s.now(), nil
 }
 
@@ -39,6 +37,9 @@ func (s *script) now() message.Bounds {
 }
 
 func (s *script) Lasts(_ context.Context, names []channel.Name, after, _ message.Offset) (message.Lasts, error) {
+	if s.lasts != nil {
+		s.lasts()
+	}
 	lasts := message.Lasts{Offsets: map[channel.Name]message.Offset{}, UpTo: s.last}
 	if slices.Contains(names, s.silent) {
 		lasts.UpTo = 0
@@ -78,7 +79,7 @@ func (t *topic) offsets() (position message.Offset, ring []message.Offset) {
 }
 
 // What is stored and never republished while a check runs is found by the next one in a
-// channel that nobody listened to when the check began.
+// channel whose listening had not begun yet for the first, and had for the store.
 func TestAChannelThatIsJoinedDuringACheckIsChecked(t *testing.T) {
 	t.Parallel()
 	broker := &script{last: 100}
@@ -86,23 +87,88 @@ func TestAChannelThatIsJoinedDuringACheckIsChecked(t *testing.T) {
 	if _, err := h.acquire(t.Context(), "chat.a"); err != nil {
 		t.Fatal(err)
 	}
+	broker.last = 101
+	broker.kept = []*message.Message{{Channel: "chat.b", Offset: 101, Time: time.Now()}}
 	var joined *topic
-	broker.bounds = func() {
-		broker.bounds = nil
+	broker.lasts = func() {
+		broker.lasts = nil
 		var err error
+		broker.last = 100
 		if joined, err = h.acquire(t.Context(), "chat.b"); err != nil {
 			t.Error(err)
 		}
 		broker.last = 101
-		broker.kept = []*message.Message{{Channel: "chat.b", Offset: 101, Time: time.Now()}}
 	}
-	checked := map[string]message.Offset{}
 	for range 2 {
-		h.checkHeads(t.Context(), checked)
+		h.checkHeads(t.Context())
 	}
 	h.goroutines.Wait()
 	if position, _ := joined.offsets(); position != 101 {
 		t.Errorf("the channel stands at %d", position)
+	}
+}
+
+// A partition that stands where everything of it was found to be delivered is asked
+// nothing but that, until an alarm.
+func TestWhatStandsStillIsNotChecked(t *testing.T) {
+	t.Parallel()
+	broker := &script{last: 100}
+	h := newTestHub(t, broker)
+	topic, err := h.acquire(t.Context(), "chat.a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	broker.lasts = func() { asked++ }
+	broker.last = 101
+	for _, step := range []struct {
+		name   string
+		change func()
+		asked  int
+	}{
+		{"a message elsewhere", func() {}, 1},
+		{"nothing", func() {}, 1},
+		{"an alarm", h.Missed, 1}, // positions are at the end: there is nothing to ask
+		{"another message", func() { broker.last++ }, 2},
+		{"a replica that is behind", func() { broker.last, broker.silent = broker.last+1, "chat.a" }, 3},
+		{"the same again", func() {}, 4},
+		{"one that is not", func() { broker.silent = "" }, 5},
+		{"nothing any more", func() {}, 5},
+	} {
+		step.change()
+		h.checkHeads(t.Context())
+		if asked != step.asked || topic.checked != h.alarms.Load() {
+			t.Fatalf("%s: asked %d times, want %d, and found right after alarm %d", step.name, asked, step.asked, topic.checked)
+		}
+	}
+}
+
+// Every topic has its place in its partition, whoever leaves.
+func TestPartitionsHoldTheirTopics(t *testing.T) {
+	t.Parallel()
+	h := newTestHub(t, &script{last: 100})
+	var topics []*topic
+	for i := range 10 {
+		topic, err := h.acquire(t.Context(), channel.Name(fmt.Sprint("chat.", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		topics = append(topics, topic)
+	}
+	part := topics[0].part
+	for _, i := range []int{3, 9, 0, 5, 1, 2, 4, 6, 7, 8} {
+		topics[i].mu.Lock()
+		h.endTopic(topics[i])
+		topics[i].mu.Unlock()
+		left := part.snapshot()
+		for seat, topic := range left {
+			if topic.seat != seat || topic == topics[i] {
+				t.Fatalf("%s sits at %d, not %d", topic.name, seat, topic.seat)
+			}
+		}
+	}
+	if n := len(h.stored.all()); n != 0 {
+		t.Errorf("%d partitions are left to be checked", n)
 	}
 }
 
