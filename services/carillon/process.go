@@ -257,21 +257,28 @@ func (p *process) startPresence(context.Context) error {
 }
 
 // serveWhile serves until ctx ends, and keeps the health service told which services are
-// ready; those without a question always are.
+// ready; those without a question always are. Who is to become ready is asked often: others
+// wait for that. Who ceases to be refuses what it is asked for by itself.
 func serveWhile(ctx context.Context, server *rpc.Server, ready map[string]func() error, listeners ...net.Listener) error {
-	health := time.NewTicker(healthInterval)
+	health := time.NewTimer(0)
 	defer health.Stop()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, listeners...) }()
 	for {
-		for name, ask := range ready {
-			server.SetServing(name, ask == nil || ask() == nil)
-		}
 		select {
 		case err := <-served:
 			return err
 		case <-health.C:
 		}
+		next := readyInterval
+		for name, ask := range ready {
+			is := ask == nil || ask() == nil
+			server.SetServing(name, is)
+			if !is {
+				next = healthInterval
+			}
+		}
+		health.Reset(next)
 	}
 }
 
@@ -398,5 +405,9 @@ func (p *process) startPublish(context.Context) error {
 	return nil
 }
 
-// healthInterval is how often the health services look who is ready.
-const healthInterval = 100 * time.Millisecond
+const (
+	// healthInterval is how often the health services look whether who is not ready is.
+	healthInterval = 100 * time.Millisecond
+	// readyInterval is how often they look whether all that are ready still are.
+	readyInterval = time.Second
+)

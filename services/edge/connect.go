@@ -83,6 +83,7 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 		Heartbeat: limits.PingInterval, MaxFrameBytes: limits.MaxFrameBytes, Subscriptions: results,
 	}))
 	s.remind(s.grant.Load(), now)
+	s.edge.dues.hasten(s, s.demand(s.grant.Load(), now))
 	s.debug("connected", "user_id", string(s.user), "client", c.ClientName, "client_version", c.ClientVersion)
 	return nil
 }

@@ -119,6 +119,7 @@ type Edge struct {
 	codecs      []*codec
 	metrics     *metrics
 	gate        *gate
+	dues        *dues
 	index       *index
 	revocations *revocations
 	rechecks    *rechecks
@@ -140,7 +141,7 @@ type Edge struct {
 func New(options Options) (*Edge, error) {
 	e := &Edge{
 		options: options, codecs: newCodecs(), sessions: map[*session]struct{}{},
-		index: newIndex(), revocations: newRevocations(options.Logger), rechecks: newRechecks(), refusals: newRefusals(), toil: newToil(),
+		dues: newDues(), index: newIndex(), revocations: newRevocations(options.Logger), rechecks: newRechecks(), refusals: newRefusals(), toil: newToil(),
 	}
 	if e.options.Ready == nil {
 		e.options.Ready = func(context.Context) error { return nil }
@@ -197,6 +198,7 @@ func (e *Edge) admit(s *session, from netip.Addr) *fault.Error {
 		return refusal
 	}
 	e.sessions[s] = struct{}{}
+	e.dues.add(s, s.demand(nil, s.opened))
 	e.metrics.connected(1)
 	return nil
 }
@@ -215,6 +217,7 @@ func (e *Edge) expel(s *session) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if _, admitted := e.sessions[s]; admitted {
+		e.dues.remove(s)
 		delete(e.sessions, s)
 		e.metrics.connected(-1)
 	}

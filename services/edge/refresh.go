@@ -45,6 +45,18 @@ func (g *grant) expiresAt() time.Time {
 
 func (g *grant) expired(now time.Time) bool { return g.expires != 0 && now.Unix() >= g.expires }
 
+// demand is how long it is until the grant ends, or the client is to be reminded of that.
+func (g *grant) demand(now time.Time, notice time.Duration) time.Duration {
+	switch {
+	case g.expires == 0:
+		return maxUnchecked
+	case notice == 0 || g.reminded.Load():
+		return g.expiresAt().Sub(now)
+	default:
+		return g.expiresAt().Add(-notice).Sub(now)
+	}
+}
+
 // remind asks for another token, once for each, when the present one expires soon.
 func (s *session) remind(g *grant, now time.Time) {
 	notice := s.edge.options.Credentials.Notice
@@ -77,7 +89,9 @@ func (s *session) refresh(ctx context.Context, id uint64, r frame.Refresh) error
 	s.present(identity)
 	s.settle(id)
 	s.reply(id, frame.Refreshed{ExpiresAt: identity.ExpiresAt})
-	s.remind(renewed, time.Now())
+	now := time.Now()
+	s.remind(renewed, now)
+	s.edge.dues.hasten(s, s.demand(renewed, now))
 	s.recheck(ctx)
 	return nil
 }

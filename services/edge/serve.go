@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	// checkInterval is how often time's demands on sessions are looked at.
-	checkInterval = 500 * time.Millisecond
 	// defaultHeaderBytes is what Limits.MaxHeaderBytes is where it says nothing.
 	defaultHeaderBytes = 8 << 10
 	readHeaderTimeout  = 5 * time.Second
@@ -108,7 +106,8 @@ func (e *Edge) drain(server *http.Server) {
 	e.goroutines.Wait()
 }
 
-// checkSessions does what time demands: pings, and the ends of those that are late.
+// checkSessions does what time demands: pings, and the ends of those that are late. It
+// looks only at those that are due.
 func (e *Edge) checkSessions(ctx context.Context) {
 	ticker := time.NewTicker(checkInterval)
 	defer ticker.Stop()
@@ -118,8 +117,8 @@ func (e *Edge) checkSessions(ctx context.Context) {
 			return
 		case now := <-ticker.C:
 			e.gate.sweep(now)
-			for _, s := range e.all() {
-				s.check(now)
+			for s := e.dues.take(now); s != nil; s = e.dues.take(now) {
+				e.dues.hasten(s, s.check(now))
 			}
 		}
 	}

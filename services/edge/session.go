@@ -32,6 +32,7 @@ type session struct {
 	opened    time.Time
 	lastHeard atomic.Int64 // nanoseconds from opened to the client's last word
 	pinged    atomic.Int64 // the same to the ping that nothing has followed; 0: none is out
+	due       due
 	// grant is what the client's token gives it, nil before connect has come with a good
 	// one; then the reply, connected, may take longer than a client has for sending it.
 	grant      atomic.Pointer[grant]
@@ -73,7 +74,7 @@ type session struct {
 }
 
 func newSession(e *Edge, c *codec, address string) *session {
-	return &session{edge: e, id: newConnectionID(), codec: c, address: address, opened: time.Now()}
+	return &session{edge: e, id: newConnectionID(), codec: c, address: address, opened: time.Now(), due: due{index: -1}}
 }
 
 // logger is made anew each time: kept, it would be a twentieth of an idle connection.
@@ -435,8 +436,9 @@ func (s *session) retire(cause *fault.Error, reconnectAfter time.Duration) {
 	}
 }
 
-// check does what time demands of a session; the edge calls it about twice a second.
-func (s *session) check(now time.Time) {
+// check does what time demands of a session, and tells when to come again: when it may
+// demand something if nothing happens until then.
+func (s *session) check(now time.Time) (next time.Time) {
 	limits := &s.edge.options.Limits
 	if s.paused.Load() != nil { // who is not listened to cannot be late
 		s.heard()
@@ -458,6 +460,25 @@ func (s *session) check(now time.Time) {
 	case age-time.Duration(s.lastHeard.Load()) >= limits.PingInterval && s.pinged.CompareAndSwap(0, int64(age)):
 		_ = s.socket.Ping() // full or closing: then other ends apply
 	}
+	return s.demand(g, now)
+}
+
+// demand is when time may demand something next of a session that has a grant, or nil.
+func (s *session) demand(g *grant, now time.Time) time.Time {
+	limits := &s.edge.options.Limits
+	age := now.Sub(s.opened)
+	wait := maxUnchecked
+	if pinged := time.Duration(s.pinged.Load()); pinged != 0 { // the next is sent once this one is answered
+		wait = min(wait, pinged+limits.PongTimeout-age, limits.PingInterval)
+	} else {
+		wait = min(wait, time.Duration(s.lastHeard.Load())+limits.PingInterval-age)
+	}
+	if g == nil {
+		wait = min(wait, limits.ConnectTimeout-age)
+	} else {
+		wait = min(wait, g.demand(now, s.edge.options.Credentials.Notice))
+	}
+	return now.Add(max(wait, checkInterval))
 }
 
 // busy tells whether the session has commands or tasks to carry out.

@@ -9,7 +9,7 @@ import (
 
 const (
 	// tick is how often the view looks at what time has done.
-	tick = 100 * time.Millisecond
+	tick = 250 * time.Millisecond
 	// maxLate is by how much a tick may be late. Beyond, it was this process that was
 	// stopped, and the silence its own.
 	maxLate = 2 * time.Second
