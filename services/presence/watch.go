@@ -175,12 +175,35 @@ func (w *edgeWatch) wish(req *presencev1.WatchRequest) error {
 		if err := w.round(); err != nil {
 			return err
 		}
+		for _, text := range wish.Sync.GetChannels() {
+			if err := w.list(channel.Name(text)); err != nil {
+				return err
+			}
+		}
 		return w.say(func() error {
 			return w.send(&presencev1.WatchResponse{Event: &presencev1.WatchResponse_Synced{Synced: wish.Sync}})
 		})
 	default:
 		return fault.New(fault.FieldRequired, "request", "request is required")
 	}
+}
+
+// list tells who is in a channel at this moment, if it is watched; an error if the watcher
+// ended meanwhile.
+func (w *edgeWatch) list(name channel.Name) error {
+	if _, watched := w.watched[name]; !watched {
+		return nil
+	}
+	e := w.service.view.List(name, edgeMost)
+	if err := w.watcher.Err(); err != nil { // then that may be a view that forgets
+		return faultOf(err)
+	}
+	for part := range snapshotParts(e) {
+		if err := w.send(&presencev1.WatchResponse{Channel: string(name), Event: &presencev1.WatchResponse_Listed{Listed: part}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *edgeWatch) event(e view.Event) error {

@@ -1,9 +1,13 @@
 package roster
 
 import (
+	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/channel"
 )
 
 // Who asks for the list of a channel asks nobody once that is watched no more, and there is
@@ -97,5 +101,52 @@ func TestFailoverToAReplicaThatHasJustHeardThisEdge(t *testing.T) {
 		a.wantUpdates(1)
 		a.wantUsers("ann")
 		s.stop()
+	})
+}
+
+// However many channels are looked at at the same time, each is listed, over few syncs of
+// which one is under way at a time.
+func TestLooksAtManyChannelsAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := started(t, 1)
+		const channels = 2*maxListed + 50
+		p := s.replicas[0]
+		var names []channel.Name
+		for i := range channels {
+			names = append(names, channel.Name(fmt.Sprint("chat.c", i)))
+			s.Join(names[i], "ann")
+			defer s.Watch(names[i], func(Update) {})()
+			if _, err := s.Look(t.Context(), names[i], func([]Member, int, bool) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.mu.Lock()
+		p.watched.syncs = nil
+		p.mu.Unlock()
+		var looking sync.WaitGroup
+		for _, name := range names {
+			s.Join(name, "ann") // of which nobody is told by itself
+			looking.Go(func() {
+				if _, err := s.Look(t.Context(), name, func(members []Member, _ int, _ bool) {
+					if len(members) != 1 || members[0].Connections != 2 {
+						t.Errorf("%s has %v", name, members)
+					}
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		looking.Wait()
+		s.stop()
+		listed := 0
+		for _, n := range p.watched.syncs {
+			if listed += n; n > maxListed {
+				t.Errorf("a sync with %d channels", n)
+			}
+		}
+		if listed != channels {
+			t.Errorf("%d channels listed, want %d", listed, channels)
+		}
 	})
 }

@@ -46,14 +46,11 @@ type watch struct {
 	asked bool
 	// fresh: the stream's replica has said who is in it. Then the stream has a replica.
 	fresh bool
-	// staged is the snapshot of which parts are to come.
-	staged []Member
+	// staged is the snapshot of which parts are to come, listed the list.
+	staged, listed []Member
 	// freshened is closed when fresh is set, or nobody watches any more; nil if nobody
 	// waits for that.
 	freshened chan struct{}
-	// listing is closed when the list that is being asked for is taken, following when the
-	// next is; nil: none is.
-	listing, following chan struct{}
 }
 
 func newWatches(r *Roster, logger *slog.Logger) *watches {
@@ -203,8 +200,8 @@ func (ws *watches) await(ctx context.Context, done <-chan struct{}) {
 }
 
 // catchUp waits, not for long, until the replica has applied what happened here before, has
-// told what had been applied, and has been asked for what it does not tell: of how many
-// connections, since when. The caller holds mu, which is given up meanwhile.
+// told what had been applied, and has listed what it does not tell: of how many connections,
+// since when. The caller holds mu, which is given up meanwhile.
 func (ws *watches) catchUp(ctx context.Context, w *watch) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
@@ -216,56 +213,8 @@ func (ws *watches) catchUp(ctx context.Context, w *watch) {
 	if !w.fresh || g.used != used {
 		return
 	}
-	number := g.sync()
-	if listed := ws.list(w); listed != nil {
-		ws.await(ctx, listed)
-	}
+	number := g.sync(w.name)
 	for g.synced < number && g.used == used && ctx.Err() == nil {
 		ws.await(ctx, g.progress)
-	}
-}
-
-// list has the replica be asked for the members, once at a time a channel: who comes while
-// it is shares the answer to the next question with all who do. It returns what is closed
-// when the answer was taken. The caller holds mu.
-func (ws *watches) list(w *watch) (listed <-chan struct{}) {
-	switch {
-	case ws.begin == nil:
-		return nil
-	case w.following != nil:
-		return w.following
-	case w.listing != nil:
-		w.following = make(chan struct{})
-		return w.following
-	}
-	w.listing = make(chan struct{})
-	ws.begin(func(ctx context.Context) {
-		ws.mu.Lock()
-		defer ws.mu.Unlock()
-		for w.listing != nil {
-			ws.askList(ctx, w)
-			close(w.listing)
-			w.listing, w.following = w.following, nil
-		}
-	})
-	return w.listing
-}
-
-// askList takes one answer. The caller holds mu, which is given up meanwhile.
-func (ws *watches) askList(ctx context.Context, w *watch) {
-	if !w.fresh {
-		return
-	}
-	used, replica, limit := w.stream.used, w.stream.replica, maxPart
-	if w.truncated {
-		limit = sample
-	}
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
-	ws.mu.Unlock()
-	members, _, err := replica.list(ctx, w.name, limit)
-	ws.mu.Lock()
-	if err == nil && w.fresh && w.stream.used == used {
-		w.refresh(members)
 	}
 }

@@ -115,8 +115,9 @@ func (w *watched) absent() Update {
 	return w.counted(u)
 }
 
-// refresh takes what a replica says of single members: a change of who is a member is not
-// told twice, other changes are not told at all. Of a sample it takes all.
+// refresh takes a replica's list, in order of user id, which then belongs to w: a change of
+// who is a member is not told twice, other changes are not told at all. Of a sample it takes
+// all.
 func (w *watched) refresh(members []Member) {
 	w.sorted = nil
 	if w.truncated {
@@ -126,10 +127,15 @@ func (w *watched) refresh(members []Member) {
 		}
 		return
 	}
+	known := 0
 	for _, m := range members {
 		if _, is := w.members[m.User]; is {
 			w.members[m.User] = m
+			known++
 		}
+	}
+	if known == len(members) && known == len(w.members) {
+		w.sorted = members
 	}
 }
 

@@ -28,6 +28,7 @@ type watchedPresence struct {
 	lazy      bool                // changes are told when somebody asks for a sync
 	streams   int
 	heard     []string // "watch chat.a"
+	syncs     []int    // how many channels were to be listed with each
 	changed   chan struct{}
 }
 
@@ -165,9 +166,15 @@ func (w *watcher) answer(req *presencev1.WatchRequest) error {
 		note("unwatch " + ask.Unwatch.GetChannel())
 		delete(w.told, channel.Name(ask.Unwatch.GetChannel()))
 	case *presencev1.WatchRequest_Sync:
+		w.watched.syncs = append(w.watched.syncs, len(ask.Sync.GetChannels()))
 		w.mu.Unlock()
 		if err := w.step(); err != nil {
 			return err
+		}
+		for _, name := range ask.Sync.GetChannels() {
+			if err := w.list(channel.Name(name)); err != nil {
+				return err
+			}
 		}
 		return w.stream.Send(&presencev1.WatchResponse{Event: &presencev1.WatchResponse_Synced{Synced: ask.Sync}})
 	}
@@ -175,29 +182,57 @@ func (w *watcher) answer(req *presencev1.WatchRequest) error {
 	return nil
 }
 
-// snapshot sends all members in two parts, or a sample.
+// snapshot sends all members, or a sample.
 func (w *watcher) snapshot(name channel.Name) error {
 	w.mu.Lock()
-	members, most := w.members(name), w.watched.most
+	members := w.members(name)
 	w.mu.Unlock()
-	var all []*presencev1.Member
 	w.told[name] = map[channel.User]struct{}{}
-	for _, user := range slices.Sorted(maps.Keys(members)) {
-		all = append(all, members[user])
+	for user := range members {
 		w.told[name][user] = struct{}{}
 	}
-	total, truncated := uint32(len(all)), most > 0 && len(all) > most
-	if truncated {
-		all = all[:sample]
-	}
-	for i, part := range [][]*presencev1.Member{all[:len(all)/2], all[len(all)/2:]} {
-		if err := w.stream.Send(&presencev1.WatchResponse{Channel: string(name), Event: &presencev1.WatchResponse_Snapshot{
-			Snapshot: &presencev1.MembersSnapshot{Members: part, Total: total, Truncated: truncated, Complete: i == 1},
-		}}); err != nil {
+	for _, part := range w.parts(members) {
+		if err := w.stream.Send(&presencev1.WatchResponse{Channel: string(name), Event: &presencev1.WatchResponse_Snapshot{Snapshot: part}}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// list sends all members, or a sample, if the channel is watched.
+func (w *watcher) list(name channel.Name) error {
+	if w.told[name] == nil {
+		return nil
+	}
+	w.mu.Lock()
+	members, listed := w.members(name), w.listed
+	w.lists++
+	w.mu.Unlock()
+	if listed != nil {
+		listed()
+	}
+	for _, part := range w.parts(members) {
+		if err := w.stream.Send(&presencev1.WatchResponse{Channel: string(name), Event: &presencev1.WatchResponse_Listed{Listed: part}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parts are two.
+func (w *watcher) parts(members map[channel.User]*presencev1.Member) (parts []*presencev1.MembersSnapshot) {
+	var all []*presencev1.Member
+	for _, user := range slices.Sorted(maps.Keys(members)) {
+		all = append(all, members[user])
+	}
+	total, truncated := uint32(len(all)), w.watched.most > 0 && len(all) > w.watched.most
+	if truncated {
+		all = all[:sample]
+	}
+	for i, part := range [][]*presencev1.Member{all[:len(all)/2], all[len(all)/2:]} {
+		parts = append(parts, &presencev1.MembersSnapshot{Members: part, Total: total, Truncated: truncated, Complete: i == 1})
+	}
+	return parts
 }
 
 // step sends what has changed.

@@ -44,13 +44,22 @@ type watching struct {
 	pending map[channel.Name]struct{}
 	// absences are when to decide of those who are missing, the first first.
 	absences []absence
-	// number is that of the last sync, unsent: it has not been sent; synced of the last
-	// that was answered. progress is closed, and replaced, when that changes or the stream
-	// ends.
-	number, synced uint64
-	unsent         bool
-	progress       chan struct{}
+	// marks are syncs that wait for the one that is under way: who comes meanwhile shares
+	// them. sent is the number of the last that was sent, synced of the last that was
+	// answered. progress is closed, and replaced, when that changes or the stream ends.
+	marks        []mark
+	sent, synced uint64
+	progress     chan struct{}
 }
+
+// mark is a sync, and the channels that are to be listed with it.
+type mark struct {
+	number   uint64
+	channels map[channel.Name]struct{}
+}
+
+// maxListed is how many channels a sync may have listed.
+const maxListed = 100
 
 type absence struct {
 	watch *watch
@@ -84,14 +93,19 @@ func (g *watching) remove(w *watch) {
 	g.stir()
 }
 
-// sync returns the number whose answer says that everything is told that is applied now.
-func (g *watching) sync() uint64 {
-	if !g.unsent {
-		g.unsent = true
-		g.number++
+// sync returns the number whose answer says that everything is told of a channel that is
+// applied now, and what else the list of its members says.
+func (g *watching) sync(name channel.Name) uint64 {
+	for _, m := range g.marks {
+		if _, listed := m.channels[name]; listed || len(m.channels) < maxListed {
+			m.channels[name] = struct{}{}
+			return m.number
+		}
 	}
+	next := mark{g.sent + uint64(len(g.marks)) + 1, map[channel.Name]struct{}{name: {}}}
+	g.marks = append(g.marks, next)
 	g.stir()
-	return g.number
+	return next.number
 }
 
 func (g *watching) stir() {
@@ -209,7 +223,7 @@ func (g *watching) enter(replica *replica) {
 			g.pending[name] = struct{}{}
 		}
 	}
-	g.unsent = false
+	g.marks, g.synced = nil, g.sent // who waits for one leaves
 	g.stir()
 }
 
@@ -222,7 +236,7 @@ func (g *watching) leave() {
 	g.absences = nil
 	for _, w := range g.watches.channels {
 		if w.stream == g {
-			w.asked, w.fresh, w.staged = false, false, nil
+			w.asked, w.fresh, w.staged, w.listed = false, false, nil, nil
 		}
 	}
 	g.progressed()
@@ -274,9 +288,13 @@ func (g *watching) requests() []*presencev1.WatchRequest {
 	}
 	clear(g.pending)
 	all = append(all, watch...)
-	if g.unsent {
-		g.unsent = false
-		all = append(all, &presencev1.WatchRequest{Request: &presencev1.WatchRequest_Sync{Sync: &presencev1.Sync{Number: g.number}}})
+	if len(g.marks) > 0 && g.synced == g.sent {
+		sync := &presencev1.Sync{Number: g.marks[0].number}
+		for name := range g.marks[0].channels {
+			sync.Channels = append(sync.Channels, string(name))
+		}
+		g.sent, g.marks = sync.GetNumber(), g.marks[1:]
+		all = append(all, &presencev1.WatchRequest{Request: &presencev1.WatchRequest_Sync{Sync: sync}})
 	}
 	return all
 }
@@ -312,8 +330,11 @@ func (g *watching) take(res *presencev1.WatchResponse) {
 	g.watches.mu.Lock()
 	defer g.watches.mu.Unlock()
 	if synced := res.GetSynced(); synced != nil {
-		g.synced = max(g.synced, synced.GetNumber())
+		g.synced = min(max(g.synced, synced.GetNumber()), g.sent)
 		g.progressed()
+		if len(g.marks) > 0 {
+			g.stir()
+		}
 		return
 	}
 	w, ok := g.watches.channels[channel.Name(res.GetChannel())]
@@ -323,6 +344,15 @@ func (g *watching) take(res *presencev1.WatchResponse) {
 	switch say := res.GetEvent().(type) {
 	case *presencev1.WatchResponse_Snapshot:
 		g.takeSnapshot(w, say.Snapshot)
+	case *presencev1.WatchResponse_Listed:
+		if !w.fresh {
+			return
+		}
+		w.listed = append(w.listed, membersOf(say.Listed.GetMembers())...)
+		if say.Listed.GetComplete() {
+			w.refresh(w.listed)
+			w.listed = nil
+		}
 	case *presencev1.WatchResponse_Changed:
 		if !w.fresh {
 			return

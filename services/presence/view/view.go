@@ -225,6 +225,18 @@ func (v *View) page(name channel.Name, after channel.User, limit int) (page []Me
 	return cut(r.list(), after, limit)
 }
 
+// List returns the members of a channel as a snapshot of now, which beyond most members is
+// truncated.
+func (v *View) List(name channel.Name, most int) Event {
+	e := Event{Channel: name, Snapshot: true}
+	limit := most
+	if total, _ := v.Count(name); total > most {
+		limit = sample
+	}
+	e.Members, e.Total, e.Truncated = v.Members(name, "", limit)
+	return e
+}
+
 // Count returns how many members a channel has, and over how many connections.
 func (v *View) Count(name channel.Name) (members, connections int) {
 	s := v.shard(name)

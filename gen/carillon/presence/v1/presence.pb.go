@@ -1054,7 +1054,9 @@ func (x *WatchedChannel) GetChannel() string {
 type Sync struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the edge.
-	Number        uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Channels whose members are to be listed before the answer, where they are watched.
+	Channels      []string `protobuf:"bytes,2,rep,name=channels,proto3" json:"channels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1096,6 +1098,13 @@ func (x *Sync) GetNumber() uint64 {
 	return 0
 }
 
+func (x *Sync) GetChannels() []string {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
 // WatchResponse is a step of what happens in one of the channels, or neither for a
 // heartbeat.
 type WatchResponse struct {
@@ -1109,6 +1118,7 @@ type WatchResponse struct {
 	//	*WatchResponse_Snapshot
 	//	*WatchResponse_Changed
 	//	*WatchResponse_Synced
+	//	*WatchResponse_Listed
 	Event         isWatchResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1185,6 +1195,15 @@ func (x *WatchResponse) GetSynced() *Sync {
 	return nil
 }
 
+func (x *WatchResponse) GetListed() *MembersSnapshot {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Listed); ok {
+			return x.Listed
+		}
+	}
+	return nil
+}
+
 type isWatchResponse_Event interface {
 	isWatchResponse_Event()
 }
@@ -1204,11 +1223,20 @@ type WatchResponse_Synced struct {
 	Synced *Sync `protobuf:"bytes,4,opt,name=synced,proto3,oneof"`
 }
 
+type WatchResponse_Listed struct {
+	// All members as they are at this moment, beyond 1,000 a sample: how many connections
+	// they have, since when, and what is said of them. Who came and went is told by the
+	// others.
+	Listed *MembersSnapshot `protobuf:"bytes,5,opt,name=listed,proto3,oneof"`
+}
+
 func (*WatchResponse_Snapshot) isWatchResponse_Event() {}
 
 func (*WatchResponse_Changed) isWatchResponse_Event() {}
 
 func (*WatchResponse_Synced) isWatchResponse_Event() {}
+
+func (*WatchResponse_Listed) isWatchResponse_Event() {}
 
 // ReportRequest is one step of an edge's report.
 type ReportRequest struct {
@@ -1954,14 +1982,16 @@ const file_carillon_presence_v1_presence_proto_rawDesc = "" +
 	"\arequest\x12\x05\xbaH\x02\b\x01\"6\n" +
 	"\x0eWatchedChannel\x12$\n" +
 	"\achannel\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\"\x1e\n" +
+	"\xbaH\ar\x05 \x01(\xff\x01R\achannel\"M\n" +
 	"\x04Sync\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number\"\xef\x01\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12-\n" +
+	"\bchannels\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05 \x01(\xff\x01R\bchannels\"\xb0\x02\n" +
 	"\rWatchResponse\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12C\n" +
 	"\bsnapshot\x18\x02 \x01(\v2%.carillon.presence.v1.MembersSnapshotH\x00R\bsnapshot\x12@\n" +
 	"\achanged\x18\x03 \x01(\v2$.carillon.presence.v1.MembersChangedH\x00R\achanged\x124\n" +
-	"\x06synced\x18\x04 \x01(\v2\x1a.carillon.presence.v1.SyncH\x00R\x06syncedB\a\n" +
+	"\x06synced\x18\x04 \x01(\v2\x1a.carillon.presence.v1.SyncH\x00R\x06synced\x12?\n" +
+	"\x06listed\x18\x05 \x01(\v2%.carillon.presence.v1.MembersSnapshotH\x00R\x06listedB\a\n" +
 	"\x05event\"\xef\x02\n" +
 	"\rReportRequest\x12#\n" +
 	"\bsequence\x18\x01 \x01(\x04B\a\xbaH\x042\x02(\x01R\bsequence\x123\n" +
@@ -2073,37 +2103,38 @@ var file_carillon_presence_v1_presence_proto_depIdxs = []int32{
 	11, // 14: carillon.presence.v1.WatchResponse.snapshot:type_name -> carillon.presence.v1.MembersSnapshot
 	12, // 15: carillon.presence.v1.WatchResponse.changed:type_name -> carillon.presence.v1.MembersChanged
 	15, // 16: carillon.presence.v1.WatchResponse.synced:type_name -> carillon.presence.v1.Sync
-	18, // 17: carillon.presence.v1.ReportRequest.hello:type_name -> carillon.presence.v1.Hello
-	19, // 18: carillon.presence.v1.ReportRequest.snapshot:type_name -> carillon.presence.v1.Snapshot
-	20, // 19: carillon.presence.v1.ReportRequest.changes:type_name -> carillon.presence.v1.Changes
-	24, // 20: carillon.presence.v1.ReportRequest.heartbeat:type_name -> carillon.presence.v1.Heartbeat
-	25, // 21: carillon.presence.v1.ReportRequest.goodbye:type_name -> carillon.presence.v1.Goodbye
-	23, // 22: carillon.presence.v1.Snapshot.attendances:type_name -> carillon.presence.v1.Attendance
-	21, // 23: carillon.presence.v1.Snapshot.connections:type_name -> carillon.presence.v1.Connection
-	22, // 24: carillon.presence.v1.Snapshot.last_seen:type_name -> carillon.presence.v1.LastSeen
-	23, // 25: carillon.presence.v1.Changes.attendances:type_name -> carillon.presence.v1.Attendance
-	21, // 26: carillon.presence.v1.Changes.connections:type_name -> carillon.presence.v1.Connection
-	27, // 27: carillon.presence.v1.Connection.since:type_name -> google.protobuf.Timestamp
-	27, // 28: carillon.presence.v1.Connection.ended:type_name -> google.protobuf.Timestamp
-	27, // 29: carillon.presence.v1.LastSeen.time:type_name -> google.protobuf.Timestamp
-	27, // 30: carillon.presence.v1.Attendance.since:type_name -> google.protobuf.Timestamp
-	0,  // 31: carillon.presence.v1.PresenceService.ListMembers:input_type -> carillon.presence.v1.ListMembersRequest
-	3,  // 32: carillon.presence.v1.PresenceService.CountMembers:input_type -> carillon.presence.v1.CountMembersRequest
-	6,  // 33: carillon.presence.v1.PresenceService.GetUser:input_type -> carillon.presence.v1.GetUserRequest
-	9,  // 34: carillon.presence.v1.PresenceService.WatchChannel:input_type -> carillon.presence.v1.WatchChannelRequest
-	17, // 35: carillon.presence.v1.PresenceReportService.Report:input_type -> carillon.presence.v1.ReportRequest
-	13, // 36: carillon.presence.v1.PresenceReportService.Watch:input_type -> carillon.presence.v1.WatchRequest
-	1,  // 37: carillon.presence.v1.PresenceService.ListMembers:output_type -> carillon.presence.v1.ListMembersResponse
-	4,  // 38: carillon.presence.v1.PresenceService.CountMembers:output_type -> carillon.presence.v1.CountMembersResponse
-	7,  // 39: carillon.presence.v1.PresenceService.GetUser:output_type -> carillon.presence.v1.GetUserResponse
-	10, // 40: carillon.presence.v1.PresenceService.WatchChannel:output_type -> carillon.presence.v1.WatchChannelResponse
-	26, // 41: carillon.presence.v1.PresenceReportService.Report:output_type -> carillon.presence.v1.ReportResponse
-	16, // 42: carillon.presence.v1.PresenceReportService.Watch:output_type -> carillon.presence.v1.WatchResponse
-	37, // [37:43] is the sub-list for method output_type
-	31, // [31:37] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	11, // 17: carillon.presence.v1.WatchResponse.listed:type_name -> carillon.presence.v1.MembersSnapshot
+	18, // 18: carillon.presence.v1.ReportRequest.hello:type_name -> carillon.presence.v1.Hello
+	19, // 19: carillon.presence.v1.ReportRequest.snapshot:type_name -> carillon.presence.v1.Snapshot
+	20, // 20: carillon.presence.v1.ReportRequest.changes:type_name -> carillon.presence.v1.Changes
+	24, // 21: carillon.presence.v1.ReportRequest.heartbeat:type_name -> carillon.presence.v1.Heartbeat
+	25, // 22: carillon.presence.v1.ReportRequest.goodbye:type_name -> carillon.presence.v1.Goodbye
+	23, // 23: carillon.presence.v1.Snapshot.attendances:type_name -> carillon.presence.v1.Attendance
+	21, // 24: carillon.presence.v1.Snapshot.connections:type_name -> carillon.presence.v1.Connection
+	22, // 25: carillon.presence.v1.Snapshot.last_seen:type_name -> carillon.presence.v1.LastSeen
+	23, // 26: carillon.presence.v1.Changes.attendances:type_name -> carillon.presence.v1.Attendance
+	21, // 27: carillon.presence.v1.Changes.connections:type_name -> carillon.presence.v1.Connection
+	27, // 28: carillon.presence.v1.Connection.since:type_name -> google.protobuf.Timestamp
+	27, // 29: carillon.presence.v1.Connection.ended:type_name -> google.protobuf.Timestamp
+	27, // 30: carillon.presence.v1.LastSeen.time:type_name -> google.protobuf.Timestamp
+	27, // 31: carillon.presence.v1.Attendance.since:type_name -> google.protobuf.Timestamp
+	0,  // 32: carillon.presence.v1.PresenceService.ListMembers:input_type -> carillon.presence.v1.ListMembersRequest
+	3,  // 33: carillon.presence.v1.PresenceService.CountMembers:input_type -> carillon.presence.v1.CountMembersRequest
+	6,  // 34: carillon.presence.v1.PresenceService.GetUser:input_type -> carillon.presence.v1.GetUserRequest
+	9,  // 35: carillon.presence.v1.PresenceService.WatchChannel:input_type -> carillon.presence.v1.WatchChannelRequest
+	17, // 36: carillon.presence.v1.PresenceReportService.Report:input_type -> carillon.presence.v1.ReportRequest
+	13, // 37: carillon.presence.v1.PresenceReportService.Watch:input_type -> carillon.presence.v1.WatchRequest
+	1,  // 38: carillon.presence.v1.PresenceService.ListMembers:output_type -> carillon.presence.v1.ListMembersResponse
+	4,  // 39: carillon.presence.v1.PresenceService.CountMembers:output_type -> carillon.presence.v1.CountMembersResponse
+	7,  // 40: carillon.presence.v1.PresenceService.GetUser:output_type -> carillon.presence.v1.GetUserResponse
+	10, // 41: carillon.presence.v1.PresenceService.WatchChannel:output_type -> carillon.presence.v1.WatchChannelResponse
+	26, // 42: carillon.presence.v1.PresenceReportService.Report:output_type -> carillon.presence.v1.ReportResponse
+	16, // 43: carillon.presence.v1.PresenceReportService.Watch:output_type -> carillon.presence.v1.WatchResponse
+	38, // [38:44] is the sub-list for method output_type
+	32, // [32:38] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_carillon_presence_v1_presence_proto_init() }
@@ -2124,6 +2155,7 @@ func file_carillon_presence_v1_presence_proto_init() {
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_Changed)(nil),
 		(*WatchResponse_Synced)(nil),
+		(*WatchResponse_Listed)(nil),
 	}
 	file_carillon_presence_v1_presence_proto_msgTypes[17].OneofWrappers = []any{
 		(*ReportRequest_Hello)(nil),
