@@ -82,7 +82,18 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s)
 	done
 
 .PHONY: bench
-bench: ## Run the benchmarks (BENCH=regexp, PACKAGES=…)
+bench: bench-deps bin/carillon bin/nats-server ## Measure what Carillon costs, and other systems beside it (ARGS="--phases idle --scale 0.1 …"); wants two idle cores
+	bin/carillon bench $(ARGS)
+
+.PHONY: bench-deps
+bench-deps: services/bench/system/js/node_modules/.package-lock.json ## Install what make bench runs beside Carillon
+
+.PHONY: bench-test
+bench-test: bench-deps bin/carillon bin/nats-server ## Test the drivers of make bench, those that want what it installs too
+	$(GO) test -race -count=1 -timeout 5m ./services/bench/system -socketio
+
+.PHONY: benchmarks
+benchmarks: ## Run the Go benchmarks (BENCH=regexp, PACKAGES=…)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PACKAGES)
 
 .PHONY: abuse
@@ -114,7 +125,7 @@ deps: ## Check the programs that the tests need; as root, install them
 
 .PHONY: clean
 clean: ## Remove what was built and installed here
-	rm -rf bin tools/node_modules services/e2e/js/node_modules
+	rm -rf bin tools/node_modules services/e2e/js/node_modules services/bench/system/js/node_modules
 
 # What the targets above are made of.
 
@@ -142,6 +153,6 @@ bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 installed := tools/node_modules/.package-lock.json services/e2e/js/node_modules/.package-lock.json
 .PHONY: node_modules
 node_modules: $(installed)
-$(installed): %/node_modules/.package-lock.json: %/package.json %/package-lock.json %/.npmrc
+$(installed) services/bench/system/js/node_modules/.package-lock.json: %/node_modules/.package-lock.json: %/package.json %/package-lock.json %/.npmrc
 	@cd $* && $(CURDIR)/$(STEP) 'npm ci in $*' npm ci --ignore-scripts --loglevel=error
 	@touch $@

@@ -30,6 +30,8 @@ type Options struct {
 	Dir string
 	// Programs.
 	Carillon, NATSServer, Node string
+	// Scripts is the directory of what Node runs, with what that needs installed.
+	Scripts string
 	// Profile keeps CPU and heap profiles of Carillon in Dir.
 	Profile bool
 	// Out is told what goes on.

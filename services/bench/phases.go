@@ -14,8 +14,9 @@ import (
 
 // Phases are all, in the order in which they are run.
 func Phases() []Phase {
-	deliverers := []system.System{system.Carillon{}}
-	publishers := []system.System{system.Carillon{}}
+	deliverers := []system.System{system.Carillon{}, system.Floor{}, system.WebSocket{}, system.SocketIO{}, system.NATSWebSocket{}}
+	publishers := []system.System{system.Carillon{}, system.GRPC{}, system.JetStream{}, system.SocketIO{}}
+	pipers := []system.System{system.Carillon{}, system.GRPC{}, system.JetStream{}}
 	own := []system.System{system.Carillon{}}
 	return []Phase{
 		{"idle", "10,000 connections with two subscriptions, one of them their own: memory, and CPU without pings", deliverers, idle},
@@ -26,7 +27,7 @@ func Phases() []Phase {
 		{"fanout-5000", "one channel, 5,000 recipients, flat out, 8 messages on their way", deliverers, flatOut(5000, 8)},
 		{"unicast", "1,000 clients, 2,000 messages a second by API, each to one of them", deliverers, unicast},
 		{"publish", "64 callers publish one after the other to channels that nobody hears", publishers, publish},
-		{"pipe", "one caller publishes with 256 messages unanswered", publishers, pipe},
+		{"pipe", "one caller publishes with 256 messages unanswered", pipers, pipe},
 		{"resume", "2,000 clients come to another edge, where each has missed 20 messages", own, resume},
 	}
 }

@@ -19,7 +19,7 @@ import (
 // stage is a system that runs, with clients, and knows of each message who has it.
 type stage struct {
 	run       *run
-	server    system.Deliverer
+	server    system.Server
 	herd      *herd.Herd
 	publisher system.Publisher
 	messages  *messages
@@ -35,24 +35,20 @@ const (
 	deliveryTime = 20 * time.Second
 )
 
-// set starts a system that brings messages, for at most so many of them.
+// set starts a system, for at most so many messages.
 func (r *run) set(ctx context.Context, o system.Options, most int) (*stage, error) {
-	o.Dir, o.Carillon, o.NATSServer, o.Node, o.Profile = r.dir, r.Carillon, r.NATSServer, r.Node, r.Profile
+	o.Dir, o.Carillon, o.NATSServer, o.Node, o.Scripts, o.Profile = r.dir, r.Carillon, r.NATSServer, r.Node, r.Scripts, r.Profile
 	server, err := r.system.Start(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	r.started = append(r.started, server.Stop)
-	deliverer, ok := server.(system.Deliverer)
-	if !ok {
-		return nil, fmt.Errorf("%s brings no messages", r.system.Name())
-	}
-	s := &stage{run: r, server: deliverer, messages: newMessages(most)}
+	s := &stage{run: r, server: server, messages: newMessages(most)}
 	if s.herd, err = herd.New(s.messages.receive); err != nil {
 		return nil, err
 	}
 	r.started = append(r.started, s.herd.Close)
-	if s.publisher, err = deliverer.Publisher(ctx); err != nil {
+	if s.publisher, err = server.Publisher(ctx); err != nil {
 		return nil, err
 	}
 	r.started = append(r.started, func() { _ = s.publisher.Close() })
@@ -61,9 +57,13 @@ func (r *run) set(ctx context.Context, o system.Options, most int) (*stage, erro
 
 // connect connects clients until there are so many, who hear what channels says.
 func (s *stage) connect(ctx context.Context, until, edge int, channels func(n int) []system.Subscription) error {
+	server, ok := s.server.(system.Deliverer)
+	if !ok {
+		return fmt.Errorf("%s brings no messages", s.run.system.Name())
+	}
 	clients := make([]herd.Client, 0, until-s.clients)
 	for n := s.clients; n < until; n++ {
-		c, err := s.server.Client(n, edge, channels(n)...)
+		c, err := server.Client(n, edge, channels(n)...)
 		if err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ func (s *stage) measure(do func() error) (used process.Usage, took time.Duration
 	}
 	took = time.Since(began)
 	after, err := process.Use(s.server.Processes()...)
-	return process.Usage{CPU: after.CPU - before.CPU, Memory: after.Memory}, took, errors.Join(err, s.herd.Lost())
+	return process.Usage{CPU: after.CPU - before.CPU, Memory: after.Memory}, took, errors.Join(err, s.herd.Lost(), s.messages.check())
 }
 
 func message(number uint64) []byte { return herd.Message(number, messageBytes) }

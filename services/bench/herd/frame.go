@@ -18,6 +18,7 @@ const (
 
 type frame struct {
 	opcode  byte
+	final   bool // of its message
 	payload []byte
 }
 
@@ -44,7 +45,7 @@ func parse(p []byte) (f frame, size int) {
 		return f, 0
 	}
 	size = header + int(length)
-	return frame{opcode: p[0] & opcodeMask, payload: p[header:size]}, size
+	return frame{opcode: p[0] & opcodeMask, final: p[0]&finalBit != 0, payload: p[header:size]}, size
 }
 
 // Text makes the frame of a client's text message. Its mask is zero, which leaves the

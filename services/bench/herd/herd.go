@@ -31,13 +31,17 @@ type Client struct {
 	Handshake []byte
 	// Steps lead to a client that is ready.
 	Steps []Step
+	// Pong, whole frames, is said to every frame that holds Ping and nothing else, as
+	// protocols want it that do not use RFC 6455's; nil: there is none.
+	Ping, Pong []byte
 }
 
 // Step waits for bytes to come within a frame, nil: for nothing, then says something,
 // whole frames; nil: nothing.
 type Step struct{ Await, Say []byte }
 
-// Herd is some clients. Its methods may be called concurrently.
+// Herd is some clients. Its methods may be called concurrently, but for Connect: one
+// ends before the next.
 type Herd struct {
 	receive func(client int, number uint64, at time.Time)
 	epoll   int
@@ -271,6 +275,9 @@ func (c *client) say(b []byte) error {
 }
 
 func (h *Herd) read(c *client) error {
+	if len(c.rest) > len(h.buffer)/2 {
+		h.buffer = make([]byte, 2*len(h.buffer))
+	}
 	kept := copy(h.buffer, c.rest)
 	n, err := unix.Read(c.fd, h.buffer[kept:])
 	switch {
@@ -317,7 +324,7 @@ func (h *Herd) take(c *client, p []byte) (used int, err error) {
 		case opcodeClose:
 			err = fmt.Errorf("the server closed: %.200q", frame.payload)
 		default:
-			err = h.hear(c, frame.payload)
+			err = h.hear(c, frame)
 		}
 		if err != nil {
 			return used, err
@@ -328,11 +335,18 @@ func (h *Herd) take(c *client, p []byte) (used int, err error) {
 // takePlain takes lines in, as servers without frames send them.
 func (h *Herd) takePlain(c *client, p []byte) (used int, err error) {
 	used = bytes.LastIndexByte(p, '\n') + 1
-	return used, h.hear(c, p[:used])
+	return used, h.hear(c, frame{payload: p[:used], final: true})
 }
 
 // hear takes in what a frame says.
-func (h *Herd) hear(c *client, p []byte) error {
+func (h *Herd) hear(c *client, f frame) error {
+	p := f.payload
+	if !f.final { // a mark may stand in two
+		return errors.New("the server sent a message in fragments")
+	}
+	if c.Ping != nil && bytes.Equal(p, c.Ping) {
+		return c.say(c.Pong)
+	}
 	h.count(c, p)
 	if c.ready {
 		return nil

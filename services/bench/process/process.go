@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is one that runs, or ran. Its methods may be called concurrently.
@@ -144,28 +146,24 @@ func Use(processes ...*Process) (Usage, error) {
 }
 
 func (p *Process) use() (Usage, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid))
-	stat, err1 := os.ReadFile(filepath.Join(dir, "stat"))
-	statm, err2 := os.ReadFile(filepath.Join(dir, "statm"))
+	cpu, err1 := p.cpu()
+	statm, err2 := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "statm"))
 	if err := errors.Join(err1, err2); err != nil {
 		return Usage{}, err
 	}
-	cpu, err1 := cpuOf(string(stat))
-	memory, err2 := memoryOf(string(statm))
-	return Usage{cpu, memory}, errors.Join(err1, err2)
+	memory, err := memoryOf(string(statm))
+	return Usage{cpu, memory}, err
 }
 
-// cpuOf reads proc_pid_stat(5): utime and stime are its fields 14 and 15.
-func cpuOf(stat string) (time.Duration, error) {
-	_, after, ok := strings.Cut(stat, ") ") // the name in parentheses may hold anything
-	fields := strings.Fields(after)
-	if !ok || len(fields) < 13 {
-		return 0, fmt.Errorf("not what proc(5) says: %q", stat)
+// cpu asks for the clock of the process (clock_getcpuclockid(3), whose numbers
+// linux/posix-timers_types.h explains): to the nanosecond, where /proc counts in 10 ms.
+func (p *Process) cpu() (time.Duration, error) {
+	const perProcess = 2 // CPUCLOCK_SCHED
+	var used unix.Timespec
+	if err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|perProcess), &used); err != nil {
+		return 0, fmt.Errorf("its clock: %w", err)
 	}
-	user, err1 := strconv.ParseInt(fields[11], 10, 64)
-	system, err2 := strconv.ParseInt(fields[12], 10, 64)
-	const tick = 10 * time.Millisecond // USER_HZ is 100 on every architecture that Go knows
-	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+	return time.Duration(used.Nano()), nil
 }
 
 // memoryOf reads proc_pid_statm(5): the second field is resident pages.

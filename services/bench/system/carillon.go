@@ -4,7 +4,6 @@ package system
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
@@ -84,7 +82,7 @@ func (Carillon) Start(ctx context.Context, o Options) (Server, error) {
 
 func (c *carillon) start(ctx context.Context, o Options) error {
 	file := filepath.Join(o.Dir, "carillon.yaml")
-	err1 := os.WriteFile(c.key, []byte(strings.Repeat("k", auth.MinSecretBytes)), 0o600)
+	err1 := writeKey(c.key)
 	err2 := os.WriteFile(file, fmt.Appendf(nil, carillonConfig, c.key), 0o600)
 	if err := errors.Join(err1, err2); err != nil {
 		return err
@@ -160,19 +158,6 @@ func (c *carillon) startRole(ctx context.Context, o Options, role string, argume
 	return awaitReady(ctx, c.ops[len(c.ops)-1])
 }
 
-// listening waits until a process says where it listens.
-func listening(ctx context.Context, p *process.Process, on string) (string, error) {
-	line, err := p.Line(ctx, `"msg":"listening"`, fmt.Sprintf(`"on":%q`, on))
-	if err != nil {
-		return "", err
-	}
-	var entry struct{ Address string }
-	if err := json.Unmarshal([]byte(line), &entry); err != nil {
-		return "", fmt.Errorf("%s: %w", line, err)
-	}
-	return entry.Address, nil
-}
-
 func awaitReady(ctx context.Context, ops string) error {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
@@ -215,16 +200,8 @@ func (c *carillon) Stop() {
 	}
 }
 
-func (c *carillon) token(kind auth.Kind, subject string) (string, error) {
-	issuer := auth.Issuer{Name: "clients", For: kind, Algorithms: []string{"HS256"}, Secret: auth.Secret{File: c.key}}
-	if kind == auth.ForCallers {
-		issuer.Name = "callers"
-	}
-	return auth.Sign(issuer, func(s auth.Secret) ([]byte, error) { return os.ReadFile(s.File) }, subject, 24*time.Hour, nil)
-}
-
 func (c *carillon) Client(n, edge int, channels ...Subscription) (herd.Client, error) {
-	token, err := c.token(auth.ForClients, user(n))
+	signed, err := token(c.key, auth.ForClients, user(n))
 	if err != nil {
 		return herd.Client{}, err
 	}
@@ -235,7 +212,7 @@ func (c *carillon) Client(n, edge int, channels ...Subscription) (herd.Client, e
 			entries[i] = fmt.Sprintf(`{"channel":%q,"since":{"epoch":%q,"offset":%d}}`, s.Channel, s.Since.Epoch, s.Since.Offset)
 		}
 	}
-	connect := fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subscriptions":[%s]}}`, token, strings.Join(entries, ","))
+	connect := fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subscriptions":[%s]}}`, signed, strings.Join(entries, ","))
 	address := c.edges[edge%len(c.edges)]
 	return herd.Client{
 		Server: address, Source: source(n), Handshake: handshake(address, "/v1/ws", "carillon.v1.json"),
@@ -243,18 +220,8 @@ func (c *carillon) Client(n, edge int, channels ...Subscription) (herd.Client, e
 	}, nil
 }
 
-// handshake is the request that begins a WebSocket (RFC 6455, 4.1).
-func handshake(server netip.AddrPort, path, subprotocol string) []byte {
-	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %v\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", path, server)
-	if subprotocol != "" {
-		request += "Sec-WebSocket-Protocol: " + subprotocol + "\r\n"
-	}
-	return []byte(request + "\r\n")
-}
-
 func (c *carillon) Publisher(context.Context) (Publisher, error) {
-	token, err := c.token(auth.ForCallers, "bench")
+	signed, err := token(c.key, auth.ForCallers, "bench")
 	if err != nil {
 		return nil, err
 	}
@@ -262,60 +229,5 @@ func (c *carillon) Publisher(context.Context) (Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &carillonPublisher{conn, publishv1.NewPublishServiceClient(conn), metadata.Pairs("authorization", "Bearer "+token)}, nil
-}
-
-// carillonPublisher publishes by gRPC.
-type carillonPublisher struct {
-	conn   *grpc.ClientConn
-	client publishv1.PublishServiceClient
-	header metadata.MD
-}
-
-func (p *carillonPublisher) Close() error { return p.conn.Close() }
-
-func publishRequest(channel string, message []byte) *publishv1.PublishRequest {
-	return &publishv1.PublishRequest{
-		Target:  &publishv1.PublishRequest_Channel{Channel: channel},
-		Payload: &publishv1.PublishRequest_Json{Json: strconv.Quote(string(message))},
-	}
-}
-
-func (p *carillonPublisher) Publish(ctx context.Context, channel string, message []byte) (Place, error) {
-	reply, err := p.client.Publish(metadata.NewOutgoingContext(ctx, p.header), publishRequest(channel, message))
-	return Place{reply.GetEpoch(), reply.GetOffset()}, err
-}
-
-// Pipe publishes over one stream.
-func (p *carillonPublisher) Pipe(ctx context.Context, channel string, message []byte, count, window int) error {
-	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, p.header))
-	defer cancel()
-	stream, err := p.client.PublishStream(ctx)
-	if err != nil {
-		return err
-	}
-	slots := make(chan struct{}, window)
-	sent := make(chan error, 1)
-	go func() {
-		request := publishRequest(channel, message)
-		for i := range count {
-			slots <- struct{}{}
-			if err := stream.Send(&publishv1.PublishStreamRequest{Id: uint64(i + 1), Message: request}); err != nil {
-				sent <- err
-				return
-			}
-		}
-		sent <- stream.CloseSend()
-	}()
-	for range count {
-		reply, err := stream.Recv()
-		if err != nil {
-			return err
-		}
-		if refusal := reply.GetError(); refusal != nil {
-			return fmt.Errorf("request %d: %s", reply.GetId(), refusal.GetMessage())
-		}
-		<-slots
-	}
-	return <-sent
+	return &grpcPublisher{conn, publishv1.NewPublishServiceClient(conn), metadata.Pairs("authorization", "Bearer "+signed)}, nil
 }

@@ -10,10 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/bench/herd"
 	"github.com/carillon-rt/carillon/services/bench/process"
+	"github.com/carillon-rt/carillon/services/internal/auth"
 )
 
 // System is something that brings messages to clients, or stores them.
@@ -32,6 +35,8 @@ type Options struct {
 	Dir string
 	// Programs that drivers run.
 	Carillon, NATSServer, Node string
+	// Scripts is the directory of the server that Node runs, with what it needs installed.
+	Scripts string
 	// Edges, if not 0, is the number of Carillon's edges, and every role and NATS is a
 	// process of its own; 0: one process with everything.
 	Edges int
@@ -45,7 +50,9 @@ type Options struct {
 type Server interface {
 	// Processes are all whose CPU and memory count: a broker's too.
 	Processes() []*process.Process
-	// Stop ends them.
+	// Publisher returns a backend service. Publishers may be used concurrently.
+	Publisher(ctx context.Context) (Publisher, error)
+	// Stop ends the processes.
 	Stop()
 }
 
@@ -55,8 +62,6 @@ type Deliverer interface {
 	// Client is what the nth client does to hear channels, at one of the edges. It is a
 	// user of its own.
 	Client(n, edge int, channels ...Subscription) (herd.Client, error)
-	// Publisher returns a backend service. Publishers may be used concurrently.
-	Publisher(ctx context.Context) (Publisher, error)
 }
 
 // Subscription is a channel that a client hears, from after a place on if it has one.
@@ -93,8 +98,44 @@ func Own(n int) string { return "user." + user(n) }
 
 func user(n int) string { return fmt.Sprintf("u%d", n) }
 
+// names are the channels of subscriptions, for systems that store nothing.
+func names(subscriptions []Subscription) []string {
+	names := make([]string, len(subscriptions))
+	for i, s := range subscriptions {
+		names[i] = s.Channel
+	}
+	return names
+}
+
+// writeKey writes the secret of all tokens to a file.
+func writeKey(file string) error {
+	return os.WriteFile(file, []byte(strings.Repeat("k", auth.MinSecretBytes)), 0o600)
+}
+
+// token is a JWT for a user, or a caller.
+func token(key string, kind auth.Kind, subject string) (string, error) {
+	issuer := auth.Issuer{Name: "clients", For: kind, Algorithms: []string{"HS256"}, Secret: auth.Secret{File: key}}
+	if kind == auth.ForCallers {
+		issuer.Name = "callers"
+	}
+	return auth.Sign(issuer, func(s auth.Secret) ([]byte, error) { return os.ReadFile(s.File) }, subject, 24*time.Hour, nil)
+}
+
+// handshake is the request that begins a WebSocket (RFC 6455, 4.1).
+func handshake(server netip.AddrPort, path, subprotocol string) []byte {
+	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %v\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", path, server)
+	if subprotocol != "" {
+		request += "Sec-WebSocket-Protocol: " + subprotocol + "\r\n"
+	}
+	return []byte(request + "\r\n")
+}
+
 // source spreads clients over 200 addresses of this machine.
 func source(n int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + n%200)}) }
+
+// quietly is how often a server pings that is not to.
+const quietly = time.Hour
 
 // startTimeout bounds a start.
 const startTimeout = 30 * time.Second
