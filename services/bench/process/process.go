@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,7 +68,7 @@ func (p *Process) listen(from io.ReadCloser) {
 	for scanner.Scan() {
 		p.mu.Lock()
 		if len(p.lines) == maxLines {
-			p.lines = append(p.lines[:0], p.lines[maxLines/2:]...)
+			p.lines = slices.Clone(p.lines[maxLines/2:]) // Line may look through the others
 		}
 		p.lines = append(p.lines, scanner.Text())
 		close(p.more)
@@ -79,7 +80,7 @@ func (p *Process) listen(from io.ReadCloser) {
 // Line waits for a line that contains every one of the texts. The error of a process
 // that ends, or of ctx, has what was printed.
 func (p *Process) Line(ctx context.Context, texts ...string) (string, error) {
-	for {
+	for over := false; ; {
 		p.mu.Lock()
 		lines, more := p.lines, p.more
 		p.mu.Unlock()
@@ -88,10 +89,13 @@ func (p *Process) Line(ctx context.Context, texts ...string) (string, error) {
 				return line, nil
 			}
 		}
+		if over {
+			return "", fmt.Errorf("%s has ended: %v: %s", p.name, p.cmd.ProcessState, p.tail())
+		}
 		select {
 		case <-more:
 		case <-p.ended:
-			return "", fmt.Errorf("%s has ended: %v: %s", p.name, p.cmd.ProcessState, p.tail())
+			over = true // but for what it said last
 		case <-ctx.Done():
 			return "", fmt.Errorf("%s: no line with %q: %w: %s", p.name, texts, ctx.Err(), p.tail())
 		}

@@ -179,6 +179,7 @@ func get(ctx context.Context, url string) (int, string, error) {
 	if err != nil {
 		return 0, "", err
 	}
+	request.Close = true // once a start is not worth a connection that is kept
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return 0, "", err
