@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -181,9 +182,11 @@ func TestPings(t *testing.T) {
 		close(reading)
 		err1 := expect(ctx, conn, "alive") // to the first
 		err2 := expect(ctx, conn, "alive")
-		err3 := write(ctx, conn, Message(0, 0))
-		untilClosed(ctx, conn) // nothing is said to the third
-		return errors.Join(err1, err2, err3, <-pinged)
+		err := errors.Join(err1, err2, <-pinged, write(ctx, conn, Message(0, 0)))
+		if _, said, closed := conn.Read(ctx); closed == nil {
+			err = errors.Join(err, fmt.Errorf("to the third, the client said %q", said))
+		}
+		return err
 	})
 	client.Ping, client.Pong = []byte("heartbeat"), Text("alive")
 	h, got := newHerd(t)
@@ -345,7 +348,7 @@ func TestFragmentsAreRefused(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add([]byte(Text("hello")))
+	f.Add(Text("hello"))
 	f.Add(ofServer(finalBit|opcodePing, []byte("x")))
 	f.Add([]byte{finalBit, 127, 255, 255, 255, 255, 255, 255, 255, 255, 1})
 	f.Fuzz(func(t *testing.T, p []byte) {

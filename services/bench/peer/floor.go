@@ -45,10 +45,6 @@ func (f *raw) open(log *slog.Logger) (err error) {
 	if err = unix.Listen(f.listener, unix.SOMAXCONN); err != nil {
 		return err
 	}
-	address, err := unix.Getsockname(f.listener)
-	if err != nil {
-		return err
-	}
 	if f.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return err
 	}
@@ -58,9 +54,11 @@ func (f *raw) open(log *slog.Logger) (err error) {
 	if err = errors.Join(f.watch(f.listener), f.watch(f.stop)); err != nil {
 		return err
 	}
-	bound := address.(*unix.SockaddrInet4)
-	say(log, "clients", &net.TCPAddr{IP: bound.Addr[:], Port: bound.Port})
-	return nil
+	address, err := unix.Getsockname(f.listener)
+	if bound, ok := address.(*unix.SockaddrInet4); ok {
+		say(log, "clients", &net.TCPAddr{IP: bound.Addr[:], Port: bound.Port})
+	}
+	return err
 }
 
 func (f *raw) watch(fd int) error {

@@ -18,7 +18,7 @@ import (
 // emptyHandlers is Carillon's Publish API of handlers that answer and do nothing: what
 // gRPC costs by itself.
 func emptyHandlers(ctx context.Context, log *slog.Logger) error {
-	listener, err := listen(log, "backends")
+	listener, err := listen(ctx, log, "backends")
 	if err != nil {
 		return err
 	}

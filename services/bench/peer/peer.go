@@ -35,8 +35,9 @@ func Run(ctx context.Context, name string, out io.Writer) error {
 }
 
 // listen listens on a port that is free.
-func listen(log *slog.Logger, on string) (net.Listener, error) {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+func listen(ctx context.Context, log *slog.Logger, on string) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp4", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +54,7 @@ type delivery func(channel string, messages [][]byte)
 
 // serve serves backend services, and clients as told, until ctx ends.
 func serve(ctx context.Context, log *slog.Logger, deliver delivery, clients func(context.Context) error) error {
-	backends, err := listen(log, "backends")
+	backends, err := listen(ctx, log, "backends")
 	if err != nil {
 		return err
 	}
@@ -66,8 +67,8 @@ func serve(ctx context.Context, log *slog.Logger, deliver delivery, clients func
 
 // ended is the error of what ctx did not end.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return errors.Join(errors.New("it stopped"), err)
 	}
-	return errors.Join(err, errors.New("it stopped"))
+	return nil
 }

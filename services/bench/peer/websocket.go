@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -15,12 +16,12 @@ import (
 // websockets is a server as the library's examples have it: the handler's goroutine
 // reads, a map knows who hears what, and who publishes writes to one after the other.
 func websockets(ctx context.Context, log *slog.Logger) error {
-	listener, err := listen(log, "clients")
+	listener, err := listen(ctx, log, "clients")
 	if err != nil {
 		return err
 	}
 	r := &rooms{members: map[string]map[*websocket.Conn]struct{}{}}
-	server := &http.Server{Handler: r}
+	server := &http.Server{Handler: r, ReadHeaderTimeout: time.Minute}
 	return serve(ctx, log, r.deliver, func(ctx context.Context) error {
 		context.AfterFunc(ctx, func() { _ = server.Close() })
 		return server.Serve(listener)
@@ -44,7 +45,9 @@ func (r *rooms) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	if err != nil {
 		return
 	}
-	var wanted struct{ Subscribe []string }
+	var wanted struct {
+		Subscribe []string `json:"subscribe"`
+	}
 	if err := json.Unmarshal(first, &wanted); err != nil {
 		_ = conn.Close(websocket.StatusUnsupportedData, "not JSON")
 		return

@@ -81,7 +81,7 @@ func TestUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said time.Duration
-	for _, part := range strings.Fields(line) {
+	for part := range strings.FieldsSeq(line) {
 		d, err := time.ParseDuration(part)
 		if err != nil {
 			t.Fatal(err)

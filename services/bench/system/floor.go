@@ -37,6 +37,6 @@ func (f *floor) Client(n, _ int, channels ...Subscription) (herd.Client, error) 
 	}, err
 }
 
-func (f *floor) Publisher(context.Context) (Publisher, error) {
-	return dialLines(f.addresses["backends"])
+func (f *floor) Publisher(ctx context.Context) (Publisher, error) {
+	return dialLines(ctx, f.addresses["backends"])
 }

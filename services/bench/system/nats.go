@@ -76,13 +76,14 @@ func (s *natsWebSocket) Client(n, _ int, channels ...Subscription) (herd.Client,
 		return herd.Client{}, err
 	}
 	connect, err := json.Marshal(map[string]any{"verbose": false, "pedantic": false, "name": user(n)})
-	said := fmt.Sprintf("CONNECT %s\r\n", connect)
+	said := fmt.Appendf(nil, "CONNECT %s\r\n", connect)
 	for i, channel := range names(channels) {
-		said += fmt.Sprintf("SUB %s %d\r\n", channel, i+1)
+		said = fmt.Appendf(said, "SUB %s %d\r\n", channel, i+1)
 	}
+	said = append(said, "PING\r\n"...)
 	return herd.Client{
 		Server: address, Source: source(n), Handshake: handshake(address, "/", ""),
-		Steps: []herd.Step{{Await: []byte("INFO ")}, {Say: herd.Text(said + "PING\r\n")}, {Await: []byte("PONG")}},
+		Steps: []herd.Step{{Await: []byte("INFO ")}, {Say: herd.Text(string(said))}, {Await: []byte("PONG")}},
 		Ping:  []byte("PING\r\n"), Pong: herd.Text("PONG\r\n"),
 	}, err
 }

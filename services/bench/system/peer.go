@@ -53,7 +53,9 @@ func listening(ctx context.Context, p *process.Process, on string) (string, erro
 	if err != nil {
 		return "", err
 	}
-	var entry struct{ Address string }
+	var entry struct {
+		Address string `json:"address"`
+	}
 	if err := json.Unmarshal([]byte(line), &entry); err != nil {
 		return "", fmt.Errorf("%s: %w", line, err)
 	}
@@ -73,8 +75,9 @@ type linesPublisher struct {
 // maxUnanswered bounds who waits; who comes then waits to publish.
 const maxUnanswered = 4096
 
-func dialLines(address string) (*linesPublisher, error) {
-	conn, err := net.Dial("tcp4", address)
+func dialLines(ctx context.Context, address string) (*linesPublisher, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp4", address)
 	if err != nil {
 		return nil, err
 	}

@@ -42,6 +42,6 @@ func (w *bareWebSocket) Client(n, _ int, channels ...Subscription) (herd.Client,
 	}, err
 }
 
-func (w *bareWebSocket) Publisher(context.Context) (Publisher, error) {
-	return dialLines(w.addresses["backends"])
+func (w *bareWebSocket) Publisher(ctx context.Context) (Publisher, error) {
+	return dialLines(ctx, w.addresses["backends"])
 }
