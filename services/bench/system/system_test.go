@@ -59,28 +59,26 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// build builds a program, as the Makefile does, so that most is built already.
-func build(t *testing.T, name, of string) string {
+// program is one that make unit builds before the tests; without make, one that is not
+// there is built.
+func program(t *testing.T, name, of string) string {
 	t.Helper()
-	program, err := filepath.Abs(filepath.Join(buildDir, name))
-	if err != nil {
-		t.Fatal(err)
+	made, err := filepath.Abs(filepath.Join(root, "bin", name))
+	if _, statErr := os.Stat(made); err == nil && statErr == nil {
+		return made
 	}
-	command := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-o", program, of)
+	made = filepath.Join(buildDir, name)
+	command := exec.CommandContext(t.Context(), "go", "build", "-o", made, of)
 	command.Dir = root
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", command, err, output)
 	}
-	return program
+	return made
 }
 
 func natsServer(t *testing.T) string {
 	t.Helper()
-	program, err := filepath.Abs(filepath.Join(root, "bin", "nats-server"))
-	if _, statErr := os.Stat(program); err != nil || statErr != nil {
-		return build(t, "nats-server", "github.com/nats-io/nats-server/v2")
-	}
-	return program
+	return program(t, "nats-server", "github.com/nats-io/nats-server/v2")
 }
 
 func start(t *testing.T, s System, o Options) (context.Context, Server) {
@@ -126,7 +124,7 @@ func TestDeliverers(t *testing.T) {
 		{Floor{}, func(*testing.T) Options { return Options{Carillon: itself} }},
 		{WebSocket{}, func(*testing.T) Options { return Options{Carillon: itself} }},
 		{NATSWebSocket{}, func(t *testing.T) Options { return Options{NATSServer: natsServer(t), Quiet: true} }},
-		{Carillon{}, func(t *testing.T) Options { return Options{Carillon: build(t, "carillon", "./services/carillon")} }},
+		{Carillon{}, func(t *testing.T) Options { return Options{Carillon: program(t, "carillon", "./services/carillon")} }},
 		{SocketIO{}, func(*testing.T) Options { return Options{Node: "node", Scripts: "js"} }},
 	}
 	for _, test := range tests {
