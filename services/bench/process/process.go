@@ -37,10 +37,12 @@ type Process struct {
 // maxLines is how much of what a process printed is kept.
 const maxLines = 1000
 
-// Start starts a program. What it prints, on both outputs, Line waits for.
+// Start starts a program, with the variables of this process but for those that configure
+// Carillon, and others. What it prints, on both outputs, Line waits for.
 func Start(name string, environ []string, program string, arguments ...string) (*Process, error) {
-	p := &Process{name: name, cmd: exec.Command(program, arguments...), ended: make(chan struct{}), more: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), environ...)
+	p := &Process{name: name, cmd: exec.Command(program, arguments...), ended: make(chan struct{}), more: make(chan struct{})} //nolint:gosec // a driver names it
+	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CARILLON_") })
+	p.cmd.Env = append(inherited, environ...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	reader, writer, err := os.Pipe()
 	if err != nil {

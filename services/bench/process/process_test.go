@@ -29,6 +29,15 @@ func start(t *testing.T, script string) (*Process, context.Context) {
 	return p, ctx
 }
 
+func TestEnvironment(t *testing.T) {
+	t.Setenv("CARILLON_EDGE_LISTEN", "here")
+	t.Setenv("OTHER", "kept")
+	p, ctx := start(t, `echo "$GREETING $OTHER $CARILLON_EDGE_LISTEN."`)
+	if _, err := p.Line(ctx, "hello kept ."); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestLine(t *testing.T) {
 	p, ctx := start(t, "echo $GREETING one; echo hello two >&2; exec sleep 60")
 	for _, want := range []string{"hello two", "hello one"} {
