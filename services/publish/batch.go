@@ -6,6 +6,7 @@ import (
 	"time"
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
+	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 )
@@ -68,25 +69,37 @@ func (s *Service) submit(ctx context.Context, pipeline Pipeline, check func() (m
 	answer func(*publishv1.PublishResponse, *publishv1.PublishError),
 ) {
 	publication, err := check()
-	refuse := func(err error) {
-		e := refusedMessage(err)
-		s.metrics.refused(ctx, publication.Channel, e, time.Since(start))
-		s.note(ctx, method, e)
-		answer(nil, publishError(e))
-	}
+	of := &submission{service: s, ctx: ctx, channel: publication.Channel, method: method, start: start, answer: answer}
 	if err == nil {
-		err = pipeline.Publish(ctx, publication, func(receipt message.Receipt, err error) {
-			if err != nil {
-				refuse(err)
-				return
-			}
-			s.metrics.stored(ctx, publication.Channel, receipt.Duplicate, time.Since(start))
-			answer(published(receipt), nil)
-		})
+		err = pipeline.Publish(ctx, publication, of.settle)
 	}
 	if err != nil {
-		refuse(err)
+		of.settle(message.Receipt{}, err)
 	}
+}
+
+// submission is a publication of a pipeline until it is answered. It does not hold the
+// publication itself, of which there may be a thousand under way.
+type submission struct {
+	service *Service
+	ctx     context.Context //nolint:containedctx // that of the call, for its measurements and log
+	channel channel.Name
+	method  string
+	start   time.Time
+	answer  func(*publishv1.PublishResponse, *publishv1.PublishError)
+}
+
+func (m *submission) settle(receipt message.Receipt, err error) {
+	s := m.service
+	if err == nil {
+		s.metrics.stored(m.ctx, m.channel, receipt.Duplicate, time.Since(m.start))
+		m.answer(published(receipt), nil)
+		return
+	}
+	e := refusedMessage(err)
+	s.metrics.refused(m.ctx, m.channel, e, time.Since(m.start))
+	s.note(m.ctx, m.method, e)
+	m.answer(nil, publishError(e))
 }
 
 // multicast returns what makes the publication for each target, the channels' first.

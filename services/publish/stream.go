@@ -18,6 +18,10 @@ import (
 // further one is read.
 const maxUnanswered = 1024
 
+// readAhead is how many requests of a stream may have been read and not yet been taken,
+// so that reader and taker need not wake each other for every one.
+const readAhead = 64
+
 type (
 	publishStream = grpc.BidiStreamingServer[publishv1.PublishStreamRequest, publishv1.PublishStreamResponse]
 	received      struct {
@@ -73,7 +77,7 @@ func (p *publishing) receive(stream publishStream, left <-chan struct{}) (<-chan
 	if s.closed {
 		return nil, draining()
 	}
-	requests := make(chan received)
+	requests := make(chan received, readAhead)
 	s.streams.Go(func() {
 		for {
 			select {
