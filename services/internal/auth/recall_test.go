@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"crypto/elliptic"
+	"maps"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -18,9 +19,7 @@ import (
 func callersToken(t testing.TB, claims jwt.MapClaims) string {
 	t.Helper()
 	all := jwt.MapClaims{"sub": "billing", "aud": auth.CallerAudience}
-	for name, value := range claims {
-		all[name] = value
-	}
+	maps.Copy(all, claims)
 	return hs256(t, all)
 }
 
