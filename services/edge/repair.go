@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -86,8 +85,7 @@ func (h *hub) checkPartition(ctx context.Context, part *partition) {
 	if at == part.confirmed {
 		return
 	}
-	topics := h.known(part.snapshot(), bounds)
-	behind, sure, err := h.behind(ctx, topics, bounds, at.alarms)
+	behind, sure, err := h.behind(ctx, part, bounds, at.alarms)
 	if err != nil {
 		return
 	}
@@ -113,24 +111,36 @@ func (h *hub) checkPartition(ctx context.Context, part *partition) {
 	}
 }
 
-// known returns those topics that know where they stand, but ends those of another epoch
-// than the current one, whose offsets mean nothing any more.
-func (h *hub) known(topics []*topic, bounds message.Bounds) []*topic {
-	return slices.DeleteFunc(topics, func(t *topic) bool { return h.endStale(t, bounds) })
+// outlook returns those topics that know where they stand, with their names, and after
+// which offset something may be unknown to one of them: not of what is trimmed, nor of
+// those that read what they missed. It ends the topics of another epoch than the current
+// one, whose offsets mean nothing any more.
+func (h *hub) outlook(topics []*topic, bounds message.Bounds) (known []*topic, names []channel.Name, after message.Offset) {
+	known, names, after = topics[:0], make([]channel.Name, 0, len(topics)), bounds.Last
+	epoch := bounds.Epoch()
+	for _, t := range topics {
+		t.mu.Lock()
+		switch {
+		case t.position.Epoch == epoch:
+			known, names = append(known, t), append(names, t.name)
+			if !t.repairing {
+				after = min(after, t.position.Offset)
+			}
+		case t.position.Epoch != "":
+			h.endTopic(t)
+		}
+		t.mu.Unlock()
+	}
+	return known, names, max(after, bounds.First-1)
 }
 
-// endStale tells whether a topic is of no epoch yet, or of another than the current one:
-// then it ends.
-func (h *hub) endStale(t *topic, bounds message.Bounds) bool {
+// endStale ends a topic if it is of another epoch than the current one.
+func (h *hub) endStale(t *topic, bounds message.Bounds) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.position.Epoch == bounds.Epoch() {
-		return false
-	}
-	if t.position.Epoch != "" {
+	if t.position.Epoch != bounds.Epoch() {
 		h.endTopic(t)
 	}
-	return true
 }
 
 // endTopic ends all subscriptions of a topic; the clients may subscribe again. The
@@ -145,19 +155,18 @@ func (h *hub) endTopic(t *topic) {
 	}
 }
 
-// behind tells which topics have a last message that was not delivered; sure means that
-// there are no others, as of the bounds of their partition, and nobody to be told where
-// they are. The position of one that is
-// quiet moves on, so that what is trimmed of others does not look like its own, and is
-// told; where that came too late, something may have come and gone.
-func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds, alarms uint64) (late map[*topic]message.Offset, sure bool, err error) {
-	names, after := outlook(topics, bounds)
+// behind tells which topics of a partition have a last message that was not delivered;
+// sure means that there are no others, as of these bounds, and nobody who is still to be
+// told a position. That of one that is quiet moves on, so that what is trimmed of others
+// does not look like its own; where that came too late, something may have come and gone.
+func (h *hub) behind(ctx context.Context, part *partition, bounds message.Bounds, alarms uint64) (late map[*topic]message.Offset, sure bool, err error) {
+	topics, names, after := h.outlook(part.snapshot(), bounds)
 	lasts := message.Lasts{UpTo: bounds.Last}
 	if after < bounds.Last {
 		if lasts, err = h.broker.Lasts(ctx, names, after, bounds.Last); err != nil {
 			return nil, false, err
 		}
-		now, err := h.broker.Bounds(ctx, names[0]) // what is kept now was kept then
+		now, err := h.broker.Bounds(ctx, part.sample) // what is kept now was kept then
 		if err != nil {
 			return nil, false, err
 		}
@@ -189,21 +198,6 @@ func (h *hub) behind(ctx context.Context, topics []*topic, bounds message.Bounds
 	}
 	h.prove(ctx, unproved[:min(len(unproved), maxProofs)], bounds, late)
 	return late, sure, nil
-}
-
-// outlook names the topics, and tells after which offset something may be unknown to one
-// of them: not of what is trimmed, nor of those that read what they missed.
-func outlook(topics []*topic, bounds message.Bounds) (names []channel.Name, after message.Offset) {
-	names, after = make([]channel.Name, len(topics)), bounds.Last
-	for i, t := range topics {
-		names[i] = t.name
-		t.mu.Lock()
-		if !t.repairing {
-			after = min(after, t.position.Offset)
-		}
-		t.mu.Unlock()
-	}
-	return names, max(after, bounds.First-1)
 }
 
 // prove moves on the positions of quiet channels that the answer about all does not:
