@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// largeFrame is the size beyond which decoding a frame is toil: 64 KiB of JSON take a
-// millisecond.
+// largeFrame is the size beyond which decoding a frame is toil: 64 KiB of JSON take
+// a third of a millisecond.
 const largeFrame = 4 << 10
 
 // toil is work that costs far more than the command it is done for. However many ask for

@@ -80,6 +80,13 @@ type channelJSON struct {
 // Decode reads a command. Fields that it does not know inside a command are
 // ignored, as they are in protobuf.
 func (JSON) Decode(data []byte) (Command, error) {
+	if command, ok := decodePublish(data); ok {
+		return command, nil
+	}
+	return decode(data)
+}
+
+func decode(data []byte) (Command, error) {
 	if !utf8.Valid(data) {
 		return Command{}, malformed("the frame is not valid UTF-8")
 	}

@@ -1,13 +1,13 @@
 package message
 
 import (
-	"bytes"
 	"encoding/json"
 	"mime"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/jsontext"
 )
 
 // Bounds of a payload.
@@ -37,10 +37,14 @@ func JSON(field string, text []byte) (Payload, error) {
 	return JSONWithin(field, text, MaxPayloadDepth)
 }
 
-// JSONWithin is JSON for a text that may be nested no deeper than so many levels.
+// JSONWithin is JSON for a text that may be nested no deeper than so many levels. A text
+// that is compact is not copied.
 func JSONWithin(field string, text []byte, maxDepth int) (Payload, error) {
 	if len(text) > MaxPayloadBytes {
 		return Payload{}, tooLarge(field, len(text))
+	}
+	if compact, ok := jsontext.Compact(text, maxDepth); ok {
+		return Payload{Data: compact}, nil
 	}
 	if depth := depthOf(text); depth > maxDepth {
 		return Payload{}, fault.New(fault.PayloadTooDeep, field, "%s is nested %d levels deep, more than %d", field, depth, maxDepth)
@@ -48,11 +52,8 @@ func JSONWithin(field string, text []byte, maxDepth int) (Payload, error) {
 	if !utf8.Valid(text) {
 		return Payload{}, fault.New(fault.PayloadInvalid, field, "%s is not valid UTF-8", field)
 	}
-	compact := bytes.NewBuffer(make([]byte, 0, len(text)))
-	if err := json.Compact(compact, text); err != nil {
-		return Payload{}, fault.New(fault.PayloadInvalid, field, "%s is not valid JSON: %v", field, err)
-	}
-	return Payload{Data: compact.Bytes()}, nil
+	var wrong any
+	return Payload{}, fault.New(fault.PayloadInvalid, field, "%s is not valid JSON: %v", field, json.Unmarshal(text, &wrong))
 }
 
 // Bytes checks bytes that came in the named field with their media type.
