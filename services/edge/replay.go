@@ -161,7 +161,7 @@ func (t *topic) attachAfter(sub *subscription, missed []*message.Message, after 
 // passed.
 func (sub *subscription) push(m *message.Message) {
 	if !m.Expired(time.Now()) {
-		sub.session.send(sub.session.codec.build(0, frame.Message{Message: m}))
+		sub.session.queue(sub.session.codec.build(0, frame.Message{Message: m}))
 		sub.told = m.Offset
 	}
 }
@@ -312,7 +312,7 @@ func (h *hub) advance(ctx context.Context, sub *subscription, at *message.Positi
 // pushGap tells one subscription that is not attached of a gap.
 func (h *hub) pushGap(sub *subscription, at *message.Position, to message.Offset, reason fault.Reason) {
 	h.metrics.gap(reason)
-	sub.session.send(sub.session.codec.build(0, gapOf(sub.topic.name, *at, to, reason)))
+	sub.session.queue(sub.session.codec.build(0, gapOf(sub.topic.name, *at, to, reason)))
 	at.Offset, sub.told = to, to
 }
 
@@ -336,7 +336,7 @@ func (sub *subscription) pushPaced(ctx context.Context, m *message.Message) erro
 		return err
 	}
 	if !m.Expired(time.Now()) { // which may have happened meanwhile
-		s.send(f)
+		s.queue(f)
 		sub.told = m.Offset
 	}
 	return nil

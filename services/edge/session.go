@@ -388,10 +388,16 @@ func (s *session) logRefusal(refusal *fault.Error) {
 	s.edge.refusals.log(s.logger(), "command refused", refusal, "user_id", string(s.user))
 }
 
-// send queues a frame that the client cannot do without: one that does not read is
+// send sends a frame that the client cannot do without: one that does not read is
 // disconnected.
-func (s *session) send(f socket.Frame) {
-	if errors.Is(s.socket.Send(f), socket.ErrFull) {
+func (s *session) send(f socket.Frame) { s.insist(s.socket.Send(f)) }
+
+// queue is send of one of many frames, which leave together.
+func (s *session) queue(f socket.Frame) { s.insist(s.socket.Queue(f)) }
+
+// insist ends the connection if a frame found no room.
+func (s *session) insist(err error) {
+	if errors.Is(err, socket.ErrFull) {
 		limit := s.edge.options.Limits.MaxQueueBytes
 		s.end(fault.New(fault.SlowConsumer, "", "more than %d bytes wait to be read", limit), 0)
 	}

@@ -5,8 +5,9 @@ import (
 	"net"
 )
 
-// Send queues a frame and returns at once. ErrFull means that it was not queued;
-// net.ErrClosed that the socket is closing.
+// Send writes a frame if nothing waits before it and the system takes it at once, else
+// queues it; it never waits. ErrFull means that it did neither; net.ErrClosed that the
+// socket is closing. A frame may be several, which go together or not at all.
 func (s *Socket) Send(f Frame) error { return s.SendWithin(f, s.options.MaxQueueBytes) }
 
 // SendWithin is Send with another bound of the queue, for frames that must leave room
@@ -17,11 +18,24 @@ func (s *Socket) SendWithin(f Frame, bytes int) error {
 	if s.ending != nil {
 		return net.ErrClosed
 	}
-	if s.bytes > 0 && s.bytes+len(f) > bytes {
-		return ErrFull
+	if s.bytes == 0 && !s.corked {
+		if rest, begun := s.wire.writeNow(f); begun {
+			s.bytes = rest
+			s.startWriting()
+			return nil
+		}
 	}
-	s.push(f)
-	return nil
+	return s.push(f, bytes)
+}
+
+// Queue is Send of one of many frames: it only queues, so that they leave together.
+func (s *Socket) Queue(f Frame) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending != nil {
+		return net.ErrClosed
+	}
+	return s.push(f, s.options.MaxQueueBytes)
 }
 
 // Below tells whether fewer bytes than that are queued.
@@ -59,20 +73,25 @@ func (s *Socket) WaitBelow(ctx context.Context, bytes int) error {
 	}
 }
 
-// Ping queues a ping.
+// Ping sends a ping.
 func (s *Socket) Ping() error { return s.Send(pingFrame) }
 
-// push queues a frame and sees to it that somebody writes; the caller holds mu.
-func (s *Socket) push(f Frame) {
+// push queues a frame within a bound and sees to it that somebody writes; the caller
+// holds mu.
+func (s *Socket) push(f Frame, bytes int) error {
+	if s.bytes > 0 && s.bytes+len(f) > bytes {
+		return ErrFull
+	}
 	s.queue = append(s.queue, f)
 	s.bytes += len(f)
 	s.startWriting()
+	return nil
 }
 
 // startWriting begins a writer goroutine unless there is one, or nothing may be
 // written yet; an idle socket has none. The caller holds mu.
 func (s *Socket) startWriting() {
-	if s.writing || (s.corked && s.ending == nil) || (len(s.queue) == 0 && s.ending == nil) {
+	if s.writing || (s.corked && s.ending == nil) || (s.bytes == 0 && s.ending == nil) {
 		return
 	}
 	s.writing = true
@@ -105,9 +124,9 @@ func (s *Socket) Uncork(first Frame) {
 func (s *Socket) write() {
 	for {
 		s.mu.Lock()
-		batch, end := s.queue, s.ending
+		batch, size, end := s.queue, s.bytes, s.ending
 		s.queue = nil
-		if len(batch) == 0 {
+		if len(batch) == 0 && (size == 0 || end != nil) { // the end writes what is left of a frame
 			s.writing = end != nil // the last writer stays the last
 			s.mu.Unlock()
 			if end != nil {
@@ -117,10 +136,6 @@ func (s *Socket) write() {
 		}
 		s.mu.Unlock()
 
-		size := 0
-		for _, f := range batch {
-			size += len(f)
-		}
 		err := s.wire.writeAll(&batch)
 		s.mu.Lock()
 		s.bytes -= size

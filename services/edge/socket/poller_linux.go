@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"syscall"
@@ -128,20 +127,10 @@ func (p *Poller) wake(s *Socket) {
 	}
 }
 
-// rawOf returns what a connection is without Go's poller; nil if it has to be read through
-// more than the system, as that of TLS.
-func rawOf(conn net.Conn) (raw syscall.RawConn, fd int32) {
-	var err error
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		raw, err = c.SyscallConn()
-	case *net.UnixConn:
-		raw, err = c.SyscallConn()
-	}
-	if raw == nil || err != nil || raw.Control(func(of uintptr) { fd = int32(of) }) != nil {
-		return nil, 0
-	}
-	return raw, fd
+// fdOf returns the file descriptor of a connection; 0 if it is closed.
+func fdOf(raw syscall.RawConn) (fd int32) {
+	_ = raw.Control(func(of uintptr) { fd = int32(of) })
+	return fd
 }
 
 // attempt is a read of a raw connection.

@@ -4,7 +4,6 @@ package socket
 
 import (
 	"errors"
-	"net"
 	"syscall"
 )
 
@@ -21,7 +20,7 @@ func (p *Poller) park(*Socket) bool { return false }
 
 func (p *Poller) wake(*Socket) {}
 
-func rawOf(net.Conn) (syscall.RawConn, int32) { return nil, 0 }
+func fdOf(syscall.RawConn) int32 { return 0 }
 
 type attempt struct{}
 

@@ -81,8 +81,8 @@ func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, e
 	if err != nil {
 		return nil, fmt.Errorf("accept: %w", err)
 	}
-	s := &Socket{wire: wire{Conn: conn}, options: options}
-	s.in.init(conn, ahead, options)
+	s := &Socket{wire: wire{Conn: conn, plain: plainOf(conn)}, options: options}
+	s.in.init(s.wire.plain, ahead, options)
 	return s, nil
 }
 

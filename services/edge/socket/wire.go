@@ -3,8 +3,10 @@ package socket
 import (
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -12,12 +14,26 @@ import (
 // time. After a close frame it lets no other frame through (RFC 6455, 5.5.1).
 type wire struct {
 	net.Conn
+	plain syscall.RawConn // nil where what is written is not what the system sends
 
 	ending atomic.Bool // Socket.Close has been called
 	broken atomic.Bool // the client has broken the rules: nothing more is read
 
 	mu     sync.Mutex
-	closed bool // a close frame has been written
+	closed bool  // a close frame has been written
+	rest   Frame // what writeNow left of a frame: it goes before all else
+}
+
+// plainOf returns nil for all but the system's own connections.
+func plainOf(conn net.Conn) syscall.RawConn {
+	var raw syscall.RawConn
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		raw, _ = c.SyscallConn() // fails only for a nil connection
+	case *net.UnixConn:
+		raw, _ = c.SyscallConn()
+	}
+	return raw
 }
 
 // The rest of what a client says that was cut off is read for so long, or so much.
@@ -48,8 +64,25 @@ func (w *wire) writeClose(frame Frame) error {
 		return net.ErrClosed
 	}
 	w.closed = true
-	_, err := w.Conn.Write(frame)
+	_, err := w.Conn.Write(slices.Concat(w.rest, frame))
 	return err
+}
+
+// writeNow writes as much of a frame of ours as goes without waiting for anything, and
+// tells whether any: then the rest, so many bytes, goes before all other frames.
+func (w *wire) writeNow(frame Frame) (rest int, begun bool) {
+	if w.plain == nil || !w.mu.TryLock() {
+		return 0, false
+	}
+	defer w.mu.Unlock()
+	if w.closed || w.rest != nil {
+		return 0, false
+	}
+	n := writeNow(w.plain, frame)
+	if 0 < n && n < len(frame) {
+		w.rest = frame[n:]
+	}
+	return len(frame) - n, n > 0
 }
 
 // writeAll writes whole frames of ours in as few goes as the connection allows.
@@ -59,8 +92,11 @@ func (w *wire) writeAll(frames *net.Buffers) error {
 	if w.closed {
 		return net.ErrClosed
 	}
-	switch w.Conn.(type) {
-	case *net.TCPConn, *net.UnixConn: // one system call
+	if w.rest != nil {
+		*frames = append(net.Buffers{w.rest}, *frames...)
+		w.rest = nil
+	}
+	if w.plain != nil { // one system call
 		_, err := frames.WriteTo(w.Conn)
 		return err
 	}
