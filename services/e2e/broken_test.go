@@ -422,9 +422,12 @@ type brokenReceiver struct {
 	rig *rig
 }
 
-func (b brokenReceiver) Receive(m *message.Message) {
-	if !b.rig.lose.CompareAndSwap(true, false) {
-		b.Receiver.Receive(m)
+func (b brokenReceiver) Receive(messages ...*message.Message) {
+	if b.rig.lose.CompareAndSwap(true, false) {
+		messages = messages[1:]
+	}
+	if len(messages) > 0 {
+		b.Receiver.Receive(messages...)
 	}
 }
 

@@ -51,8 +51,9 @@ type Broker interface {
 
 // Receiver takes what a Broker brings.
 type Receiver interface {
-	// Receive takes a message. Those of one channel come one at a time, in order.
-	Receive(m *message.Message)
+	// Receive takes messages of one channel, at least one, in order; one call at a time
+	// for a channel. The slice is the caller's.
+	Receive(messages ...*message.Message)
 	// Missed says that messages of any channel may have been missed.
 	Missed()
 }

@@ -86,9 +86,15 @@ type lossy struct {
 	lose atomic.Pointer[func(*message.Message) bool]
 }
 
-func (l *lossy) Receive(m *message.Message) {
-	if lose := l.lose.Load(); lose == nil || !(*lose)(m) {
-		l.Receiver.Receive(dress(m))
+func (l *lossy) Receive(messages ...*message.Message) {
+	var left []*message.Message
+	for _, m := range messages {
+		if lose := l.lose.Load(); lose == nil || !(*lose)(m) {
+			left = append(left, dress(m))
+		}
+	}
+	if len(left) > 0 {
+		l.Receiver.Receive(left...)
 	}
 }
 

@@ -268,21 +268,31 @@ func (h *hub) unsubscribe(sub *subscription) {
 	h.release(t)
 }
 
-// Receive delivers a message to the subscriptions of its channel.
-func (h *hub) Receive(m *message.Message) {
-	shard := h.shard(m.Channel)
+// Receive delivers messages of one channel, in order.
+func (h *hub) Receive(messages ...*message.Message) {
+	shard := h.shard(messages[0].Channel)
 	shard.mu.Lock()
-	t := shard.topics[m.Channel]
+	t := shard.topics[messages[0].Channel]
 	shard.mu.Unlock()
 	if t == nil { // the last listener has just left
 		return
 	}
+	d := newDelivery()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer d.end(t)
+	for _, m := range messages {
+		h.receive(t, d, m)
+	}
+}
+
+// receive takes in a message; what is to be delivered, the delivery gets. The caller
+// holds t.mu.
+func (h *hub) receive(t *topic, d *delivery, m *message.Message) {
 	switch {
 	case m.Offset == 0: // ephemeral
 		h.metrics.delivered(len(t.subscriptions), m)
-		t.fanOut(frame.Message{Message: m}, 0, 0)
+		d.add(t, frame.Message{Message: m}, 0, 0, m.Size())
 	case m.Offset <= t.position.Offset: // it was read already, or comes twice
 	case t.position.Epoch == "": // not listened to yet
 		t.position.Offset = m.Offset
@@ -295,7 +305,7 @@ func (h *hub) Receive(m *message.Message) {
 		h.startRepair(t, m.Offset-1)
 		t.hold(m)
 	default:
-		h.deliver(t, m)
+		h.deliver(t, d, m)
 	}
 }
 
@@ -306,11 +316,11 @@ func (t *topic) unchained(m *message.Message) bool {
 	return m.Previous == 0 && m.Offset > t.position.Offset+1 && t.position.Offset > 0
 }
 
-// deliver sends the channel's next message to all. One whose TTL has passed counts as
-// sent. The caller holds t.mu.
-func (h *hub) deliver(t *topic, m *message.Message) {
+// deliver adds the channel's next message to what all get. One whose TTL has passed
+// counts as sent. The caller holds t.mu.
+func (h *hub) deliver(t *topic, d *delivery, m *message.Message) {
 	if m.Purge {
-		h.announceGap(t, m.Offset, fault.ChannelPurged)
+		h.announceGap(t, d, m.Offset, fault.ChannelPurged)
 		return
 	}
 	before := t.position.Offset
@@ -320,35 +330,21 @@ func (h *hub) deliver(t *topic, m *message.Message) {
 		return
 	}
 	h.metrics.delivered(len(t.subscriptions), m)
-	t.fanOut(frame.Message{Message: m}, before, m.Offset)
+	d.add(t, frame.Message{Message: m}, before, m.Offset, m.Size())
 }
 
 // announceGap tells all that nothing up to an offset will be delivered. The caller
 // holds t.mu.
-func (h *hub) announceGap(t *topic, to message.Offset, reason fault.Reason) {
+func (h *hub) announceGap(t *topic, d *delivery, to message.Offset, reason fault.Reason) {
 	before := t.position
 	t.position.Offset = to
 	t.ring.reset(to)
 	if len(t.subscriptions) > 0 {
 		h.metrics.gap(reason)
-		t.fanOut(gapOf(t.name, before, to, reason), before.Offset, to)
+		d.add(t, gapOf(t.name, before, to, reason), before.Offset, to, 0)
 	}
 }
 
 func gapOf(name channel.Name, after message.Position, to message.Offset, reason fault.Reason) frame.Gap {
 	return frame.Gap{Channel: string(name), Epoch: after.Epoch, From: after.Offset + 1, To: to, Reason: reason}
-}
-
-// fanOut sends an event that takes the topic from one offset to another to all
-// subscriptions but those that are beyond it already, encoded once a codec. Offsets
-// are 0 where there are none. The caller holds t.mu.
-func (t *topic) fanOut(event frame.Event, from, to message.Offset) {
-	var encoded encodings
-	t.told = to
-	for _, sub := range t.subscriptions {
-		if (to == 0 || to > sub.after) && sub.offer(&encoded, event, from, to) {
-			sub.told = to
-		}
-		t.told = min(t.told, sub.told)
-	}
 }

@@ -287,14 +287,16 @@ func (h *hub) abandoned(t *topic) bool {
 
 // catchUp delivers what a repair has read, and tells whether that was all.
 func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset, alarms uint64) bool {
+	d := newDelivery()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer d.end(t)
 	if trimmed > t.position.Offset {
-		h.announceGap(t, trimmed, fault.MessagesMissed)
+		h.announceGap(t, d, trimmed, fault.MessagesMissed)
 	}
 	for _, m := range page.Messages {
 		if m.Offset > t.position.Offset {
-			h.deliver(t, m)
+			h.deliver(t, d, m)
 		}
 	}
 	t.position.Offset = max(t.position.Offset, page.Reached)
@@ -302,12 +304,12 @@ func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset,
 		return false
 	}
 	if t.position.Offset < seen { // it was stored, and is not any more, not even to be left out
-		h.announceGap(t, seen, fault.MessagesMissed)
+		h.announceGap(t, d, seen, fault.MessagesMissed)
 	}
 	t.checked = alarms
 	if missed, ok := t.held.since(t.position.Offset); ok {
 		for _, m := range missed {
-			h.deliver(t, m)
+			h.deliver(t, d, m)
 		}
 	}
 	if t.repairing = t.position.Offset < t.seen; !t.repairing {

@@ -126,8 +126,8 @@ func BenchmarkPublishing(b *testing.B) {
 // counter is a Receiver that lets the benchmark go on after each message.
 type counter struct{ wg sync.WaitGroup }
 
-func (c *counter) Receive(*message.Message) { c.wg.Done() }
-func (c *counter) Missed()                  {}
+func (c *counter) Receive(messages ...*message.Message) { c.wg.Add(-len(messages)) }
+func (c *counter) Missed()                              {}
 
 // BenchmarkReceive is from NATS's client to the receiver, sent by a bare connection.
 func BenchmarkReceive(b *testing.B) {

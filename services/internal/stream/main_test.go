@@ -119,14 +119,16 @@ type recorder struct {
 
 func newRecorder() *recorder { return &recorder{messages: map[channel.Name][]*message.Message{}} }
 
-func (r *recorder) Receive(m *message.Message) {
-	if r.hold != nil {
-		<-r.hold
+func (r *recorder) Receive(messages ...*message.Message) {
+	for _, m := range messages {
+		if r.hold != nil {
+			<-r.hold
+		}
+		r.mu.Lock()
+		r.messages[m.Channel] = append(r.messages[m.Channel], m)
+		r.total++
+		r.mu.Unlock()
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.messages[m.Channel] = append(r.messages[m.Channel], m)
-	r.total++
 }
 
 func (r *recorder) Missed() {

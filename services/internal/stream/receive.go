@@ -21,6 +21,10 @@ const (
 	// is the connection held up.
 	receiveQueue = 65_536
 	maxQueues    = 8
+	// maxBatch and maxBatchBytes bound the received messages that are handed on together,
+	// where they wait.
+	maxBatch      = 64
+	maxBatchBytes = 16 << 10
 	// maxOffset keeps offsets exact where they are read as floating-point numbers.
 	maxOffset = 1<<53 - 1
 )
@@ -47,13 +51,14 @@ func (s *Store) queueOf(name channel.Name) chan *nats.Msg {
 
 // deliver hands on what is queued, and when the Store stops what is left.
 func (s *Store) deliver(queue chan *nats.Msg) {
+	batch := make([]*message.Message, 0, maxBatch)
 	for {
 		select {
 		case m := <-queue:
-			s.receive(m)
+			s.receive(m, queue, batch)
 		case <-s.stopped:
 			for len(queue) > 0 {
-				s.receive(<-queue)
+				s.receive(<-queue, queue, batch)
 			}
 			return
 		}
@@ -65,18 +70,43 @@ func (s *Store) deliver(queue chan *nats.Msg) {
 	}
 }
 
-func (s *Store) receive(m *nats.Msg) {
+// receive hands on a message and some of those that are queued behind it: the ones of
+// one channel that follow each other in one go. batch is where they are gathered.
+func (s *Store) receive(m *nats.Msg, queue <-chan *nats.Msg, batch []*message.Message) {
+	bytes := 0
+	for taken := 1; ; taken++ {
+		if decoded := s.decode(m); decoded != nil {
+			bytes += decoded.Size()
+			if len(batch) > 0 && (batch[0].Channel != decoded.Channel || bytes > maxBatchBytes) {
+				s.receiver.Receive(batch...)
+				batch, bytes = batch[:0], decoded.Size()
+			}
+			batch = append(batch, decoded)
+		}
+		if taken == maxBatch || len(queue) == 0 {
+			break
+		}
+		m = <-queue // nobody else takes from it
+	}
+	if len(batch) > 0 {
+		s.receiver.Receive(batch...)
+	}
+	clear(batch[:cap(batch)]) // an idle store holds no messages
+}
+
+// decode reads a received message; nil if that cannot be done.
+func (s *Store) decode(m *nats.Msg) *message.Message {
 	decoded, err := decode(m)
 	if err != nil {
 		s.damaged.Do(func() {
 			s.logger.Warn("a message that is not Carillon's was dropped", "subject", m.Subject, "error", err)
 		})
-		return
+		return nil
 	}
 	if part, err := s.partitionOf(decoded.Channel); err == nil && part != nil {
 		part.saw(decoded.Offset)
 	}
-	s.receiver.Receive(decoded)
+	return decoded
 }
 
 // overflow notes that a queue was full.

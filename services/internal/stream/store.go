@@ -46,11 +46,12 @@ const (
 
 // Receiver takes the messages of the channels that a Store listens to.
 type Receiver interface {
-	// Receive takes a message: one goroutine per channel at a time, in stored order.
+	// Receive takes messages of one channel, at least one, those that had come: one
+	// goroutine per channel at a time, in stored order. The slice is the caller's.
 	// It must not block for long: meanwhile messages of other channels queue up, and
 	// what finds the queue full is lost (Missed). A message that was on its way when
 	// Unlisten was called may still come.
-	Receive(*message.Message)
+	Receive(messages ...*message.Message)
 	// Missed says that messages of any channel may have been missed: after a
 	// reconnect and after a queue was full. Calls come from one goroutine and are
 	// coalesced; it may block.
