@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type server struct {
 	resumed    chan struct{} // gets one each time that the socket's reader is to go on
 	controls   chan struct{} // gets one for each ping and pong
 	goroutines sync.WaitGroup
+	started    atomic.Int64 // goroutines
 }
 
 func newServer(t testing.TB, maxMessage, maxQueue int) *server {
@@ -42,7 +44,11 @@ func newServer(t testing.TB, maxMessage, maxQueue int) *server {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		accepted, err := socket.Accept(w, r, socket.Options{
 			Subprotocol: "test", MaxMessageBytes: maxMessage, MaxQueueBytes: maxQueue,
-			OnControl: func(int) bool { s.controls <- struct{}{}; return true }, Go: s.goroutines.Go,
+			OnControl: func(int) bool { s.controls <- struct{}{}; return true },
+			Go: func(f func()) {
+				s.started.Add(1)
+				s.goroutines.Go(f)
+			},
 			Poller: poller, Resume: func() { s.resumed <- struct{}{} },
 		})
 		if err == nil {

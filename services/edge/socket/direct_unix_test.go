@@ -1,0 +1,157 @@
+//go:build unix
+
+package socket_test
+
+import (
+	"bufio"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/carillon-rt/carillon/services/edge/socket"
+)
+
+// bare is a client whose bytes the test reads itself.
+func bare(t *testing.T, maxQueue int) (*socket.Socket, net.Conn, *bufio.Reader, *server) {
+	t.Helper()
+	srv := newServer(t, 1<<20, maxQueue)
+	conn := upgrade(t, srv, nil)
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	s := <-srv.sockets
+	t.Cleanup(func() {
+		s.CloseNow()
+		<-s.Done()
+	})
+	r := bufio.NewReader(conn)
+	if response, err := http.ReadResponse(r, nil); err != nil || response.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", response, err)
+	}
+	return s, conn, r, srv
+}
+
+// nextFrame reads one frame.
+func nextFrame(t *testing.T, r io.Reader) (opcode byte, payload []byte) {
+	t.Helper()
+	header := make([]byte, 10)
+	if _, err := io.ReadFull(r, header[:2]); err != nil {
+		t.Fatal(err)
+	}
+	length := uint64(header[1])
+	var err error
+	switch length {
+	case 126:
+		_, err = io.ReadFull(r, header[2:4])
+		length = uint64(binary.BigEndian.Uint16(header[2:]))
+	case 127:
+		_, err = io.ReadFull(r, header[2:10])
+		length = binary.BigEndian.Uint64(header[2:])
+	}
+	if err != nil || length > 64<<20 {
+		t.Fatalf("a frame of %d bytes, %v", length, err)
+	}
+	payload = make([]byte, length)
+	if _, err := io.ReadFull(r, payload); err != nil {
+		t.Fatal(err)
+	}
+	return header[0] & 0xf, payload
+}
+
+const (
+	textFrame  = 0x1
+	closeFrame = 0x8
+	pongFrame  = 0xa
+)
+
+// oversize is more than the system takes at once.
+var oversize = strings.Repeat("x", 16<<20)
+
+// A pong that is due while a frame is under way waits for its end.
+func TestAFrameThatWentInPartIsNotCutInTwo(t *testing.T) {
+	t.Parallel()
+	s, conn, r, srv := bare(t, 1<<30)
+	ended := readAll(s)
+	if err := s.Send(text(oversize)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte{0x89, 0x80, 0, 0, 0, 0}); err != nil { // a ping
+		t.Fatal(err)
+	}
+	<-srv.controls
+	if err := s.Send(text("behind it")); err != nil {
+		t.Fatal(err)
+	}
+	if opcode, payload := nextFrame(t, r); opcode != textFrame || string(payload) != oversize {
+		t.Fatalf("a frame %x of %d bytes", opcode, len(payload))
+	}
+	var texts, pongs int
+	for range 2 { // in either order
+		switch opcode, payload := nextFrame(t, r); {
+		case opcode == textFrame && string(payload) == "behind it":
+			texts++
+		case opcode == pongFrame:
+			pongs++
+		}
+	}
+	if texts != 1 || pongs != 1 {
+		t.Errorf("%d texts and %d pongs", texts, pongs)
+	}
+	if err := s.WaitBelow(t.Context(), 1); err != nil {
+		t.Errorf("not everything is accounted for: %v", err)
+	}
+	s.CloseNow()
+	<-ended
+}
+
+// What is dropped at the end is whole frames, never the rest of one.
+func TestACloseThatDropsEndsTheFrameUnderWay(t *testing.T) {
+	t.Parallel()
+	s, conn, r, _ := bare(t, 1<<30)
+	ended := readAll(s)
+	if err := s.Send(text(oversize)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close(text("last"), 4450, "slow_consumer", true)
+	for _, want := range []string{oversize, "last"} {
+		if opcode, payload := nextFrame(t, r); opcode != textFrame || string(payload) != want {
+			t.Fatalf("a frame %x of %d bytes", opcode, len(payload))
+		}
+	}
+	if opcode, _ := nextFrame(t, r); opcode != closeFrame {
+		t.Errorf("a frame %x", opcode)
+	}
+	_ = conn.Close() // nobody has to wait for an answer
+	<-ended
+}
+
+// A socket whose client reads needs no writer, and a frame for it no memory.
+func TestSendToAClientThatReadsCostsNothingElse(t *testing.T) {
+	s, _, r, srv := bare(t, 1<<20)
+	frame := text(strings.Repeat("x", 200))
+	came, started := make(chan struct{}), atomic.Int64{}
+	srv.onGo.Store(new(func() { started.Add(1) }))
+	srv.goroutines.Go(func() {
+		buffer := make([]byte, len(frame))
+		for range came {
+			if _, err := io.ReadFull(r, buffer); err != nil {
+				t.Error(err)
+			}
+			came <- struct{}{}
+		}
+	})
+	allocated := testing.AllocsPerRun(100, func() {
+		if err := s.Send(frame); err != nil {
+			t.Error(err)
+		}
+		came <- struct{}{}
+		<-came
+	})
+	close(came)
+	if allocated >= 1 || started.Load() > 0 {
+		t.Errorf("%v allocations a frame, %d writers", allocated, started.Load())
+	}
+}
