@@ -119,7 +119,8 @@ func BenchmarkDelivery(b *testing.B) {
 func TestADeliveryAllocatesNothingForARecipient(t *testing.T) {
 	const recipients = 500
 	deliver := start(t, manyConnections).deliver(t, recipients)
-	if allocated := testing.AllocsPerRun(50, deliver); allocated > recipients/10 {
+	// Some are for the message; and the race detector makes pools forget.
+	if allocated := testing.AllocsPerRun(50, deliver); allocated >= recipients {
 		t.Errorf("%v allocations for %d recipients", allocated, recipients)
 	}
 }
