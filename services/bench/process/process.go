@@ -40,7 +40,7 @@ const maxLines = 1000
 // Start starts a program, with the variables of this process but for those that configure
 // Carillon, and others. What it prints, on both outputs, Line waits for.
 func Start(name string, environ []string, program string, arguments ...string) (*Process, error) {
-	p := &Process{name: name, cmd: exec.Command(program, arguments...), ended: make(chan struct{}), more: make(chan struct{})} //nolint:gosec // a driver names it
+	p := &Process{name: name, cmd: exec.Command(program, arguments...), ended: make(chan struct{}), more: make(chan struct{})} //nolint:gosec,noctx // a driver names it; Stop ends it
 	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CARILLON_") })
 	p.cmd.Env = append(inherited, environ...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
