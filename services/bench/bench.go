@@ -14,13 +14,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
+	"github.com/carillon-rt/carillon/services/bench/report"
 	"github.com/carillon-rt/carillon/services/bench/system"
 )
 
 // Options say what is measured.
 type Options struct {
-	// Phases and Systems are names; empty: all.
+	// Phases and Systems are names; empty: all that need not be asked for.
 	Phases, Systems []string
 	// Rounds is how often everything is measured.
 	Rounds int
@@ -34,6 +37,8 @@ type Options struct {
 	Scripts string
 	// Profile keeps CPU and heap profiles of Carillon in Dir.
 	Profile bool
+	// Length is that of a soak.
+	Length time.Duration
 	// Out is told what goes on.
 	Out io.Writer
 }
@@ -52,64 +57,143 @@ type run struct {
 	*Options
 	system  system.System
 	dir     string
-	result  *Result
+	result  *report.Result
 	started []func() // that end what was started
 }
 
-// Result is what one run found.
-type Result struct {
-	Phase   string             `json:"phase"`
-	System  string             `json:"system"`
-	Round   int                `json:"round"`
-	Metrics map[string]float64 `json:"metrics,omitempty"`
-	// Skipped is why there are none.
-	Skipped string `json:"skipped,omitempty"`
+// phases are those that were asked for, each with the systems that were.
+func (o *Options) phases() ([]Phase, error) {
+	all := Phases()
+	asked := slices.Concat(all, onRequest())
+	var names, systemNames []string
+	for _, phase := range asked {
+		names = append(names, phase.Name)
+	}
+	for _, s := range systems(asked) {
+		systemNames = append(systemNames, s.Name())
+	}
+	if err := errors.Join(unknown("--phases", o.Phases, names), unknown("--systems", o.Systems, systemNames)); err != nil {
+		return nil, err
+	}
+	if len(o.Phases) == 0 {
+		asked = all
+	}
+	var chosen []Phase
+	for _, phase := range asked {
+		phase.systems = slices.DeleteFunc(slices.Clone(phase.systems), func(s system.System) bool {
+			return len(o.Systems) > 0 && !slices.Contains(o.Systems, s.Name())
+		})
+		if (len(o.Phases) == 0 || slices.Contains(o.Phases, phase.Name)) && len(phase.systems) > 0 {
+			chosen = append(chosen, phase)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, InputError{fmt.Errorf("no phase of --phases %s is for any of --systems %s",
+			strings.Join(o.Phases, ","), strings.Join(o.Systems, ","))}
+	}
+	return chosen, nil
 }
 
-// Run measures, and returns what it found, in the order in which it did.
-func Run(ctx context.Context, o Options) ([]Result, error) {
-	var results []Result
-	for round := range o.Rounds {
-		for _, phase := range Phases() {
-			if len(o.Phases) > 0 && !slices.Contains(o.Phases, phase.Name) {
-				continue
-			}
-			for _, s := range phase.systems {
-				if len(o.Systems) > 0 && !slices.Contains(o.Systems, s.Name()) {
-					continue
-				}
-				result, err := o.runOne(ctx, round, phase, s)
-				if err != nil {
-					return results, fmt.Errorf("%s, %s: %w", phase.Name, s.Name(), err)
-				}
-				results = append(results, result)
+// InputError is of Options that ask for what there is not.
+type InputError struct{ error }
+
+func unknown(flag string, asked, known []string) error {
+	var failed error
+	for _, name := range asked {
+		if !slices.Contains(known, name) {
+			failed = errors.Join(failed, InputError{fmt.Errorf("%s: %q: there is %s", flag, name, strings.Join(known, ", "))})
+		}
+	}
+	return failed
+}
+
+// systems are those of some phases, each once, in order.
+func systems(phases []Phase) []system.System {
+	var all []system.System
+	for _, phase := range phases {
+		for _, s := range phase.systems {
+			if !slices.ContainsFunc(all, func(other system.System) bool { return other.Name() == s.Name() }) {
+				all = append(all, s)
 			}
 		}
 	}
-	return results, nil
+	return all
 }
 
-func (o *Options) runOne(ctx context.Context, round int, phase Phase, s system.System) (Result, error) {
+// Run measures. What it returns is what it found, with an error too: of the phases that
+// failed, or of ctx, after which the rest is missing.
+func Run(ctx context.Context, o Options) (report.Report, error) {
+	phases, err := o.phases()
+	if err != nil {
+		return report.Report{}, err
+	}
+	found := report.Report{Machine: machine(), Scale: o.Scale}
+	for _, phase := range phases {
+		found.Phases = append(found.Phases, report.Title{Name: phase.Name, About: phase.About})
+	}
+	for _, s := range systems(phases) {
+		found.Systems = append(found.Systems, report.Title{Name: s.Name(), About: s.About()})
+	}
+	var failed error
+	for round := range o.Rounds {
+		for _, phase := range phases {
+			for _, s := range phase.systems {
+				if ctx.Err() != nil {
+					return found, errors.Join(failed, ctx.Err())
+				}
+				result := o.runOne(ctx, round, phase, s)
+				found.Results = append(found.Results, result)
+				if result.Failed != "" && ctx.Err() == nil {
+					failed = errors.Join(failed, fmt.Errorf("%s, %s: %s", phase.Name, s.Name(), result.Failed))
+				}
+			}
+		}
+	}
+	return found, failed
+}
+
+func (o *Options) runOne(ctx context.Context, round int, phase Phase, s system.System) report.Result {
 	r := &run{
 		Options: o, system: s, dir: filepath.Join(o.Dir, fmt.Sprintf("%s-%s-%d", phase.Name, s.Name(), round+1)),
-		result: &Result{Phase: phase.Name, System: s.Name(), Round: round + 1, Metrics: map[string]float64{}},
-	}
-	if err := os.Mkdir(r.dir, 0o700); err != nil {
-		return Result{}, err
+		result: &report.Result{
+			Phase: phase.Name, System: s.Name(), Round: round + 1,
+			Metrics: map[string]float64{}, Curves: map[string][]report.Point{},
+		},
 	}
 	fmt.Fprintf(o.Out, "round %d: %s, %s\n", round+1, phase.Name, s.Name())
-	err := phase.run(ctx, r)
+	err := os.Mkdir(r.dir, 0o700)
+	if err == nil {
+		err = phase.run(ctx, r)
+	}
+	r.stop()
+	err = errors.Join(err, r.tidy())
+	switch {
+	case errors.Is(err, system.ErrNotInstalled):
+		r.result.Skipped = err.Error()
+	case err != nil:
+		r.result.Failed = err.Error()
+	}
+	r.print()
+	return *r.result
+}
+
+// stop ends what was started.
+func (r *run) stop() {
 	for _, stop := range slices.Backward(r.started) {
 		stop()
 	}
-	if errors.Is(err, system.ErrNotInstalled) {
-		r.result.Skipped, err = err.Error(), nil
+	r.started = nil
+}
+
+// tidy removes all but profiles.
+func (r *run) tidy() error {
+	entries, err := os.ReadDir(r.dir)
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), profileSuffix) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(r.dir, entry.Name())))
+		}
 	}
-	if err == nil {
-		r.print()
-		err = os.RemoveAll(filepath.Join(r.dir, "data"))
-	}
-	return *r.result, err
+	return err
 }
 
 // print says what was found.
@@ -117,8 +201,14 @@ func (r *run) print() {
 	if r.result.Skipped != "" {
 		fmt.Fprintf(r.Out, "    skipped: %s\n", r.result.Skipped)
 	}
+	if r.result.Failed != "" {
+		fmt.Fprintf(r.Out, "    failed: %s\n", r.result.Failed)
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.result.Metrics)) {
 		fmt.Fprintf(r.Out, "    %-28s %12.3f\n", name, r.result.Metrics[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.result.Curves)) {
+		fmt.Fprintf(r.Out, "    %-28s %.5g\n", name, r.result.Curves[name])
 	}
 }
 

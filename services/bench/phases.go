@@ -5,6 +5,8 @@ package bench
 import (
 	"context"
 	"fmt"
+	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +32,22 @@ func Phases() []Phase {
 		{"pipe", "one caller publishes with 256 messages unanswered", pipers, pipe},
 		{"resume", "2,000 clients come to another edge, where each has missed 20 messages", own, resume},
 	}
+}
+
+// onRequest are phases that are run only if they are named.
+func onRequest() []Phase { return nil }
+
+// List writes the names of all phases and systems, and what they are.
+func List(to io.Writer) error {
+	all := slices.Concat(Phases(), onRequest())
+	for _, phase := range all {
+		fmt.Fprintf(to, "%-20s %s\n", phase.Name, phase.About)
+	}
+	fmt.Fprintln(to)
+	for _, s := range systems(all) {
+		fmt.Fprintf(to, "%-20s %s\n", s.Name(), s.About())
+	}
+	return nil
 }
 
 const (

@@ -24,6 +24,7 @@ type stage struct {
 	publisher system.Publisher
 	messages  *messages
 	clients   int // that are connected
+	profiled  int // parts
 }
 
 const (
@@ -79,13 +80,14 @@ func (s *stage) measure(do func() error) (used process.Usage, took time.Duration
 	if err != nil {
 		return used, 0, err
 	}
+	profiled := s.profile()
 	began := time.Now()
 	if err := do(); err != nil {
-		return used, 0, err
+		return used, 0, errors.Join(err, profiled())
 	}
 	took = time.Since(began)
 	after, err := process.Use(s.server.Processes()...)
-	return process.Usage{CPU: after.CPU - before.CPU, Memory: after.Memory}, took, errors.Join(err, s.herd.Lost(), s.messages.check())
+	return process.Usage{CPU: after.CPU - before.CPU, Memory: after.Memory}, took, errors.Join(err, s.herd.Lost(), s.messages.check(), profiled())
 }
 
 func message(number uint64) []byte { return herd.Message(number, messageBytes) }

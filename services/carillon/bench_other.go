@@ -4,9 +4,16 @@ package main
 
 import "errors"
 
-type benchCommand struct{}
+var errBenchElsewhere = errors.New("bench runs on Linux only: it asks the kernel what processes use")
+
+type benchMeasureCommand struct{}
 
 // Run says where it runs.
-func (benchCommand) Run(environment) error {
-	return errors.New("bench runs on Linux only: it asks /proc what processes use")
+func (benchMeasureCommand) Run(environment) error {
+	return errBenchElsewhere
 }
+
+type benchServeCommand struct{}
+
+// Run says where it runs.
+func (benchServeCommand) Run(environment) error { return errBenchElsewhere }
