@@ -170,11 +170,23 @@ func (o *Options) runOne(ctx context.Context, round int, phase Phase, s system.S
 	switch {
 	case errors.Is(err, system.ErrNotInstalled):
 		r.result.Skipped = err.Error()
+	case ctx.Err() != nil:
+		r.result.Failed = "interrupted"
 	case err != nil:
-		r.result.Failed = err.Error()
+		r.result.Failed = brief(err)
 	}
 	r.print()
 	return *r.result
+}
+
+// brief are the first errors of many of a kind.
+func brief(err error) string {
+	const most = 3
+	lines := slices.Compact(strings.Split(err.Error(), "\n"))
+	if len(lines) > most {
+		lines = append(lines[:most:most], fmt.Sprintf("and %d more", len(lines)-most))
+	}
+	return strings.Join(lines, "; ")
 }
 
 // stop ends what was started.

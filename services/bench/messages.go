@@ -17,6 +17,9 @@ type messages struct {
 	made     atomic.Uint64
 	all      []delivery
 	received atomic.Int64 // messages times recipients
+	// heard, if there is one, is called for every message that a client gets, from one
+	// goroutine, before it counts as received. It is set while nobody can get any.
+	heard func(client int, at time.Time)
 
 	mu    sync.Mutex
 	took  []time.Duration
@@ -49,6 +52,9 @@ func (m *messages) next(recipients int, due time.Time) uint64 {
 
 // receive is called by the herd.
 func (m *messages) receive(client int, number uint64, at time.Time) {
+	if m.heard != nil {
+		m.heard(client, at)
+	}
 	m.received.Add(1)
 	if number >= m.made.Load() {
 		m.fail(fmt.Errorf("client %d has got message %d, which was not published", client, number))
@@ -114,6 +120,9 @@ func (m *messages) latencies() []time.Duration {
 	m.took = nil
 	return took
 }
+
+// forget begins the numbers again. Everybody has every message.
+func (m *messages) forget() { m.made.Store(0) }
 
 func nanosleep(d time.Duration) {
 	t := unix.NsecToTimespec(int64(d))

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/carillon-rt/carillon/services/bench/process"
 	"github.com/carillon-rt/carillon/services/bench/system"
 )
 
@@ -31,11 +32,21 @@ func Phases() []Phase {
 		{"publish", "64 callers publish one after the other to channels that nobody hears", publishers, publish},
 		{"pipe", "one caller publishes with 256 messages unanswered", pipers, pipe},
 		{"resume", "2,000 clients come to another edge, where each has missed 20 messages", own, resume},
+		{"storm", "2,000 clients come to another edge all at once, where each has missed 20 messages", own, storm},
+		{"latency", "100 channels of 10 recipients, 1,000 messages a second", deliverers, latency},
+		{"many-channels", "20,000 channels of one recipient each, of 5,000 clients, 5,000 messages a second", deliverers, manyChannels},
+		{"growth-connections", "1,000 to 10,000 idle connections with two subscriptions, one of them their own", own, growthConnections},
+		{"growth-channels", "1,000 to 100,000 channels of 1,000 connections: idle, and with 1,000 messages a second", own, growthChannels},
+		{"growth-recipients", "one channel of 1 to 5,000 recipients, flat out, 8 messages on their way", deliverers, growthRecipients},
 	}
 }
 
 // onRequest are phases that are run only if they are named.
-func onRequest() []Phase { return nil }
+func onRequest() []Phase {
+	return []Phase{
+		{"soak", "half of the messages that can be brought, to 1 and to 10 recipients in turn, for --length: memory, goroutines, latency", []system.System{system.Carillon{}}, soak},
+	}
+}
 
 // List writes the names of all phases and systems, and what they are.
 func List(to io.Writer) error {
@@ -84,12 +95,30 @@ func idle(ctx context.Context, r *run) error {
 		return err
 	}
 	full, took, err := s.measure(func() error { return pause(ctx, settle/2) })
+	if err != nil {
+		return err
+	}
 	r.result.Metrics["connections"] = float64(count)
-	r.result.Metrics["empty_MiB"] = float64(empty.Memory) / (1 << 20)
-	r.result.Metrics["full_MiB"] = float64(full.Memory) / (1 << 20)
-	r.result.Metrics["KiB_per_connection"] = float64(full.Memory-empty.Memory) / 1024 / float64(count)
-	r.result.Metrics["percent_of_a_core"] = 100 * full.CPU.Seconds() / took.Seconds()
+	r.result.Metrics["empty_MiB"] = mebibytes(empty)
+	r.result.Metrics["full_MiB"] = mebibytes(full)
+	r.result.Metrics["KiB_per_connection"] = 1024 * (mebibytes(full) - mebibytes(empty)) / float64(count)
+	r.result.Metrics["percent_of_a_core"] = percentOfACore(full, took)
+	if r.system.Name() != (system.Carillon{}).Name() {
+		return nil
+	}
+	settled, _, err := s.measure(func() error { return pause(ctx, time.Duration(float64(settledTime)*r.Scale)-3*settle/2) })
+	r.result.Metrics["settled_MiB"] = mebibytes(settled)
+	r.result.Metrics["settled_KiB_per_connection"] = 1024 * (mebibytes(settled) - mebibytes(empty)) / float64(count)
 	return err
+}
+
+// settledTime is past the garbage collection that Go makes after two quiet minutes.
+const settledTime = 140 * time.Second
+
+func mebibytes(u process.Usage) float64 { return float64(u.Memory) / (1 << 20) }
+
+func percentOfACore(u process.Usage, took time.Duration) float64 {
+	return 100 * u.CPU.Seconds() / took.Seconds()
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -251,42 +280,4 @@ func pipe(ctx context.Context, r *run) error {
 		r.result.Metrics["messages_per_s"] = float64(count) / took.Seconds()
 	}
 	return nil
-}
-
-// resume has clients come back from a place that they know.
-func resume(ctx context.Context, r *run) error {
-	const missed = 20
-	clients := r.scaled(2000)
-	s, err := r.set(ctx, system.Options{Edges: 2}, (missed+1)*clients)
-	if err != nil {
-		return err
-	}
-	places := make([]system.Place, clients)
-	if err := each(clients, func(n int) error {
-		for i := range missed + 1 {
-			number := s.messages.next(1, time.Now())
-			place, err := s.publisher.Publish(ctx, system.Own(n), message(number))
-			if err != nil {
-				return err
-			}
-			if i == 0 {
-				places[n] = place
-			}
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	used, took, err := s.measure(func() error {
-		err := s.connect(ctx, clients, 1, func(n int) []system.Subscription {
-			return []system.Subscription{{Channel: system.Own(n), Since: places[n]}}
-		})
-		if err != nil {
-			return err
-		}
-		return s.await(int64(missed * clients))
-	})
-	r.result.Metrics["cpu_ms_per_client"] = used.CPU.Seconds() * 1000 / float64(clients)
-	r.result.Metrics["clients_per_s"] = float64(clients) / took.Seconds()
-	return err
 }

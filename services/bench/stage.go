@@ -24,6 +24,7 @@ type stage struct {
 	publisher system.Publisher
 	messages  *messages
 	clients   int // that are connected
+	atOnce    int // how many connect at once
 	profiled  int // parts
 }
 
@@ -44,7 +45,7 @@ func (r *run) set(ctx context.Context, o system.Options, most int) (*stage, erro
 		return nil, err
 	}
 	r.started = append(r.started, server.Stop)
-	s := &stage{run: r, server: server, messages: newMessages(most)}
+	s := &stage{run: r, server: server, messages: newMessages(most), atOnce: connectingAtOnce}
 	if s.herd, err = herd.New(s.messages.receive); err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func (s *stage) connect(ctx context.Context, until, edge int, channels func(n in
 		clients = append(clients, c)
 	}
 	s.clients = until
-	return s.herd.Connect(ctx, clients, connectingAtOnce)
+	return s.herd.Connect(ctx, clients, s.atOnce)
 }
 
 // measure returns what the servers use while something is done.
@@ -101,12 +102,18 @@ func (s *stage) publish(ctx context.Context, channel string, recipients int, due
 	return number, err
 }
 
-// flatOut publishes to a channel for a time, as long as at most window messages are on
-// their way, and waits for the last. It returns how many there were.
+// flatOut publishes to a channel as flood does.
 func (s *stage) flatOut(ctx context.Context, channel string, recipients, window int, length time.Duration) (int, error) {
+	return s.flood(ctx, window, length, func(int) (string, int) { return channel, recipients })
+}
+
+// flood publishes for a time, as long as at most window messages are on their way, and
+// waits for the last. It returns how many there were.
+func (s *stage) flood(ctx context.Context, window int, length time.Duration, to func(i int) (channel string, recipients int)) (int, error) {
 	end := time.Now().Add(length)
 	var (
 		publishing sync.WaitGroup
+		begun      atomic.Int64
 		count      atomic.Int64
 		mu         sync.Mutex
 		failed     error
@@ -114,6 +121,7 @@ func (s *stage) flatOut(ctx context.Context, channel string, recipients, window 
 	for range window {
 		publishing.Go(func() {
 			for time.Now().Before(end) {
+				channel, recipients := to(int(begun.Add(1) - 1))
 				number, err := s.publish(ctx, channel, recipients, time.Now())
 				if err == nil {
 					err = s.messages.wait(number)
@@ -147,6 +155,9 @@ func (s *stage) atRate(ctx context.Context, rate float64, length time.Duration, 
 		failed     error
 	)
 	for i := range count {
+		if ctx.Err() != nil {
+			break
+		}
 		due := began.Add(time.Duration(i) * every)
 		waitUntil(due)
 		slots <- struct{}{}
@@ -165,7 +176,7 @@ func (s *stage) atRate(ctx context.Context, rate float64, length time.Duration, 
 		})
 	}
 	publishing.Wait()
-	return count, failed
+	return count, errors.Join(failed, ctx.Err())
 }
 
 // waitUntil sleeps in the kernel: the runtime's timers are late by up to a millisecond.
@@ -188,8 +199,13 @@ func (s *stage) latencies() {
 	}
 	slices.Sort(all)
 	for name, part := range map[string]float64{"p50_ms": .5, "p99_ms": .99, "p99.9_ms": .999, "max_ms": 1} {
-		s.run.result.Metrics[name] = float64(all[int(part*float64(len(all)-1))].Microseconds()) / 1000
+		s.run.result.Metrics[name] = percentile(all, part)
 	}
+}
+
+// percentile is a part of what is sorted and not empty, in milliseconds.
+func percentile(sorted []time.Duration, part float64) float64 {
+	return float64(sorted[int(part*float64(len(sorted)-1))].Microseconds()) / 1000
 }
 
 // await waits until so many messages have been received since the start.

@@ -136,7 +136,7 @@ func short(v float64) string {
 
 // SVG draws them.
 func (l Lines) SVG() []byte {
-	const left, right, top, bottom = 70.0, width - 20.0, 40.0, 300.0
+	const left, right, top, bottom = 70.0, width - 36.0, 40.0, 300.0
 	var c canvas
 	x, y := l.scale(0, left, right), l.scale(1, bottom, top)
 	for _, tick := range x.ticks {

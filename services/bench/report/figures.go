@@ -11,22 +11,23 @@ import (
 // curve is a plot of one thing over another.
 type curve struct {
 	phase, name string
+	title       string
 	x, y        string
 	logX, logY  bool
 }
 
 // curves are those that phases have.
 var curves = []curve{
-	{"growth-connections", "MiB", "connections", "MiB", false, false},
-	{"growth-connections", "percent_of_a_core", "connections", "% of a core", false, false},
-	{"growth-channels", "MiB", "channels", "MiB", true, true},
-	{"growth-channels", "percent_of_a_core", "channels", "% of a core, idle", true, false},
-	{"growth-channels", "cpu_us_per_message", "channels", "CPU µs a message", true, false},
-	{"growth-recipients", "cpu_us_per_delivery", "recipients", "CPU µs a delivery", true, true},
-	{"soak", "MiB", "seconds", "MiB", false, false},
-	{"soak", "goroutines", "seconds", "goroutines", false, false},
-	{"soak", "p50_ms", "seconds", "ms, p50", false, false},
-	{"soak", "p99_ms", "seconds", "ms, p99", false, false},
+	{"growth-connections", "MiB", "Memory of idle connections", "connections", "MiB", false, false},
+	{"growth-connections", "percent_of_a_core", "CPU of idle connections", "connections", "% of a core", false, false},
+	{"growth-channels", "MiB", "Memory of quiet channels", "channels", "MiB", true, true},
+	{"growth-channels", "percent_of_a_core", "CPU of quiet channels", "channels", "% of a core", true, false},
+	{"growth-channels", "cpu_us_per_message", "A message among quiet channels", "channels", "CPU µs a message", true, false},
+	{"growth-recipients", "cpu_us_per_delivery", "A delivery of a message to many", "recipients", "CPU µs a delivery", true, true},
+	{"soak", "MiB", "Soak: memory", "seconds", "MiB", false, false},
+	{"soak", "goroutines", "Soak: goroutines", "seconds", "goroutines", false, false},
+	{"soak", "p50_ms", "Soak: from due to received, p50", "seconds", "ms, p50", false, false},
+	{"soak", "p99_ms", "Soak: from due to received, p99", "seconds", "ms, p99", false, false},
 }
 
 // bars are plots of one metric, a group a phase.
@@ -55,7 +56,7 @@ func (r Report) Figures() map[string][]byte {
 		}
 	}
 	for _, c := range curves {
-		lines := plot.Lines{Title: c.phase, X: plot.Axis{Label: c.x, Log: c.logX}, Y: plot.Axis{Label: c.y, Log: c.logY}}
+		lines := plot.Lines{Title: c.title, X: plot.Axis{Label: c.x, Log: c.logX}, Y: plot.Axis{Label: c.y, Log: c.logY}}
 		for i, system := range r.Systems {
 			if points := r.Curve(c.phase, system.Name, c.name); len(points) > 1 {
 				lines.Series = append(lines.Series, series(i, system.Name, points))

@@ -51,6 +51,10 @@ var known = []metric{
 	{"p99_ms", "ms, p99", delay, 0},
 	{"p99.9_ms", "ms, p99.9", delay, 0},
 	{"max_ms", "ms, longest", delay, 0},
+	{"grown_percent_MiB", "memory: % more at the end", fact, 0},
+	{"grown_percent_goroutines", "goroutines: % more at the end", fact, 0},
+	{"grown_percent_p50_ms", "p50: % more at the end", fact, 0},
+	{"grown_percent_p99_ms", "p99: % more at the end", fact, 0},
 }
 
 // place is where a metric stands in a table; those that are not known stand last.
@@ -77,7 +81,8 @@ type goal struct {
 	of          string
 }
 
-// goals are the table "To beat" of the design, for Carillon at scale 1 on two cores.
+// goals are the table "To beat" of the design, for Carillon at scale 1 on two cores,
+// and what a soak calls flat.
 var goals = []goal{
 	{phase: "idle", metric: "settled_KiB_per_connection", most: 9},
 	{phase: "idle", metric: "settled_MiB", most: 130},
@@ -93,6 +98,11 @@ var goals = []goal{
 	{phase: "publish", metric: "messages_per_s", least: 0.8, of: "grpc"},
 	{phase: "pipe", metric: "messages_per_s", least: 0.8, of: "jetstream"},
 	{phase: "resume", metric: "cpu_ms_per_client", most: 0.2},
+	// Flat, as far as a machine is quiet.
+	{phase: "soak", metric: "grown_percent_MiB", most: 5},
+	{phase: "soak", metric: "grown_percent_goroutines", most: 5},
+	{phase: "soak", metric: "grown_percent_p50_ms", most: 20},
+	{phase: "soak", metric: "grown_percent_p99_ms", most: 50},
 }
 
 // own is the system that the goals are for.

@@ -144,6 +144,23 @@ func Slope(points []Point) float64 {
 	return both / own
 }
 
+// Growth is by how many percent of its mean the line through the last two thirds of a
+// curve rises from its beginning to its end; false: there are too few points for a line.
+func Growth(points []Point) (percent float64, ok bool) {
+	points = points[len(points)/3:]
+	if len(points) < 3 {
+		return 0, false
+	}
+	mean := 0.0
+	for _, p := range points {
+		mean += p[1] / float64(len(points))
+	}
+	if mean == 0 {
+		return 0, true
+	}
+	return 100 * Slope(points) * (points[len(points)-1][0] - points[0][0]) / mean, true
+}
+
 // systems are the names of those that have a metric in a phase, in order.
 func (r Report) systems(phase, metric string) []string {
 	var names []string

@@ -139,6 +139,29 @@ func TestSlopeIsOfTheLineWithTheLeastSquares(t *testing.T) {
 	}
 }
 
+func TestGrowthIsOfTheLastTwoThirds(t *testing.T) {
+	var points []report.Point
+	for i := range 30 {
+		y := 100.0
+		if i < 10 {
+			y = float64(10 * i)
+		}
+		points = append(points, report.Point{float64(i), y})
+	}
+	if got, ok := report.Growth(points); !ok || math.Abs(got) > 1e-9 {
+		t.Errorf("flat after it has filled: %v %%, %v", got, ok)
+	}
+	for i := range points {
+		points[i][1] = 100 + float64(i)
+	}
+	if got, ok := report.Growth(points); !ok || math.Abs(got-100*19/119.5) > 1e-9 {
+		t.Errorf("one more each second: %v %%, %v", got, ok)
+	}
+	if _, ok := report.Growth(points[:3]); ok {
+		t.Error("two points make a line")
+	}
+}
+
 func TestOnlyACostThatIsWorseInEveryRoundCounts(t *testing.T) {
 	for _, test := range []struct {
 		name  string
