@@ -104,6 +104,10 @@ abuse: ## Measure what honest people meet beside each kind of abuse; wants two i
 presence: bin/nats-server ## Measure what 10,000 users cost who join, see each other, and leave; wants two idle cores
 	$(GO) test -run '^$$' -bench '^BenchmarkPresence$$' -benchtime 1x -timeout 30m ./services/e2e
 
+.PHONY: capacity
+capacity: ## Hold the arithmetic of docs/capacity.md to what is measured: a million members, 100,000 channels; wants 2 GiB
+	$(GO) test -run '^$$' -bench '^BenchmarkCapacity$$' -benchtime 1x -timeout 15m ./services/e2e/capacity
+
 .PHONY: truth
 truth: bin/nats-server bin/grpcurl ## Hold presence to the truth for some minutes: a hundred random worlds, and an edge that is stopped for 30 s
 	$(GO) test -race -count=1 -timeout 10m ./services/e2e/presence -worlds 100

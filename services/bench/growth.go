@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/bench/report"
@@ -72,7 +73,7 @@ func bend(points []report.Point) float64 {
 func growthChannels(ctx context.Context, r *run) error {
 	dir, clients := r.dir, r.scaled(1000)
 	for _, each := range []int{1, 10, 100} {
-		r.dir = filepath.Join(dir, fmt.Sprint(each))
+		r.dir = filepath.Join(dir, strconv.Itoa(each))
 		if err := os.Mkdir(r.dir, 0o700); err != nil {
 			return err
 		}

@@ -32,6 +32,7 @@ func Phases() []Phase {
 		{"publish", "64 callers publish one after the other to channels that nobody hears", publishers, publish},
 		{"pipe", "one caller publishes with 256 messages unanswered", pipers, pipe},
 		{"resume", "2,000 clients come to another edge, where each has missed 20 messages", own, resume},
+		{"roles", "each role and NATS a process of its own: 1,000 clients connect; 2,000 messages a second to one each; 20,000 deliveries a second", own, roles},
 		{"storm", "2,000 clients come to another edge all at once, where each has missed 20 messages", own, storm},
 		{"latency", "100 channels of 10 recipients, 1,000 messages a second", deliverers, latency},
 		{"many-channels", "20,000 channels of one recipient each, of 5,000 clients, 5,000 messages a second", deliverers, manyChannels},

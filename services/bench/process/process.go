@@ -63,6 +63,9 @@ func Start(name string, environ []string, program string, arguments ...string) (
 	return p, nil
 }
 
+// Name is what it was started as.
+func (p *Process) Name() string { return p.name }
+
 func (p *Process) listen(from io.ReadCloser) {
 	defer from.Close()
 	scanner := bufio.NewScanner(from)

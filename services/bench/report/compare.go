@@ -1,6 +1,7 @@
 package report
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -39,7 +40,7 @@ func (r Report) Compare(old Report) (table string, worse int, err error) {
 		}
 	}
 	if len(rows) == 1 {
-		return "", 0, fmt.Errorf("the runs have nothing in common")
+		return "", 0, errors.New("the runs have nothing in common")
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "### Beside revision %s of %s\n\n", old.Machine.Revision, old.Machine.Date.UTC().Format("2006-01-02"))

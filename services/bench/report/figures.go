@@ -1,9 +1,12 @@
 package report
 
 import (
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/carillon-rt/carillon/services/bench/plot"
 )
@@ -133,15 +136,9 @@ func (r Report) Draw(dir string) error {
 
 // Pictures embeds the plots of a directory in Markdown.
 func (r Report) Pictures(dir string) string {
-	text := ""
-	files := r.Figures()
-	names := make([]string, 0, len(files))
-	for name := range files {
-		names = append(names, name)
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(r.Figures())) {
+		fmt.Fprintf(&b, "![%s](%s)\n", strings.TrimSuffix(name, ".svg"), filepath.ToSlash(filepath.Join(dir, name)))
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		text += "![" + name[:len(name)-len(".svg")] + "](" + filepath.ToSlash(filepath.Join(dir, name)) + ")\n"
-	}
-	return text
+	return b.String()
 }
