@@ -72,6 +72,7 @@ func bend(points []report.Point) float64 {
 // or 100 each.
 func growthChannels(ctx context.Context, r *run) error {
 	dir, clients := r.dir, r.scaled(1000)
+	defer func() { r.dir = dir }()
 	for _, each := range []int{1, 10, 100} {
 		r.dir = filepath.Join(dir, strconv.Itoa(each))
 		if err := os.Mkdir(r.dir, 0o700); err != nil {
@@ -83,7 +84,6 @@ func growthChannels(ctx context.Context, r *run) error {
 			return err
 		}
 	}
-	r.dir = dir
 	r.result.Metrics["KiB_per_channel"] = 1024 * report.Slope(r.result.Curves["MiB"])
 	r.result.Metrics["bend"] = bend(r.result.Curves["MiB"])
 	return nil

@@ -11,7 +11,7 @@ import (
 )
 
 type benchCommand struct {
-	Measure benchMeasureCommand `cmd:"" default:"withargs" help:"Measure; this is what bench does if it is told nothing else."`
+	Measure benchMeasureCommand `cmd:"" default:"withargs" help:"Measure: what bench does by itself. Its --help has the flags."`
 	Report  benchReportCommand  `cmd:"" help:"Print, draw and compare again what a run wrote with --json."`
 	Serve   benchServeCommand   `cmd:"" hidden:"" help:"Run a server that Carillon is measured against."`
 }

@@ -43,9 +43,10 @@ var round = capacity.Costs{
 // A million connections: 1,000 rooms; 10,000 messages a second to inboxes and 1,000 to
 // rooms; 1,000 connections come and go a second; ten edges.
 func byHand() (capacity.Load, capacity.Machines) {
-	return capacity.Load{
+	load := capacity.Load{
 		Connections: 1e6, RoomSize: 1000, InboxEvery: 100 * time.Second, RoomEvery: time.Second, StayFor: 1000 * time.Second, MessageBytes: 500,
-	}, capacity.Machines{
+	}
+	return load, capacity.Machines{
 		Cores: 8, Bytes: 10e9, Busy: 0.5, Replicas: 3, PartitionRate: 5000, EdgeConnections: 100_000, HeadsEvery: 2 * time.Second,
 	}
 }
