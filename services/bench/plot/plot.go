@@ -129,7 +129,11 @@ func (b Bars) SVG() []byte {
 // short writes three digits that count.
 func short(v float64) string {
 	if v >= 1000 {
-		return strconv.FormatFloat(v, 'f', 0, 64)
+		text := strconv.FormatFloat(v, 'f', 0, 64)
+		for at := len(text) - 3; at > 0; at -= 3 {
+			text = text[:at] + "," + text[at:]
+		}
+		return text
 	}
 	return strconv.FormatFloat(v, 'g', 3, 64)
 }

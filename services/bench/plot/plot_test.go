@@ -61,7 +61,7 @@ func TestALogarithmicAxisHasEqualStepsForEqualRatios(t *testing.T) {
 			t.Errorf("places %v: steps %.1f and %.1f to the right, %.1f and %.1f up", at, stepX, nextX, -stepY, -nextY)
 		}
 	}
-	for _, tick := range []string{">1<", ">10<", ">100<", ">1000<"} {
+	for _, tick := range []string{">1<", ">10<", ">100<", ">1,000<"} {
 		if strings.Count(svg, tick) != 2 {
 			t.Errorf("tick %s is not on both axes:\n%s", tick, svg)
 		}

@@ -23,8 +23,8 @@ type curve struct {
 var curves = []curve{
 	{"growth-connections", "MiB", "Memory of idle connections", "connections", "MiB", false, false},
 	{"growth-connections", "percent_of_a_core", "CPU of idle connections", "connections", "% of a core", false, false},
-	{"growth-channels", "MiB", "Memory of quiet channels", "channels", "MiB", true, true},
-	{"growth-channels", "percent_of_a_core", "CPU of quiet channels", "channels", "% of a core", true, false},
+	{"growth-channels", "MiB", "Memory of quiet channels", "channels", "MiB", false, false},
+	{"growth-channels", "percent_of_a_core", "CPU of quiet channels", "channels", "% of a core", false, false},
 	{"growth-channels", "cpu_us_per_message", "A message among quiet channels", "channels", "CPU µs a message", true, false},
 	{"growth-recipients", "cpu_us_per_delivery", "A delivery of a message to many", "recipients", "CPU µs a delivery", true, true},
 	{"soak", "MiB", "Soak: memory", "seconds", "MiB", false, false},

@@ -131,7 +131,7 @@ func (r Report) goals() []found {
 			value /= other.Median
 		}
 		if ok {
-			all = append(all, found{g, value, (g.most == 0 || value <= g.most) && value >= g.least})
+			all = append(all, found{g, value, (g.most == 0 || value <= g.most) && (g.least == 0 || value >= g.least)})
 		}
 	}
 	return all

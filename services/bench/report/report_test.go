@@ -53,7 +53,7 @@ func sample() report.Report {
 		)
 	}
 	r.Results = append(r.Results, report.Result{
-		Phase: "soak", System: "carillon", Round: 1, Failed: "context canceled",
+		Phase: "soak", System: "carillon", Round: 1, Failed: "interrupted", Metrics: map[string]float64{"grown_percent_MiB": -3},
 		Curves: map[string][]report.Point{"MiB": {{10, 60}, {20, 61}, {30, 60.5}}},
 	})
 	return r
