@@ -127,6 +127,10 @@ func Run(ctx context.Context, o Options) (report.Report, error) {
 	if err != nil {
 		return report.Report{}, err
 	}
+	return o.measure(ctx, phases)
+}
+
+func (o *Options) measure(ctx context.Context, phases []Phase) (report.Report, error) {
 	found := report.Report{Machine: machine(), Scale: o.Scale}
 	for _, phase := range phases {
 		found.Phases = append(found.Phases, report.Title{Name: phase.Name, About: phase.About})
@@ -149,7 +153,7 @@ func Run(ctx context.Context, o Options) (report.Report, error) {
 			}
 		}
 	}
-	return found, failed
+	return found, errors.Join(failed, ctx.Err())
 }
 
 func (o *Options) runOne(ctx context.Context, round int, phase Phase, s system.System) report.Result {

