@@ -135,8 +135,10 @@ func (o *Options) measure(ctx context.Context, phases []Phase) (report.Report, e
 	for _, phase := range phases {
 		found.Phases = append(found.Phases, report.Title{Name: phase.Name, About: phase.About})
 	}
-	for _, s := range systems(phases) {
-		found.Systems = append(found.Systems, report.Title{Name: s.Name(), About: s.About()})
+	for _, s := range systems(slices.Concat(Phases(), phases)) { // in the same order whatever was chosen
+		if slices.ContainsFunc(systems(phases), func(chosen system.System) bool { return chosen.Name() == s.Name() }) {
+			found.Systems = append(found.Systems, report.Title{Name: s.Name(), About: s.About()})
+		}
 	}
 	var failed error
 	for round := range o.Rounds {

@@ -133,6 +133,29 @@ type named struct {
 
 func (n named) Name() string { return n.name }
 
+func TestSystemsHaveOneOrder(t *testing.T) {
+	o := Options{Phases: []string{"publish", "unicast"}, Out: &bytes.Buffer{}}
+	phases, err := o.phases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := o.measure(t.Context(), phases) // no rounds
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, s := range found.Systems {
+		names = append(names, s.Name)
+	}
+	var want []string
+	for _, s := range systems(Phases()) {
+		want = append(want, s.Name())
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("%v, want %v", names, want)
+	}
+}
+
 func TestScaleMakesPhasesSmallerAndShorter(t *testing.T) {
 	r := &run{Options: &Options{Scale: 0.05}}
 	if r.scaled(2000) != 100 || r.scaled(10) != 1 || r.length() != length/20 || r.scaledTime(time.Minute) != 3*time.Second {

@@ -1,6 +1,9 @@
 package report
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // kind is what a metric is, and so which way is better.
 type kind int
@@ -68,6 +71,9 @@ func place(name string) int {
 func about(name string) metric {
 	if at := place(name); at < len(known) {
 		return known[at]
+	}
+	if of, ok := strings.CutPrefix(name, "cpu_us_per_"); ok { // what, and of which process
+		return metric{name: name, label: "CPU µs a " + of, kind: cost}
 	}
 	return metric{name: name, label: name}
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/carillon-rt/carillon/services/bench/capacity"
@@ -29,6 +30,11 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/presence/view"
 )
+
+// The NATS server leaves one behind that tells it the time.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+}
 
 // BenchmarkCapacity takes what something costs at a tenth, which foretells what all of it
 // costs within a fifth. Memory is live bytes of the heap, since how much garbage stands beside it is chance.
@@ -246,6 +252,7 @@ func get(b *testing.B, url string) string {
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer http.DefaultClient.CloseIdleConnections()
 	defer response.Body.Close()
 	page, err := io.ReadAll(response.Body)
 	if err != nil || response.StatusCode != http.StatusOK {
