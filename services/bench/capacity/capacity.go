@@ -27,10 +27,13 @@ type Costs struct {
 	Publish time.Duration
 	// Of NATS: a message stored and sent to one edge; stored once more, by a replica;
 	// sent to one edge more; a channel with listeners in each server, and that it gets
-	// or loses them; a look at the head of a channel.
+	// or loses them.
 	Store, Replica, Send time.Duration
 	InterestBytes        float64
-	Interest, Head       time.Duration
+	Interest             time.Duration
+	// Of an edge and NATS together: to ask whether a channel has anything new, and to
+	// pass over something that is (ADR 0015).
+	Head, New time.Duration
 }
 
 // Load is who is there, and what they do.
@@ -56,7 +59,7 @@ type Machines struct {
 	// EdgeConnections is the most that one edge is to take: who is lost with it must
 	// come back elsewhere.
 	EdgeConnections float64
-	// HeadsEvery is the time between looks at the heads of channels with listeners.
+	// HeadsEvery is how often an edge makes sure that it has missed nothing.
 	HeadsEvery time.Duration
 }
 
@@ -65,13 +68,14 @@ type Needs struct {
 	// Messages are stored, Deliveries leave the edges, Sends go from NATS to edges, each
 	// a second.
 	Messages, Deliveries, Sends float64
-	// Channels have listeners.
-	Channels float64
+	// Channels have listeners, and are Heard: once for each edge where they have them.
+	Channels, Heard float64
 
 	EdgesByConnections, EdgesByMemory, EdgesByCPU float64
 	PublishCores, PresenceCores                   float64 // of one replica of presence
 	PresenceBytes                                 float64 // of one replica
-	NATSCores, HeadCores                          float64 // of all servers; HeadCores come on top while every channel is looked at
+	NATSCores                                     float64 // of all servers
+	HeadCores                                     float64 // of all edges and servers, on top
 	InterestBytes, InterestCores                  float64 // of each server
 	Partitions                                    float64
 	// DeliveryBits leave the edges a second; RouteBits go between NATS servers at most,
@@ -96,7 +100,7 @@ func Plan(c Costs, l Load, m Machines) Needs {
 	// A member of a room is on any edge, so a room has listeners on as many as it can.
 	edges := math.Ceil(n.EdgesByConnections)
 	hearing := min(edges, l.RoomSize)
-	n.Sends = inboxes + roomMessages*hearing
+	n.Sends, n.Heard = inboxes+roomMessages*hearing, l.Connections+rooms*hearing
 
 	usable, cores := m.Bytes*m.Busy, m.Cores*m.Busy
 	n.EdgesByMemory = (l.Connections*(c.ConnectionBytes+c.ChannelBytes) + rooms*hearing*c.ChannelBytes) / usable
@@ -109,7 +113,7 @@ func Plan(c Costs, l Load, m Machines) Needs {
 	n.NATSCores = n.Messages*(c.Store.Seconds()+(m.Replicas-1)*c.Replica.Seconds()) + (n.Sends-n.Messages)*c.Send.Seconds()
 	n.InterestBytes = n.Channels * c.InterestBytes
 	n.InterestCores = 2 * coming * c.Interest.Seconds()
-	n.HeadCores = (l.Connections + rooms*hearing) / m.HeadsEvery.Seconds() * c.Head.Seconds()
+	n.HeadCores = edges * heads(c, m.HeadsEvery.Seconds(), n, edges)
 	n.Partitions = math.Ceil(n.Messages / m.PartitionRate)
 
 	n.DeliveryBits = 8 * n.Deliveries * l.MessageBytes
@@ -119,6 +123,15 @@ func Plan(c Costs, l Load, m Machines) Needs {
 		n.Return = time.Duration(m.EdgeConnections * c.EdgeConnect.Seconds() / spare * float64(time.Second))
 	}
 	return n
+}
+
+// heads are the cores with which one edge makes sure that it has missed nothing: by
+// passing over everything that is new, or by asking of each of its channels and passing
+// over what is new in those, whichever is cheaper.
+func heads(c Costs, every float64, n Needs, edges float64) float64 {
+	all := every * n.Messages * c.New.Seconds()
+	asked := n.Heard/edges*c.Head.Seconds() + every*n.Sends/edges*c.New.Seconds()
+	return min(all, asked) / every
 }
 
 // Edges is how many there must be, one to spare included.
@@ -141,7 +154,7 @@ func Walls(c Costs, l Load, m Machines) []Wall {
 	walls := []Wall{
 		{"Memory of a NATS server: each knows every channel that has listeners", l.Connections * usable / n.InterestBytes, "larger servers; several systems, each with its users"},
 		{"CPU of a NATS server: each hears of every channel that gets or loses listeners", l.Connections * cores / n.InterestCores, "several systems, each with its users; clients that stay"},
-		{"CPU of heads, as long as every channel is looked at, in one partition", l.Connections * cores / n.HeadCores, "partitions, whose leaders are on different servers; looking only where something has changed"},
+		{"CPU of making sure that nothing was missed, all of it in one partition", l.Connections * cores / n.HeadCores, "partitions, whose leaders are on different servers"},
 		{"Memory of a presence replica: each holds every member", l.Connections * usable / n.PresenceBytes, "presence only in namespaces that show it; larger machines"},
 		{"CPU of a presence replica: each hears of everybody who comes and goes", l.Connections * cores / n.PresenceCores, "presence only in namespaces that show it; clients that stay"},
 		{"Messages of one partition", l.Connections * m.PartitionRate / n.Messages, "partitions"},

@@ -37,7 +37,8 @@ func TestThePageHasWhatTheArithmeticSays(t *testing.T) {
 var round = capacity.Costs{
 	ConnectionBytes: 9000, ChannelBytes: 1000, EdgeConnect: time.Millisecond, EdgeMessage: 100 * time.Microsecond, Delivery: 10 * time.Microsecond,
 	PresenceConnect: 80 * time.Microsecond, Join: 60 * time.Microsecond, MemberBytes: 400, Publish: 200 * time.Microsecond,
-	Store: 100 * time.Microsecond, Replica: 50 * time.Microsecond, Send: 10 * time.Microsecond, InterestBytes: 500, Interest: 10 * time.Microsecond, Head: 10 * time.Microsecond,
+	Store: 100 * time.Microsecond, Replica: 50 * time.Microsecond, Send: 10 * time.Microsecond, InterestBytes: 500, Interest: 10 * time.Microsecond,
+	Head: time.Microsecond, New: 10 * time.Microsecond,
 }
 
 // A million connections: 1,000 rooms; 10,000 messages a second to inboxes and 1,000 to
@@ -55,6 +56,9 @@ func TestPlanIsWhatOneDoesByHand(t *testing.T) {
 	t.Parallel()
 	load, machines := byHand()
 	n := capacity.Plan(round, load, machines)
+	costs := round
+	costs.Head = 10 * time.Microsecond
+	dear := capacity.Plan(costs, load, machines)
 	for _, test := range []struct {
 		what      string
 		got, want float64
@@ -71,7 +75,8 @@ func TestPlanIsWhatOneDoesByHand(t *testing.T) {
 		{"presence CPU", n.PresenceCores, 0.2},
 		{"presence memory", n.PresenceBytes, 4e8},
 		{"NATS CPU", n.NATSCores, 11_000*200e-6 + 9000*10e-6},
-		{"heads", n.HeadCores, 1_010_000 / 2 * 10e-6},
+		{"heads", n.HeadCores, 10 * (101_000*1e-6 + 2*2000*10e-6) / 2},
+		{"heads, if asking is dear", dear.HeadCores, 10 * 2 * 11_000 * 10e-6 / 2},
 		{"interest memory", n.InterestBytes, 1_001_000 * 500},
 		{"interest CPU", n.InterestCores, 0.02},
 		{"partitions", n.Partitions, 3},

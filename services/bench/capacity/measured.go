@@ -19,7 +19,8 @@ var Measured = Costs{
 	Send:            5 * time.Microsecond,   // not measured: a message to one more client connection
 	InterestBytes:   700,                    // make capacity
 	Interest:        5 * time.Microsecond,   // make capacity
-	Head:            7 * time.Microsecond,   // 1,000 at a time take 1 to 14 ms
+	Head:            1100 * time.Nanosecond, // ADR 0015
+	New:             9 * time.Microsecond,   // ADR 0015
 }
 
 // Usual is a load to plan with: an inbox and a room of a thousand each.
