@@ -233,7 +233,7 @@ func TestHandshakesRefusedOverHTTP(t *testing.T) {
 		status int
 		body   string
 	}{
-		{"no upgrade", http.Header{}, http.StatusUpgradeRequired, "this is for WebSockets"},
+		{"no upgrade", http.Header{}, http.StatusUpgradeRequired, "WebSocket protocol violation"},
 		{
 			"unknown subprotocols",
 			http.Header{"Sec-Websocket-Protocol": {"graphql-ws, mqtt"}},

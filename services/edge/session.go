@@ -109,10 +109,10 @@ func (s *session) run() {
 
 // leaveAll leaves every channel, when reading has ended with an error.
 func (s *session) leaveAll(err error) {
-	s.socket.CloseNow()
+	byServer := s.ended.Swap(true) // then the client's close frame is but the answer
+	s.socket.End(err)
 	<-s.socket.Done()
 
-	byServer := s.ended.Swap(true) // then the client's close frame is but the answer
 	s.mu.Lock()
 	for s.working {
 		s.wait()

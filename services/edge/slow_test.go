@@ -47,9 +47,11 @@ func TestSlowConsumer(t *testing.T) {
 			watcher.follow(2, string(name))
 			slow.follow(2, string(name))
 			slow.follow(3, "chat.calm")
+			watcher.follow(3, "chat.calm")
 			stored := w.stall(t, watcher, name)
 			last := stored[len(stored)-1]
 			calm := w.publish(t, "chat.calm", `1`)
+			watcher.hear("message") // so it has been queued for who came before
 
 			sent := 0
 			next := slow.next()

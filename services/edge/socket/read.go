@@ -201,7 +201,7 @@ func (s *Socket) control(what event) error {
 	payload := s.in.control
 	s.in.control = nil
 	if what == closing {
-		return s.answer(payload)
+		return receivedOf(payload)
 	}
 	if wanted := s.options.OnControl(len(payload)); wanted && what == ping {
 		_ = s.Send(control(opcodePong, payload))
@@ -209,21 +209,31 @@ func (s *Socket) control(what event) error {
 	return nil
 }
 
-// received is the error of Read when the client has closed, with its code.
-type received CloseCode
-
-func (r received) Error() string {
-	return fmt.Sprintf("socket: the client has closed with %d", CloseCode(r))
+// received is the error of Read when the client has closed.
+type received struct {
+	code   CloseCode
+	reason string
 }
 
-// answer answers a close frame, if it is not an answer itself (RFC 6455, 5.5.1).
-func (s *Socket) answer(payload []byte) error {
-	code, reason := closeNoStatus, ""
-	if len(payload) > 0 {
-		code, reason = CloseCode(binary.BigEndian.Uint16(payload)), string(payload[2:])
+func (r received) Error() string {
+	return fmt.Sprintf("socket: the client has closed with %d", r.code)
+}
+
+func receivedOf(payload []byte) received {
+	if len(payload) == 0 {
+		return received{code: closeNoStatus}
 	}
-	s.Close(nil, code, reason, true)
-	return received(code)
+	return received{CloseCode(binary.BigEndian.Uint16(payload)), string(payload[2:])}
+}
+
+// End ends the connection when Read has failed: if a close frame of the client is why, with
+// the answer to it (RFC 6455, 5.5.1), else without a word; unless Close has been called.
+func (s *Socket) End(err error) {
+	if r, ok := errors.AsType[received](err); ok {
+		s.Close(nil, r.code, r.reason, true)
+	} else {
+		s.CloseNow()
+	}
 }
 
 // Received returns the code of the close frame that the client sent, from the error
@@ -233,5 +243,5 @@ func Received(err error) (code CloseCode, ok bool) {
 	if !ok {
 		return -1, false
 	}
-	return CloseCode(r), true
+	return r.code, true
 }

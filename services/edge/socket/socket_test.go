@@ -111,7 +111,7 @@ func (srv *server) readAll(s *socket.Socket) <-chan error {
 		for {
 			var b bytes.Buffer
 			if _, err := srv.read(s, &b); err != nil {
-				s.CloseNow()
+				s.End(err)
 				ended <- err
 				return
 			}
