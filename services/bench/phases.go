@@ -132,7 +132,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 func connectStorm(ctx context.Context, r *run) error {
-	s, err := r.set(ctx, system.Options{}, 1)
+	s, err := r.set(ctx, system.Options{SharedOnly: true}, 1)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (s *stage) deliveries(do func() error) error {
 func fanOutAtRate(ctx context.Context, r *run) error {
 	const rate = 20
 	recipients := r.scaled(1000)
-	s, err := r.set(ctx, system.Options{}, 10*rate*int((warmUp+length)/time.Second))
+	s, err := r.set(ctx, system.Options{SharedOnly: true}, 10*rate*int((warmUp+length)/time.Second))
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func fanOutAtRate(ctx context.Context, r *run) error {
 
 func flatOut(clients, window int) func(context.Context, *run) error {
 	return func(ctx context.Context, r *run) error {
-		s, err := r.set(ctx, system.Options{}, 1_000_000)
+		s, err := r.set(ctx, system.Options{SharedOnly: true}, 1_000_000)
 		if err != nil {
 			return err
 		}

@@ -53,7 +53,10 @@ namespaces:
   - name: news
     history: {max_messages: 1000, max_age: 24h, max_bytes: 1GiB}
     rules: [{channel: "news.{rest...}", subscribe: "true"}]
-  - name: user
+`
+
+// carillonInboxes makes every client hear a channel of its own, asked or not.
+const carillonInboxes = `  - name: user
     history: {max_messages: 1000, max_age: 24h, max_bytes: 1GiB}
     rules: [{channel: "user.{id}", subscribe: "id == user"}]
 `
@@ -83,7 +86,11 @@ func (Carillon) Start(ctx context.Context, o Options) (Server, error) {
 func (c *carillon) start(ctx context.Context, o Options) error {
 	file := filepath.Join(o.Dir, "carillon.yaml")
 	err1 := writeKey(c.key)
-	err2 := os.WriteFile(file, fmt.Appendf(nil, carillonConfig, c.key), 0o600)
+	text := fmt.Sprintf(carillonConfig, c.key)
+	if !o.SharedOnly {
+		text += carillonInboxes
+	}
+	err2 := os.WriteFile(file, []byte(text), 0o600)
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}

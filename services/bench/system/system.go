@@ -40,6 +40,8 @@ type Options struct {
 	// Edges, if not 0, is the number of Carillon's edges, and every role and NATS is a
 	// process of its own; 0: one process with everything.
 	Edges int
+	// SharedOnly is for clients that hear no channel of their own.
+	SharedOnly bool
 	// Quiet servers do not ping their clients.
 	Quiet bool
 	// Profile has Carillon serve profiles at its ops address.
