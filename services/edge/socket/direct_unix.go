@@ -2,35 +2,21 @@
 
 package socket
 
-import (
-	"sync"
-	"syscall"
-)
+import "syscall"
 
-// trial is a write that waits for nothing.
-type trial struct {
-	bytes []byte
-	n     int
-	once  func(fd uintptr) bool // made once, so that a trial allocates nothing
+// fdOf returns the file descriptor of a connection.
+func fdOf(conn syscall.RawConn) int32 {
+	fd := noFD
+	if conn != nil {
+		_ = conn.Control(func(of uintptr) { fd = int32(of) }) // fails only where it is closed
+	}
+	return fd
 }
 
-var trials = sync.Pool{New: func() any {
-	a := &trial{}
-	a.once = func(fd uintptr) bool {
-		a.n, _ = syscall.Write(int(fd), a.bytes)
-		return true // else the runtime would wait until more can be written
-	}
-	return a
-}}
-
 // writeNow writes what the system takes at once, and returns how much that was: nothing
-// too where the connection is broken, which the next write that waits finds out.
-func writeNow(conn syscall.RawConn, bytes []byte) int {
-	a, _ := trials.Get().(*trial) // the pool holds nothing else
-	a.bytes, a.n = bytes, 0
-	_ = conn.Write(a.once)
-	n := a.n
-	a.bytes = nil
-	trials.Put(a)
+// too where the connection is broken, which the next write that waits finds out. Past the
+// locks and the poller of package net, which are for those that wait.
+func writeNow(fd int32, bytes []byte) int {
+	n, _ := syscall.Write(int(fd), bytes) // Go has made it non-blocking
 	return max(0, n)
 }

@@ -18,14 +18,28 @@ func (s *Socket) SendWithin(f Frame, bytes int) error {
 	if s.ending != nil {
 		return net.ErrClosed
 	}
-	if s.bytes == 0 && !s.corked {
-		if rest, begun := s.wire.writeNow(f); begun {
-			s.bytes = rest
-			s.startWriting()
-			return nil
-		}
+	if s.corked || !s.sendNow(f) {
+		return s.push(f, bytes)
 	}
-	return s.push(f, bytes)
+	return nil
+}
+
+// sendNow writes what the system takes of a frame at once, unless something waits or is
+// being written; it tells whether it has begun with it. The rest goes before all else. The
+// caller holds mu, and the socket is not ending: nobody closes the connection before.
+func (s *Socket) sendNow(f Frame) bool {
+	if s.fd == noFD || s.bytes > 0 {
+		return false
+	}
+	n := writeNow(s.fd, f)
+	if n == 0 {
+		return false
+	}
+	if n < len(f) {
+		s.rest, s.bytes = f[n:], len(f)-n
+		s.startWriting()
+	}
+	return true
 }
 
 // Queue is Send of one of many frames: it only queues, so that they leave together.
@@ -114,6 +128,9 @@ func (s *Socket) Uncork(first Frame) {
 	if s.ending != nil {
 		return
 	}
+	if s.sendNow(first) {
+		return
+	}
 	s.queue = append(net.Buffers{first}, s.queue...)
 	s.bytes += len(first)
 	s.startWriting()
@@ -125,8 +142,11 @@ func (s *Socket) write() {
 	for {
 		s.mu.Lock()
 		batch, size, end := s.queue, s.bytes, s.ending
-		s.queue = nil
-		if len(batch) == 0 && (size == 0 || end != nil) { // the end writes what is left of a frame
+		if s.rest != nil {
+			batch = append(net.Buffers{s.rest}, batch...)
+		}
+		s.queue, s.rest = nil, nil
+		if len(batch) == 0 {
 			s.writing = end != nil // the last writer stays the last
 			s.mu.Unlock()
 			if end != nil {
@@ -136,7 +156,7 @@ func (s *Socket) write() {
 		}
 		s.mu.Unlock()
 
-		err := s.wire.writeAll(&batch)
+		err := s.wire.writeAll(batch)
 		s.mu.Lock()
 		s.bytes -= size
 		if s.room != nil {

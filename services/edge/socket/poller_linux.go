@@ -127,12 +127,6 @@ func (p *Poller) wake(s *Socket) {
 	}
 }
 
-// fdOf returns the file descriptor of a connection; 0 if it is closed.
-func fdOf(raw syscall.RawConn) (fd int32) {
-	_ = raw.Control(func(of uintptr) { fd = int32(of) })
-	return fd
-}
-
 // attempt is a read of a raw connection.
 type attempt struct {
 	wait bool

@@ -20,8 +20,6 @@ func (p *Poller) park(*Socket) bool { return false }
 
 func (p *Poller) wake(*Socket) {}
 
-func fdOf(syscall.RawConn) int32 { return 0 }
-
 type attempt struct{}
 
 func (a attempt) receive(syscall.RawConn, bool) (int, error) { return 0, errors.ErrUnsupported }

@@ -44,10 +44,10 @@ type reader struct {
 	until      int64 // Unix nanoseconds at which a wait ends; 0: none does
 }
 
-func (r *reader) init(plain syscall.RawConn, ahead []byte, options Options) {
+func (r *reader) init(plain syscall.RawConn, fd int32, ahead []byte, options Options) {
 	r.maxMessageBytes, r.unread = uint64(options.MaxMessageBytes), ahead
-	if options.Poller != nil && plain != nil {
-		r.raw, r.fd = plain, fdOf(plain)
+	if options.Poller != nil && fd != noFD {
+		r.raw, r.fd = plain, fd
 	}
 }
 

@@ -48,22 +48,29 @@ type Options struct {
 // Socket is a server's end of a WebSocket. Read and Await are for one goroutine at a time,
 // everything else for any.
 type Socket struct {
+	// What most frames touch stands together.
+	mu       sync.Mutex
+	ending   *ending // set once: nothing more is queued. Nothing closes the connection before
+	bytes    int     // of the queue, of the rest and of what is being written
+	fd       int32   // for writing at once; noFD: everything goes through the queue
+	corked   bool    // frames wait for Uncork
+	writing  bool    // a writer goroutine is at work
+	deaf     bool    // nothing more is read
+	released bool    // the connection is closed
+
+	options Options
 	wire    wire
 	in      reader
-	options Options
 
-	mu       sync.Mutex
+	rest     Frame         // of one that was written in part: it goes before all else
 	queue    net.Buffers   // frames that wait; nil while there are none
-	bytes    int           // of the queue and of what is being written
-	corked   bool          // frames wait for Uncork
-	writing  bool          // a writer goroutine is at work
-	deaf     bool          // nothing more is read
-	released bool          // the connection is closed
-	ending   *ending       // set once: nothing more is queued
 	room     chan struct{} // closed when something has been written; nil while nobody waits
 	deafened chan struct{} // closed with deaf; nil while nobody waits
 	done     chan struct{} // closed with released; nil while nobody waits
 }
+
+// noFD stands for no file descriptor.
+const noFD int32 = -1
 
 type ending struct {
 	code     CloseCode // 0: without a word
@@ -81,8 +88,9 @@ func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, e
 	if err != nil {
 		return nil, fmt.Errorf("accept: %w", err)
 	}
-	s := &Socket{wire: wire{Conn: conn, plain: plainOf(conn)}, options: options}
-	s.in.init(s.wire.plain, ahead, options)
+	plain := plainOf(conn)
+	s := &Socket{wire: wire{Conn: conn}, fd: fdOf(plain), options: options}
+	s.in.init(plain, s.fd, ahead, options)
 	return s, nil
 }
 
@@ -95,7 +103,7 @@ func (s *Socket) finish(end ending) {
 			s.deafen()
 		})
 		defer late.Stop()
-		if s.wire.writeClose(closeFrame(end.code, end.reason)) == nil {
+		if s.wire.writeAll(net.Buffers{closeFrame(end.code, end.reason)}) == nil {
 			s.awaitDeaf()
 		}
 		s.wire.hangUp()

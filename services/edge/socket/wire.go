@@ -3,28 +3,22 @@ package socket
 import (
 	"io"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// wire is the connection below a WebSocket. Frames pass through it whole, one writer at a
-// time. After a close frame it lets no other frame through (RFC 6455, 5.5.1).
+// wire is the connection below a WebSocket. One goroutine at a time writes.
 type wire struct {
 	net.Conn
-	plain syscall.RawConn // nil where what is written is not what the system sends
 
 	ending atomic.Bool // Socket.Close has been called
 	broken atomic.Bool // the client has broken the rules: nothing more is read
-
-	mu     sync.Mutex
-	closed bool  // a close frame has been written
-	rest   Frame // what writeNow left of a frame: it goes before all else
 }
 
-// plainOf returns nil for all but the system's own connections.
+// plainOf returns nil for all but the system's own connections, which write what they are
+// given as it is.
 func plainOf(conn net.Conn) syscall.RawConn {
 	var raw syscall.RawConn
 	switch c := conn.(type) {
@@ -56,51 +50,14 @@ func (w *wire) hangUp() {
 	_ = w.Conn.Close()
 }
 
-// writeClose writes a close frame, the last of all.
-func (w *wire) writeClose(frame Frame) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return net.ErrClosed
-	}
-	w.closed = true
-	_, err := w.Conn.Write(slices.Concat(w.rest, frame))
-	return err
-}
-
-// writeNow writes as much of a frame of ours as goes without waiting for anything, and
-// tells whether any: then the rest, so many bytes, goes before all other frames.
-func (w *wire) writeNow(frame Frame) (rest int, begun bool) {
-	if w.plain == nil || !w.mu.TryLock() {
-		return 0, false
-	}
-	defer w.mu.Unlock()
-	if w.closed || w.rest != nil {
-		return 0, false
-	}
-	n := writeNow(w.plain, frame)
-	if 0 < n && n < len(frame) {
-		w.rest = frame[n:]
-	}
-	return len(frame) - n, n > 0
-}
-
-// writeAll writes whole frames of ours in as few goes as the connection allows.
-func (w *wire) writeAll(frames *net.Buffers) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return net.ErrClosed
-	}
-	if w.rest != nil {
-		*frames = append(net.Buffers{w.rest}, *frames...)
-		w.rest = nil
-	}
-	if w.plain != nil { // one system call
+// writeAll writes frames in as few goes as the connection allows.
+func (w *wire) writeAll(frames net.Buffers) error {
+	switch w.Conn.(type) {
+	case *net.TCPConn, *net.UnixConn: // one system call
 		_, err := frames.WriteTo(w.Conn)
 		return err
 	}
-	return writeBatches(w.Conn, *frames)
+	return writeBatches(w.Conn, frames)
 }
 
 // batchBytes is what a TLS record holds (RFC 8446, 5.1).
