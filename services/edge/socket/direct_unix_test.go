@@ -4,6 +4,7 @@ package socket_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"io"
 	"net"
@@ -100,6 +101,42 @@ func TestAFrameThatWentInPartIsNotCutInTwo(t *testing.T) {
 	}
 	if opcode, _ := nextFrame(t, r); opcode != pongFrame {
 		t.Errorf("a frame %x", opcode)
+	}
+	if err := s.WaitBelow(t.Context(), 1); err != nil {
+		t.Errorf("not everything is accounted for: %v", err)
+	}
+	s.CloseNow()
+	<-ended
+}
+
+// What waits for its first frame waits, also where somebody writes when it comes.
+func TestACorkHoldsWhoWrites(t *testing.T) {
+	t.Parallel()
+	s, _, r, srv := bare(t, 1<<30)
+	ended := srv.readAll(s)
+	if err := s.Send(text(oversize)); err != nil {
+		t.Fatal(err)
+	}
+	s.Cork()
+	if err := s.Send(text("behind")); err != nil {
+		t.Fatal(err)
+	}
+	whole := make(chan struct{})
+	go func() {
+		defer close(whole)
+		_, _ = io.CopyN(io.Discard, r, int64(len(text(oversize))))
+	}()
+	soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if s.WaitBelow(soon, 1) == nil {
+		t.Error("it has gone")
+	}
+	s.Uncork(text("first"))
+	<-whole
+	for _, want := range []string{"first", "behind"} {
+		if _, payload := nextFrame(t, r); string(payload) != want {
+			t.Errorf("%q, want %q", payload, want)
+		}
 	}
 	if err := s.WaitBelow(t.Context(), 1); err != nil {
 		t.Errorf("not everything is accounted for: %v", err)

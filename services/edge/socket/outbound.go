@@ -141,6 +141,11 @@ func (s *Socket) Uncork(first Frame) {
 func (s *Socket) write() {
 	for {
 		s.mu.Lock()
+		if s.corked && s.ending == nil {
+			s.writing = false // Uncork begins anew
+			s.mu.Unlock()
+			return
+		}
 		batch, size, end := s.queue, s.bytes, s.ending
 		if s.rest != nil {
 			batch = append(net.Buffers{s.rest}, batch...)
