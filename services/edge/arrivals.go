@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/carillon-rt/carillon/services/edge/socket"
 )
 
 // handshakes are the connections that have not said connect: while they shake hands,
@@ -24,10 +26,21 @@ type handshakes struct {
 
 // arrival is a connection in handshakes.
 type arrival struct {
-	conn  net.Conn
-	peer  netip.Addr
-	inAll *list.Element // nil once it has ended
-	inOwn *list.Element
+	conn   net.Conn
+	peer   netip.Addr
+	inAll  *list.Element // nil once it has ended
+	inOwn  *list.Element
+	socket *socket.Socket // that it has become; nil before
+}
+
+// close ends the connection without a word, and its reader learns it. The caller holds
+// handshakes.mu.
+func (a *arrival) close() {
+	if a.socket != nil { // its reader may be the poller, whom the system does not tell
+		a.socket.Cut()
+		return
+	}
+	_ = a.conn.Close()
 }
 
 func (h *handshakes) init(most int) {
@@ -53,7 +66,7 @@ func (h *handshakes) begin(conn net.Conn) (_ *arrival, closed bool) {
 		}
 		victim, _ := victims.Front().Value.(*arrival)
 		h.remove(victim)
-		_ = victim.conn.Close() // its reader learns it
+		victim.close()
 		closed = true
 		own, known = h.own[a.peer]
 	}
@@ -64,6 +77,16 @@ func (h *handshakes) begin(conn net.Conn) (_ *arrival, closed bool) {
 	a.inAll, a.inOwn = h.all.PushBack(a), own.PushBack(a)
 	h.arrivals[conn] = a
 	return a, closed
+}
+
+// upgraded notes what a connection has become; nil is fine.
+func (h *handshakes) upgraded(a *arrival, to *socket.Socket) {
+	if a == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a.socket = to
 }
 
 // end lets a connection go on, or go; nil and one that has ended are fine.

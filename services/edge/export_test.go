@@ -34,6 +34,9 @@ func (e *Edge) Paused() bool {
 	return false
 }
 
+// Sessions is how many there are.
+func (e *Edge) Sessions() int { return len(e.all()) }
+
 // Handshakes is how many connections have not said connect.
 func (e *Edge) Handshakes() int {
 	e.gate.handshakes.mu.Lock()

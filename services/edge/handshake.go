@@ -55,6 +55,7 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		s.debug("handshake refused", "error", err)
 		return
 	}
+	e.gate.handshakes.upgraded(s.visit.arrival, s.socket)
 	if refusal == nil {
 		refusal = e.admit(s, countedAs(from))
 	}

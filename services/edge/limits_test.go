@@ -576,6 +576,24 @@ func TestHandshakesInProgress(t *testing.T) {
 	}
 }
 
+// One that has to go ends, also if nobody reads it: it has been silent since the upgrade.
+func TestASilentSessionThatHasToGoEnds(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(o *edge.Options) { o.Limits.MaxHandshakes, o.Limits.ConnectTimeout = 1, time.Hour })
+	w.dial(t, nil)
+	for w.edge.Sessions() != 1 {
+		<-time.After(time.Millisecond)
+	}
+	<-time.After(400 * time.Millisecond) // a reader goes after 250
+	w.silent(t, "127.0.0.1")
+	for deadline := time.Now().Add(10 * time.Second); w.edge.Sessions() != 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the session goes on")
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
 // An address that fills the place cannot have those of others closed.
 func TestACrowdClosesItsOwn(t *testing.T) {
 	t.Parallel()

@@ -75,12 +75,15 @@ func (p *Poller) run() {
 // park waits for a socket in its reader's place; false if the system does not.
 func (p *Poller) park(s *Socket) bool {
 	fd := s.in.fd
-	p.mu.Lock()
+	p.mu.Lock() // to the end: who is resumed must not find half of this still to be done
+	defer p.mu.Unlock()
 	for int(fd) >= len(p.waiting) {
 		p.waiting = append(p.waiting, nil)
 	}
+	if earlier := p.waiting[fd]; earlier != nil { // it has been closed, and nobody has woken it yet
+		earlier.options.Go(earlier.options.Resume)
+	}
 	p.waiting[fd] = s
-	p.mu.Unlock()
 	operation := unix.EPOLL_CTL_ADD
 	if s.in.registered {
 		operation = unix.EPOLL_CTL_MOD
@@ -92,10 +95,11 @@ func (p *Poller) park(s *Socket) bool {
 		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(fd)}
 		refused = unix.EpollCtl(p.epoll, operation, int(fd), &event)
 	})
-	if err == nil && refused == nil {
-		return true
+	if err != nil || refused != nil {
+		p.waiting[fd] = nil
+		return false
 	}
-	return !p.takeOf(fd, s) // then it was woken all the same
+	return true
 }
 
 // take returns the socket that waits on a file descriptor, which then waits no more; nil
@@ -109,20 +113,16 @@ func (p *Poller) take(fd int32) *Socket {
 	return s
 }
 
-func (p *Poller) takeOf(fd int32, s *Socket) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if int(fd) >= len(p.waiting) || p.waiting[fd] != s {
-		return false
-	}
-	p.waiting[fd] = nil
-	return true
-}
-
 // wake resumes a socket whose connection has been closed, if it waits: the system says
 // nothing of those.
 func (p *Poller) wake(s *Socket) {
-	if p != nil && p.takeOf(s.in.fd, s) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if fd := int(s.in.fd); fd < len(p.waiting) && p.waiting[fd] == s {
+		p.waiting[fd] = nil
 		s.options.Go(s.options.Resume)
 	}
 }

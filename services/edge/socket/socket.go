@@ -99,7 +99,7 @@ func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, e
 func (s *Socket) finish(end ending) {
 	if end.code != 0 {
 		late := time.AfterFunc(time.Until(end.deadline), func() {
-			s.cut()
+			s.Cut()
 			s.deafen()
 		})
 		defer late.Stop()
@@ -132,15 +132,16 @@ func (s *Socket) awaitDeaf() {
 	<-s.deafened
 }
 
-// cut ends the connection without a word, and has its reader learn it.
-func (s *Socket) cut() {
+// Cut breaks the connection, whatever is under way, and has its reader learn it. It does
+// not block.
+func (s *Socket) Cut() {
 	s.wire.cut()
 	s.options.Poller.wake(s)
 }
 
 // release frees the connection, which ends Read and Await. It may be called again.
 func (s *Socket) release() {
-	s.cut()
+	s.Cut()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.released && s.done != nil {
