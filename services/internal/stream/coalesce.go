@@ -4,6 +4,15 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Where a paced question is asked all the time, questions are asked so often; those of a
+// client that comes alone are asked at once.
+const (
+	pace      = 5 * time.Millisecond
+	paceBurst = 8
 )
 
 // coalesced shares one question among the goroutines that ask it at once: each gets
@@ -12,6 +21,9 @@ type coalesced[T any] struct {
 	ask func(context.Context) (T, error)
 	// timeout bounds a call.
 	timeout time.Duration
+	// pacing has more join one call where many come one after the other; nil: a call
+	// follows the other at once.
+	pacing *rate.Limiter
 	// ctx ends calls when the owner closes; running lets it wait for them.
 	ctx     context.Context
 	running *sync.WaitGroup
@@ -50,11 +62,7 @@ func (c *coalesced[T]) do(ctx context.Context) (T, error) {
 
 func (c *coalesced[T]) run() {
 	for {
-		c.mu.Lock()
-		q := c.next
-		c.next = nil
-		c.busy = q != nil
-		c.mu.Unlock()
+		q := c.take()
 		if q == nil {
 			return
 		}
@@ -63,4 +71,21 @@ func (c *coalesced[T]) run() {
 		cancel()
 		close(q.answered)
 	}
+}
+
+// take takes the question that is to be asked now; nil: nobody asks.
+func (c *coalesced[T]) take() *question[T] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy = c.next != nil; !c.busy {
+		return nil
+	}
+	if c.pacing != nil {
+		c.mu.Unlock()
+		_ = c.pacing.Wait(c.ctx) // when the owner closes it is asked at once, in vain
+		c.mu.Lock()
+	}
+	q := c.next
+	c.next = nil
+	return q
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/message"
@@ -77,6 +78,7 @@ func newGroup(s *Store, ns *namespace.Namespace) *group {
 		p.bounds = shared(s, func(ctx context.Context) (message.Bounds, error) {
 			return s.look(ctx, s.subscriber.nc, p)
 		})
+		p.bounds.pacing = rate.NewLimiter(rate.Every(pace), paceBurst)
 		p.renewal = shared(s, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, s.renew(ctx, p)
 		})

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,6 +73,9 @@ type readQueue struct {
 	// size of what was read last.
 	head         message.Offset
 	messageBytes int
+	// spent is what fetches have cost since the last range read, as of spentAt.
+	spent   time.Duration
+	spentAt time.Time
 	// window is what range reads have brought lately; nil if nothing, and while one uses
 	// it. Keeping it takes one of Store.windows.
 	window  *window
@@ -215,7 +219,7 @@ func (q *readQueue) next() *job {
 		return q.end()
 	}
 	if c := q.pop(&q.single); c != nil {
-		return q.take(c)
+		return q.toFetch(c)
 	}
 	if q.ranging {
 		return q.end()
@@ -225,7 +229,7 @@ func (q *readQueue) next() *job {
 		return &job{}
 	}
 	if c := q.pop(&q.ready); c != nil {
-		return q.take(c)
+		return q.toFetch(c)
 	}
 	return q.end()
 }
@@ -252,6 +256,21 @@ func (q *readQueue) pop(list *[]*readers) *readers {
 		delete(q.channels, c.name)
 	}
 	return nil
+}
+
+// toFetch takes what waits for a channel and is to be served by a fetch. The caller holds
+// q.mu.
+func (q *readQueue) toFetch(c *readers) *job {
+	now := time.Now()
+	q.spent = q.lately(now) + fetchCost + time.Duration(q.distance(c))*lookCost
+	q.spentAt = now
+	return q.take(c)
+}
+
+// lately is what fetches have cost since the last range read, of which half is forgotten
+// with each windowLinger. The caller holds q.mu.
+func (q *readQueue) lately(now time.Time) time.Duration {
+	return time.Duration(float64(q.spent) * math.Exp2(-float64(now.Sub(q.spentAt))/float64(windowLinger)))
 }
 
 // take takes what waits for a channel. The caller holds q.mu.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -358,9 +359,14 @@ func TestWhenARangeIsWorthIt(t *testing.T) {
 		behind   map[message.Offset]int // how many channels are how far behind
 		size     int                    // of a message
 		window   *window
+		spent    time.Duration // by fetches, just now
 		farthest message.Offset
 		want     bool
 	}{
+		{name: "one, far, after many", behind: map[message.Offset]int{40_000: 1}, spent: time.Second, farthest: 40_000, want: true},
+		{name: "one, far, after some", behind: map[message.Offset]int{40_000: 1}, spent: 300 * time.Millisecond},
+		{name: "a few, far, after some", behind: map[message.Offset]int{40_000: 60}, spent: 300 * time.Millisecond, farthest: 40_000, want: true},
+		{name: "one, near, after a few", behind: map[message.Offset]int{10: 1}, spent: rangePatience},
 		{name: "nobody", behind: map[message.Offset]int{}},
 		{name: "one", behind: map[message.Offset]int{10: 1}},
 		{name: "a few, near", behind: map[message.Offset]int{20: 3}, farthest: 20, want: true},
@@ -374,7 +380,7 @@ func TestWhenARangeIsWorthIt(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			q := &readQueue{head: 1_000_000, messageBytes: max(tt.size, 1), window: tt.window}
+			q := &readQueue{head: 1_000_000, messageBytes: max(tt.size, 1), window: tt.window, spent: tt.spent, spentAt: time.Now()}
 			for distance, count := range tt.behind {
 				for range count {
 					q.ready = append(q.ready, &readers{reads: []*read{{after: q.head - distance}}})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/time/rate"
 
 	"github.com/carillon-rt/carillon/services/internal/message"
 )
@@ -187,6 +188,50 @@ func TestCoalescedAnswersOnlyWithWhatWasAskedLater(t *testing.T) {
 		running.Wait()
 		expect(3)
 		wg.Wait()
+	})
+}
+
+// Where many come one after the other, some share a call that begins later, and no call
+// began before one of them came; who comes after a pause has an answer at once.
+func TestCoalescedIsPaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var running sync.WaitGroup
+		calls := 0
+		c := &coalesced[time.Time]{
+			ctx: t.Context(), timeout: time.Minute, running: &running, pacing: rate.NewLimiter(rate.Every(pace), paceBurst),
+			ask: func(context.Context) (time.Time, error) {
+				calls++
+				return time.Now(), nil
+			},
+		}
+		ask := func() {
+			came := time.Now()
+			if began, err := c.do(t.Context()); err != nil || began.Before(came) || began.After(came.Add(pace)) {
+				t.Errorf("came at %v: an answer from %v, %v", came, began, err)
+			}
+		}
+		const span = time.Second
+		var wg sync.WaitGroup
+		for at := time.Duration(0); at < span; at += pace / 10 {
+			wg.Go(func() {
+				<-time.After(at)
+				ask()
+			})
+		}
+		wg.Wait()
+		if most := int(span/pace) + paceBurst; calls > most || calls < most/2 {
+			t.Errorf("%d calls within %v, want about %d", calls, span, most)
+		}
+		<-time.After(paceBurst * pace)
+		for range paceBurst {
+			came := time.Now()
+			ask()
+			if took := time.Since(came); took > 0 {
+				t.Errorf("after a pause it took %v", took)
+			}
+		}
+		running.Wait()
 	})
 }
 

@@ -25,6 +25,8 @@ const (
 	rangeCost   = 450 * time.Microsecond
 	messageCost = 12 * time.Microsecond // of each message that a range read brings
 	byteCost    = 2 * time.Nanosecond
+	// rangePatience is what fetches may have cost before those count that are expected still.
+	rangePatience = 20 * time.Millisecond
 	// usualBytes is the size of a message until a range has been read.
 	usualBytes = 256
 )
@@ -195,7 +197,9 @@ func (q *readQueue) distance(c *readers) message.Offset {
 }
 
 // worth tells up to which distance a range read costs less than fetches for the
-// channels that it serves, as far as is known. The caller holds q.mu.
+// channels that it serves, as far as is known. Where clients come one after the other, as
+// many are expected still as have been served lately: so what one would have done for all
+// of them never costs much more than twice as much. The caller holds q.mu.
 func (q *readQueue) worth() (farthest message.Offset, ok bool) {
 	var classes [65]struct { // by the magnitude of the distance
 		count         int
@@ -211,7 +215,8 @@ func (q *readQueue) worth() (farthest message.Offset, ok bool) {
 		class.sum += d
 		class.farthest = max(class.farthest, d)
 	}
-	var fetches, best time.Duration
+	var best time.Duration
+	fetches := max(0, q.lately(time.Now())-rangePatience)
 	for _, class := range classes {
 		if class.count == 0 {
 			continue
@@ -320,6 +325,7 @@ func (q *readQueue) beginRange(bounds message.Bounds, err error) *pass {
 		}
 		p.window, q.window = q.window, nil
 	}
+	q.spent = 0
 	ready := q.ready
 	q.ready = nil
 	for c := q.pop(&ready); c != nil; c = q.pop(&ready) {
