@@ -79,14 +79,17 @@ func (h *handshakes) begin(conn net.Conn) (_ *arrival, closed bool) {
 	return a, closed
 }
 
-// upgraded notes what a connection has become; nil is fine.
+// upgraded notes what a connection has become, which ends if the connection had to make
+// room meanwhile; nil is fine.
 func (h *handshakes) upgraded(a *arrival, to *socket.Socket) {
 	if a == nil {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	a.socket = to
+	if a.socket = to; a.inAll == nil {
+		to.Cut()
+	}
 }
 
 // end lets a connection go on, or go; nil and one that has ended are fine.

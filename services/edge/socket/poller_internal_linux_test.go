@@ -33,8 +33,9 @@ func TestWhoWasWaitedForBeforeIsResumed(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		s := &Socket{wire: wire{Conn: conn, plain: plainOf(conn)}, options: Options{Poller: p, Go: goroutines.Go, Resume: resume}}
-		s.in.init(s.wire.plain, nil, s.options)
+		plain := plainOf(conn)
+		s := &Socket{wire: wire{Conn: conn}, fd: fdOf(plain), options: Options{Poller: p, Go: goroutines.Go, Resume: resume}}
+		s.in.init(plain, s.fd, nil, s.options)
 		return s
 	}
 	resumed := make(chan struct{})

@@ -99,7 +99,7 @@ func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, e
 func (s *Socket) finish(end ending) {
 	if end.code != 0 {
 		late := time.AfterFunc(time.Until(end.deadline), func() {
-			s.Cut()
+			s.cut()
 			s.deafen()
 		})
 		defer late.Stop()
@@ -132,16 +132,22 @@ func (s *Socket) awaitDeaf() {
 	<-s.deafened
 }
 
-// Cut breaks the connection, whatever is under way, and has its reader learn it. It does
-// not block.
-func (s *Socket) Cut() {
+// cut ends the connection without a word, and has its reader learn it. The socket is
+// ending: a frame may not be on its way to whoever gets the file descriptor next.
+func (s *Socket) cut() {
 	s.wire.cut()
 	s.options.Poller.wake(s)
 }
 
+// Cut is CloseNow also where Close has been called. It does not block.
+func (s *Socket) Cut() {
+	s.CloseNow()
+	s.cut()
+}
+
 // release frees the connection, which ends Read and Await. It may be called again.
 func (s *Socket) release() {
-	s.Cut()
+	s.cut()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.released && s.done != nil {
