@@ -26,7 +26,7 @@ func TestMakingRoomWhileBeingUpgraded(t *testing.T) {
 		here, there := net.Pipe()
 		defer there.Close()
 		first, _ := h.begin(here)
-		s, err := socket.Accept(w, r, socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1, Go: goroutines.Go})
+		s, err := socket.Accept(w, r, "", &session{}, &socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1, Go: goroutines.Go})
 		if err != nil {
 			t.Error(err)
 			return

@@ -128,7 +128,7 @@ type Edge struct {
 	toil        toil           // of large frames
 	reads       toils          // of history, by partition
 	goroutines  sync.WaitGroup // sessions with their readers, workers and writers, and handshakes
-	poller      *socket.Poller // of those who say nothing; nil unless Serve serves
+	sockets     socket.Options // without a Poller unless Serve serves
 
 	context context.Context // of commands; ends when the edge has drained, or that takes long
 	cancel  context.CancelFunc
@@ -148,6 +148,7 @@ func New(options Options) (*Edge, error) {
 		e.options.Ready = func(context.Context) error { return nil }
 	}
 	e.context, e.cancel = context.WithCancel(context.Background())
+	e.sockets = socket.Options{MaxMessageBytes: options.Limits.MaxFrameBytes, MaxQueueBytes: options.Limits.MaxQueueBytes, Go: e.goroutines.Go}
 	var err error
 	if e.metrics, err = newMetrics(options.Meter); err != nil {
 		return nil, err
@@ -208,7 +209,7 @@ func (e *Edge) admit(s *session, from netip.Addr) *fault.Error {
 // handshake is freed. Expel ends what it begins.
 func (e *Edge) start(s *session) {
 	e.goroutines.Add(1)
-	e.goroutines.Go(s.run)
+	e.goroutines.Go(s.Resume)
 }
 
 // expel forgets a session that has ended, whether it was admitted or not.

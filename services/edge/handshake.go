@@ -46,10 +46,7 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	s := newSession(e, c, remoteOf(r, from))
 	s.credential, s.visit.arrival = shown, arrivalOf(r.Context())
 	var err error
-	s.socket, err = socket.Accept(w, r, socket.Options{
-		Subprotocol: echo, MaxMessageBytes: e.options.Limits.MaxFrameBytes, MaxQueueBytes: e.options.Limits.MaxQueueBytes,
-		OnControl: s.control, Go: e.goroutines.Go, Poller: e.poller, Resume: s.run,
-	})
+	s.socket, err = socket.Accept(w, r, echo, s, &e.sockets)
 	if err != nil {
 		e.metrics.refused(fault.New(fault.HeaderInvalid, "", "%v", err))
 		s.debug("handshake refused", "error", err)

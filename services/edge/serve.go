@@ -40,10 +40,10 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 		ErrorLog: lifecycle.ErrorLog(e.options.Logger),
 	}
 	var err error
-	if e.poller, err = socket.NewPoller(); err != nil {
+	if e.sockets.Poller, err = socket.NewPoller(); err != nil {
 		return err
 	}
-	defer e.poller.Close()
+	defer e.sockets.Poller.Close()
 	listener = newPaced(listener)
 	if e.options.TLS != nil {
 		listener = tls.NewListener(listener, e.options.TLS)

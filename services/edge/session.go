@@ -88,10 +88,10 @@ func (s *session) debug(message string, args ...any) {
 	}
 }
 
-// run reads what has come, and what comes until the client has nothing more to say; then
+// Resume reads what has come, and what comes until the client has nothing more to say; then
 // it ends, and another goroutine goes on with it when there is more. At the end of the
 // connection it leaves.
-func (s *session) run() {
+func (s *session) Resume() {
 	for {
 		err := s.readOne()
 		if errors.Is(err, socket.ErrIdle) {
@@ -198,8 +198,8 @@ func (s *session) heard() {
 	s.pinged.Store(0)
 }
 
-// control takes in a ping or a pong of WebSocket, and tells whether to answer it.
-func (s *session) control(size int) bool {
+// Control takes in a ping or a pong of WebSocket, and tells whether to answer it.
+func (s *session) Control(size int) bool {
 	if s.ended.Load() {
 		return true
 	}

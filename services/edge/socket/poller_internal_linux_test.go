@@ -6,6 +6,13 @@ import (
 	"testing"
 )
 
+// resumer is an owner that only resumes.
+type resumer func()
+
+func (resumer) Control(int) bool { return true }
+
+func (r resumer) Resume() { r() }
+
 // A file descriptor is used again as soon as it is closed. Who was waited for by that
 // number learns that its connection is gone, however late whoever closes it says so.
 func TestWhoWasWaitedForBeforeIsResumed(t *testing.T) {
@@ -34,7 +41,7 @@ func TestWhoWasWaitedForBeforeIsResumed(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = conn.Close() })
 		plain := plainOf(conn)
-		s := &Socket{wire: wire{Conn: conn}, fd: fdOf(plain), options: Options{Poller: p, Go: goroutines.Go, Resume: resume}}
+		s := &Socket{wire: wire{Conn: conn}, fd: fdOf(plain), owner: resumer(resume), options: &Options{Poller: p, Go: goroutines.Go}}
 		s.in.init(plain, s.fd, nil, s.options)
 		return s
 	}

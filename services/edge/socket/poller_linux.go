@@ -66,7 +66,7 @@ func (p *Poller) run() {
 	for p.raw.Read(wait) == nil {
 		for _, e := range events[:n] {
 			if s := p.take(e.Fd); s != nil {
-				s.options.Go(s.options.Resume)
+				s.options.Go(s.owner.Resume)
 			}
 		}
 	}
@@ -81,7 +81,7 @@ func (p *Poller) park(s *Socket) bool {
 		p.waiting = append(p.waiting, nil)
 	}
 	if earlier := p.waiting[fd]; earlier != nil { // it has been closed, and nobody has woken it yet
-		earlier.options.Go(earlier.options.Resume)
+		earlier.options.Go(earlier.owner.Resume)
 	}
 	p.waiting[fd] = s
 	operation := unix.EPOLL_CTL_ADD
@@ -123,7 +123,7 @@ func (p *Poller) wake(s *Socket) {
 	defer p.mu.Unlock()
 	if fd := int(s.in.fd); fd < len(p.waiting) && p.waiting[fd] == s {
 		p.waiting[fd] = nil
-		s.options.Go(s.options.Resume)
+		s.options.Go(s.owner.Resume)
 	}
 }
 

@@ -44,7 +44,7 @@ type reader struct {
 	until      int64 // Unix nanoseconds at which a wait ends; 0: none does
 }
 
-func (r *reader) init(plain syscall.RawConn, fd int32, ahead []byte, options Options) {
+func (r *reader) init(plain syscall.RawConn, fd int32, ahead []byte, options *Options) {
 	r.maxMessageBytes, r.unread = uint64(options.MaxMessageBytes), ahead
 	if options.Poller != nil && fd != noFD {
 		r.raw, r.fd = plain, fd
@@ -167,7 +167,7 @@ func (r *reader) giveBack() {
 
 // Await waits until more has come for Read, or the connection is gone, and returns true.
 // Where the poller goes on with that in its place it soon returns false, and
-// Options.Resume will be called, possibly before it returns. Errors: those of Read.
+// Owner.Resume will be called, possibly before it returns. Errors: those of Read.
 func (s *Socket) Await() (here bool, err error) {
 	r := &s.in
 	if r.raw != nil {
@@ -203,7 +203,7 @@ func (s *Socket) control(what event) error {
 	if what == closing {
 		return receivedOf(payload)
 	}
-	if wanted := s.options.OnControl(len(payload)); wanted && what == ping {
+	if wanted := s.owner.Control(len(payload)); wanted && what == ping {
 		_ = s.Send(control(opcodePong, payload))
 	}
 	return nil

@@ -25,24 +25,26 @@ var ErrIdle = errors.New("socket: nothing has come")
 // CloseCode is a WebSocket close code (RFC 6455, 7.4).
 type CloseCode int
 
-// Options are the bounds of a socket.
+// Options are what the sockets of a server share.
 type Options struct {
-	// Subprotocol is what the handshake answers; may be empty.
-	Subprotocol string
 	// MaxMessageBytes bounds a message read.
 	MaxMessageBytes int
 	// MaxQueueBytes bounds the frames that wait to be written, the ones being written
 	// included. A larger frame goes alone.
 	MaxQueueBytes int
-	// OnControl is called for each ping and pong with the size of its payload, from
-	// within Read. A ping is answered if it returns true; until then nothing is read.
-	OnControl func(bytes int) bool
 	// Go runs a goroutine that its owner waits for.
 	Go func(func())
 	// Poller waits for clients that say nothing; nil: Await does, in its caller.
 	Poller *Poller
-	// Resume is what Go runs when something has come of what Poller waits for.
-	Resume func()
+}
+
+// Owner is whose socket it is.
+type Owner interface {
+	// Control is called for each ping and pong with the size of its payload, from
+	// within Read. A ping is answered if it returns true; until then nothing is read.
+	Control(bytes int) bool
+	// Resume is what Options.Go runs when something has come of what Poller waits for.
+	Resume()
 }
 
 // Socket is a server's end of a WebSocket. Read and Await are for one goroutine at a time,
@@ -58,7 +60,8 @@ type Socket struct {
 	deaf     bool    // nothing more is read
 	released bool    // the connection is closed
 
-	options Options
+	owner   Owner
+	options *Options
 	wire    wire
 	in      reader
 
@@ -82,14 +85,15 @@ type ending struct {
 // the wait for the client's.
 const closeTimeout = 5 * time.Second
 
-// Accept upgrades a request. Where it fails it has answered the request.
-func Accept(w http.ResponseWriter, r *http.Request, options Options) (*Socket, error) {
-	conn, ahead, err := upgrade(w, r, options.Subprotocol)
+// Accept upgrades a request, and answers with a subprotocol, which may be empty. Where it
+// fails it has answered the request.
+func Accept(w http.ResponseWriter, r *http.Request, subprotocol string, owner Owner, options *Options) (*Socket, error) {
+	conn, ahead, err := upgrade(w, r, subprotocol)
 	if err != nil {
 		return nil, fmt.Errorf("accept: %w", err)
 	}
 	plain := plainOf(conn)
-	s := &Socket{wire: wire{Conn: conn}, fd: fdOf(plain), options: options}
+	s := &Socket{wire: wire{Conn: conn}, fd: fdOf(plain), owner: owner, options: options}
 	s.in.init(plain, s.fd, ahead, options)
 	return s, nil
 }

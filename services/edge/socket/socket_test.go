@@ -34,6 +34,13 @@ type server struct {
 	started    atomic.Int64 // goroutines
 }
 
+func (s *server) Control(int) bool {
+	s.controls <- struct{}{}
+	return true
+}
+
+func (s *server) Resume() { s.resumed <- struct{}{} }
+
 func newServer(t testing.TB, maxMessage, maxQueue int) *server {
 	t.Helper()
 	s := &server{sockets: make(chan *socket.Socket, 1), resumed: make(chan struct{}, 1), controls: make(chan struct{}, 256)}
@@ -42,14 +49,13 @@ func newServer(t testing.TB, maxMessage, maxQueue int) *server {
 		t.Fatal(err)
 	}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		accepted, err := socket.Accept(w, r, socket.Options{
-			Subprotocol: "test", MaxMessageBytes: maxMessage, MaxQueueBytes: maxQueue,
-			OnControl: func(int) bool { s.controls <- struct{}{}; return true },
+		accepted, err := socket.Accept(w, r, "test", s, &socket.Options{
+			MaxMessageBytes: maxMessage, MaxQueueBytes: maxQueue,
 			Go: func(f func()) {
 				s.started.Add(1)
 				s.goroutines.Go(f)
 			},
-			Poller: poller, Resume: func() { s.resumed <- struct{}{} },
+			Poller: poller,
 		})
 		if err == nil {
 			s.sockets <- accepted
@@ -456,7 +462,7 @@ func BenchmarkSend(b *testing.B) {
 	sockets := make(chan *socket.Socket, 1)
 	var goroutines sync.WaitGroup
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, err := socket.Accept(w, r, socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1 << 30, OnControl: func(int) bool { return true }, Go: goroutines.Go})
+		s, err := socket.Accept(w, r, "", &server{}, &socket.Options{MaxMessageBytes: 1, MaxQueueBytes: 1 << 30, Go: goroutines.Go})
 		if err != nil {
 			b.Error(err)
 		}

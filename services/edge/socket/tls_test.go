@@ -93,10 +93,7 @@ func tlsPair(t *testing.T) (*socket.Socket, *websocket.Conn, *below) {
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		accepted, err := socket.Accept(w, r, socket.Options{
-			MaxMessageBytes: 1 << 20, MaxQueueBytes: 8 << 20, OnControl: func(int) bool { return true }, Go: goroutines.Go,
-			Poller: poller, Resume: func() { t.Error("over TLS the reader waits itself") },
-		})
+		accepted, err := socket.Accept(w, r, "", patient{t}, &socket.Options{MaxMessageBytes: 1 << 20, MaxQueueBytes: 8 << 20, Go: goroutines.Go, Poller: poller})
 		if err == nil {
 			sockets <- accepted
 		}
@@ -208,3 +205,10 @@ func TestOverTLSCloseNowWaitsForNobody(t *testing.T) {
 	}
 	<-s.Done()
 }
+
+// patient is the owner of a socket whose reader waits itself, as over TLS.
+type patient struct{ t testing.TB }
+
+func (patient) Control(int) bool { return true }
+
+func (p patient) Resume() { p.t.Error("the poller waited") }
