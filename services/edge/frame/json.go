@@ -80,7 +80,7 @@ type channelJSON struct {
 // Decode reads a command. Fields that it does not know inside a command are
 // ignored, as they are in protobuf.
 func (JSON) Decode(data []byte) (Command, error) {
-	if command, ok := decodePublish(data); ok {
+	if command, ok := decodeInOnePass(data); ok {
 		return command, nil
 	}
 	return decode(data)

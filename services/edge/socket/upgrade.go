@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -48,6 +49,14 @@ type hijacker struct {
 	ahead []byte // read by net/http before the upgrade
 }
 
+// WriteHeader keeps back the head of an upgrade: what net/http writes costs a client that
+// comes as much as all the rest of the handshake, and Hijack writes it as well.
+func (h *hijacker) WriteHeader(status int) {
+	if status != http.StatusSwitchingProtocols {
+		h.ResponseWriter.WriteHeader(status)
+	}
+}
+
 // smallest is the size of buffers that nothing will go through: bufio has none smaller.
 const smallest = 16
 
@@ -62,7 +71,28 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		h.ahead = append(h.ahead, ahead...)
 	}
 	h.conn = conn
+	h.writeHead()
 	return lent{conn}, bufio.NewReadWriter(bufio.NewReaderSize(conn, smallest), bufio.NewWriterSize(conn, smallest)), nil
+}
+
+// writeHead says that the protocol is switched. A connection that does not take it whole is
+// closed, which shows when it is read from.
+func (h *hijacker) writeHead() {
+	head := make([]byte, 0, 256)
+	head = append(head, "HTTP/1.1 101 Switching Protocols\r\n"...)
+	for name, values := range h.Header() {
+		for _, value := range values {
+			head = append(head, name...)
+			head = append(head, ": "...)
+			head = append(head, value...)
+			head = append(head, "\r\n"...)
+		}
+	}
+	_ = h.conn.SetWriteDeadline(time.Now().Add(closeTimeout)) // answers before it may fill the socket
+	if _, err := h.conn.Write(append(head, "\r\n"...)); err != nil {
+		_ = h.conn.Close()
+	}
+	_ = h.conn.SetWriteDeadline(time.Time{})
 }
 
 // lent is a connection that stays open when who has borrowed it closes it.

@@ -63,6 +63,9 @@ func (r *Reader) Object(member func(name []byte) bool) bool {
 	})
 }
 
+// Array reads an array. element reads each of its values.
+func (r *Reader) Array(element func() bool) bool { return r.list('[', ']', element) }
+
 // list reads what stands between two brackets, separated by commas.
 func (r *Reader) list(begin, end byte, element func() bool) bool {
 	if r.next() != begin || r.depth == 0 {

@@ -92,7 +92,7 @@ type CheckPermissionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The authenticated user.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// The claims of the user's token.
+	// The claims of the user's token. No rule of this contract is about what they hold.
 	Claims *structpb.Struct `protobuf:"bytes,2,opt,name=claims,proto3" json:"claims,omitempty"`
 	// What the user wants; 1 to 256.
 	Checks        []*PermissionCheck `protobuf:"bytes,3,rep,name=checks,proto3" json:"checks,omitempty"`
@@ -433,11 +433,11 @@ var File_carillon_authz_v1_authz_proto protoreflect.FileDescriptor
 
 const file_carillon_authz_v1_authz_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcarillon/authz/v1/authz.proto\x12\x11carillon.authz.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb8\x01\n" +
+	"\x1dcarillon/authz/v1/authz.proto\x12\x11carillon.authz.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xc0\x01\n" +
 	"\x17CheckPermissionsRequest\x12#\n" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05 \x01(\x80\x01R\x06userId\x12/\n" +
-	"\x06claims\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x06claims\x12G\n" +
+	"\xbaH\ar\x05 \x01(\x80\x01R\x06userId\x127\n" +
+	"\x06claims\x18\x02 \x01(\v2\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03R\x06claims\x12G\n" +
 	"\x06checks\x18\x03 \x03(\v2\".carillon.authz.v1.PermissionCheckB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\x06checks\"\xa3\x01\n" +
 	"\x0fPermissionCheck\x12=\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x19.carillon.authz.v1.ActionB\n" +
