@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -143,6 +144,27 @@ func TestACorkHoldsWhoWrites(t *testing.T) {
 	}
 	s.CloseNow()
 	<-ended
+}
+
+// A file descriptor is used again as soon as it is closed: nothing is written to it any
+// more, whoever ends the connection and whenever.
+func TestNothingIsSentThroughWhatWasCut(t *testing.T) {
+	t.Parallel()
+	s, _, _, srv := bare(t, 1<<20)
+	ended := srv.readAll(s)
+	s.Cut()
+	if err := s.Send(text("late")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("sent: %v", err)
+	}
+	<-ended
+	<-s.Done()
+
+	s, _, _, srv = bare(t, 1<<20)
+	ended = srv.readAll(s)
+	s.Close(nil, 1012, "draining", false) // for whose answer it would wait
+	s.Cut()
+	<-ended
+	<-s.Done()
 }
 
 // What is dropped at the end is whole frames, never the rest of one.
