@@ -83,8 +83,8 @@ const (
 )
 
 // maxThrottle bounds how long a connection is not read, so that one that is gone is
-// found out; maxPingThrottle is less than what the WebSocket library gives the answer to
-// a ping.
+// found out; maxPingThrottle how long a ping of WebSocket waits for its answer: one that
+// would have to wait for longer gets none.
 const (
 	maxThrottle     = 30 * time.Second
 	maxPingThrottle = 4 * time.Second
