@@ -30,6 +30,7 @@ func Phases() []Phase {
 		{"fanout-5000", "one channel, 5,000 recipients, flat out, 8 messages on their way", deliverers, flatOut(5000, 8)},
 		{"unicast", "1,000 clients, 2,000 messages a second by API, each to one of them", deliverers, unicast},
 		{"publish", "64 callers publish one after the other to channels that nobody hears", publishers, publish},
+		{"publish-rate", "2,000 messages a second by API that nobody hears: what unicast costs without its delivery", publishers, publishAtRate},
 		{"pipe", "one caller publishes with 256 messages unanswered", pipers, pipe},
 		{"resume", "2,000 clients come to another edge, where each has missed 20 messages", own, resume},
 		{"roles", "each role and NATS a process of its own: 1,000 clients connect; 2,000 messages a second to one each; 20,000 deliveries a second", own, roles},
@@ -257,6 +258,29 @@ func publish(ctx context.Context, r *run) error {
 		}
 		r.result.Metrics["cpu_us_per_message"] = float64(used.CPU.Microseconds()) / float64(count.Load())
 		r.result.Metrics["messages_per_s"] = float64(count.Load()) / took.Seconds()
+	}
+	return nil
+}
+
+// publishAtRate counts what is published one by one, whether or not the answer to the one
+// before has come.
+func publishAtRate(ctx context.Context, r *run) error {
+	const rate = 2000
+	s, err := r.set(ctx, system.Options{}, 2*rate*int((warmUp+length)/time.Second))
+	if err != nil {
+		return err
+	}
+	to := func(i int) (string, int) { return system.Shared(fmt.Sprint("quiet", i%r.scaled(1000))), 0 }
+	for _, part := range []time.Duration{warmUp, r.length()} {
+		count := 0
+		used, _, err := s.measure(func() (err error) {
+			count, err = s.atRate(ctx, rate, part, to)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		r.result.Metrics["cpu_us_per_message"] = float64(used.CPU.Microseconds()) / float64(count)
 	}
 	return nil
 }

@@ -165,7 +165,7 @@ func (s *stage) atRate(ctx context.Context, rate float64, length time.Duration, 
 			defer func() { <-slots }()
 			channel, recipients := to(i)
 			number, err := s.publish(ctx, channel, recipients, due)
-			if err == nil {
+			if err == nil && recipients > 0 {
 				err = s.messages.wait(number)
 			}
 			if err != nil {
