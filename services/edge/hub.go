@@ -241,6 +241,9 @@ func (t *topic) attach(sub *subscription, after message.Offset) {
 	if len(t.subscriptions) == 0 || sub.told < t.told {
 		t.told = sub.told
 	}
+	if t.part != nil && sub.told < t.position.Offset {
+		t.part.joined.Add(1)
+	}
 	sub.index, sub.after = len(t.subscriptions), after
 	t.subscriptions = append(t.subscriptions, sub)
 	if t.ended != nil { // while the subscription was on its way

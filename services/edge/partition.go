@@ -20,7 +20,8 @@ type partitions struct {
 // same, so they are checked together.
 type partition struct {
 	sample channel.Name // one of its channels
-	// joined counts the topics whose position has become known.
+	// joined counts the topics whose position has become known, and the subscriptions that
+	// know of less than their topic's: they are to be told it.
 	joined atomic.Uint64
 	// confirmed is where everything stood when a check has last found everything to be
 	// delivered; of the check, of which there is one at a time.

@@ -68,6 +68,27 @@ func TestQuietChannelInABusyStream(t *testing.T) {
 	}
 }
 
+// So is who comes back when nothing is stored any more: what is kept may all expire at once.
+func TestWhoComesBackToAQuietStreamIsToldItsPosition(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	c := w.connect(t, "alice")
+	c.follow(2, "chat.quiet")
+	first := w.publish(t, "chat.quiet", `0`)
+	c.wantAll(0, first.Offset)
+	last := w.several(t, "chat.other", 40)
+	told := fmt.Sprintf(`{"position":{"epoch":%q,"offset":%d,"channels":["chat.quiet"]}}`, last.Epoch, last.Offset)
+	for c.any() != told { // it may have been told an earlier one
+	}
+	back := w.connect(t, "bob") // a check has found everybody told, and there is nothing new
+	if subscribed := back.subscribe(2, "chat.quiet", first.Epoch, first.Offset); subscribed["recovered"] != true {
+		t.Fatal(subscribed)
+	}
+	if at := back.any(); at != told {
+		t.Errorf("%s, want %s", at, told)
+	}
+}
+
 // Whoever comes back to a channel that others have just left gets what was missed from
 // the edge, also while the store does not answer.
 func TestInvariant4TheRingOutlivesTheLastListener(t *testing.T) {
