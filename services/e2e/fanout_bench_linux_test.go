@@ -205,7 +205,7 @@ func (c *bareClient) count(p []byte) (frames int) {
 	for len(p) > 0 {
 		if c.rest == 0 {
 			c.header, p = append(c.header, p[0]), p[1:]
-			length := 0
+			var length int
 			switch have := len(c.header); {
 			case have >= 2 && c.header[1] < 126:
 				length = int(c.header[1])
@@ -243,7 +243,7 @@ func bareDial(b *testing.B, edge, token string) int {
 	}
 	_, err = conn.Write(append([]byte{0x81, 0x80 | byte(len(command)), 0, 0, 0, 0}, command...)) // RFC 6455, 5.2, with a zero key
 	var told []byte
-	for buffer := make([]byte, 4096); err == nil && !(bytes.Contains(told, []byte(`{"subscribed":`)) && told[len(told)-1] == '}'); {
+	for buffer := make([]byte, 4096); err == nil && (!bytes.Contains(told, []byte(`{"subscribed":`)) || told[len(told)-1] != '}'); {
 		var n int
 		n, err = conn.Read(buffer)
 		told = append(told, buffer[:n]...)

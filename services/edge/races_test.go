@@ -25,7 +25,7 @@ func (c *client) wantAll(after, to message.Offset) {
 	}
 }
 
-func (w *world) several(t testing.TB, name channel.Name, count int) (last message.Receipt) { //nolint:unparam // as publish
+func (w *world) several(t testing.TB, name channel.Name, count int) (last message.Receipt) {
 	t.Helper()
 	for i := range count {
 		last = w.publish(t, name, fmt.Sprint(i))

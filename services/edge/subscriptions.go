@@ -11,16 +11,16 @@ import (
 // which a map would take 250 bytes.
 type subscriptions []*subscription
 
-func (all subscriptions) find(name channel.Name) (index int, found bool) {
-	return slices.BinarySearchFunc(all, name, func(sub *subscription, name channel.Name) int {
+func (all *subscriptions) find(name channel.Name) (index int, found bool) {
+	return slices.BinarySearchFunc(*all, name, func(sub *subscription, name channel.Name) int {
 		return strings.Compare(string(sub.topic.name), string(name))
 	})
 }
 
 // of returns the subscription of a channel; nil if there is none.
-func (all subscriptions) of(name channel.Name) *subscription {
+func (all *subscriptions) of(name channel.Name) *subscription {
 	if i, found := all.find(name); found {
-		return all[i]
+		return (*all)[i]
 	}
 	return nil
 }

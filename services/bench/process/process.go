@@ -42,7 +42,7 @@ const maxLines = 1000
 func Start(name string, environ []string, program string, arguments ...string) (*Process, error) {
 	p := &Process{name: name, cmd: exec.Command(program, arguments...), ended: make(chan struct{}), more: make(chan struct{})} //nolint:gosec,noctx // a driver names it; Stop ends it
 	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CARILLON_") })
-	p.cmd.Env = append(inherited, environ...)
+	p.cmd.Env = slices.Concat(inherited, environ)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	reader, writer, err := os.Pipe()
 	if err != nil {

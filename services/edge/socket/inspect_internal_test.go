@@ -68,7 +68,7 @@ func TestUnmask(t *testing.T) {
 	for i := range plain {
 		plain[i] = byte(i)
 	}
-	for first := range len(plain) {
+	for first := range plain {
 		for second := range len(plain) - first {
 			masked := bytes.Clone(plain)
 			for i := range masked {

@@ -140,10 +140,10 @@ type attempt struct {
 func (c *chunk) receive(raw syscall.RawConn, wait bool) (int, error) {
 	if c.read == nil {
 		c.read = func(fd uintptr) bool {
-			for c.n, c.err = unix.Read(int(fd), c.data[:]); c.err == unix.EINTR; {
+			for c.n, c.err = unix.Read(int(fd), c.data[:]); errors.Is(c.err, unix.EINTR); {
 				c.n, c.err = unix.Read(int(fd), c.data[:])
 			}
-			return !c.wait || c.err != unix.EAGAIN
+			return !c.wait || !errors.Is(c.err, unix.EAGAIN)
 		}
 	}
 	c.wait = wait
@@ -153,7 +153,7 @@ func (c *chunk) receive(raw syscall.RawConn, wait bool) (int, error) {
 		return 0, err
 	}
 	switch {
-	case c.err == unix.EAGAIN:
+	case errors.Is(c.err, unix.EAGAIN):
 		return 0, ErrIdle
 	case c.err != nil:
 		return 0, os.NewSyscallError("read", c.err)

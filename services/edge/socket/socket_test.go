@@ -34,12 +34,12 @@ type server struct {
 	started    atomic.Int64 // goroutines
 }
 
-func (s *server) Control(int) bool {
-	s.controls <- struct{}{}
+func (srv *server) Control(int) bool {
+	srv.controls <- struct{}{}
 	return true
 }
 
-func (s *server) Resume() { s.resumed <- struct{}{} }
+func (srv *server) Resume() { srv.resumed <- struct{}{} }
 
 func newServer(t testing.TB, maxMessage, maxQueue int) *server {
 	t.Helper()
