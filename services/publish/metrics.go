@@ -26,17 +26,22 @@ const (
 	outcomePurged = "purged"
 )
 
-// metrics counts what reached the services. Its maps are complete once made: the
-// namespace label is empty where there is no such namespace.
+// metrics counts what reached the services.
 type metrics struct {
-	messages   metric.Int64Counter
-	duration   metric.Float64Histogram
-	streams    metric.Int64UpDownCounter
-	histories  metric.Int64Counter
-	reading    metric.Float64Histogram
-	counted    map[string]map[string]metric.MeasurementOption // by namespace and outcome
-	timed      map[string]metric.MeasurementOption            // by namespace
-	namespaces namespace.Set
+	messages  metric.Int64Counter
+	duration  metric.Float64Histogram
+	streams   metric.Int64UpDownCounter
+	histories metric.Int64Counter
+	reading   metric.Float64Histogram
+	labels    map[string]*labels // by namespace; "" stands for all that do not exist
+}
+
+// labels are those of a namespace's measurements, made once: as options of each
+// measurement they would be allocated with it.
+type labels struct {
+	namespace         string
+	stored, duplicate []metric.AddOption
+	timed             []metric.RecordOption
 }
 
 func newMetrics(meter metric.Meter, namespaces namespace.Set) (*metrics, error) {
@@ -55,41 +60,42 @@ func newMetrics(meter metric.Meter, namespaces namespace.Set) (*metrics, error) 
 		return nil, err
 	}
 	m := &metrics{
-		messages: messages, duration: duration, streams: streams, histories: histories, reading: reading, namespaces: namespaces,
-		counted: map[string]map[string]metric.MeasurementOption{}, timed: map[string]metric.MeasurementOption{},
+		messages: messages, duration: duration, streams: streams, histories: histories, reading: reading,
+		labels: map[string]*labels{"": newLabels("")},
 	}
-	m.add("")
 	for name := range namespaces {
-		m.add(name)
+		m.labels[name] = newLabels(name)
 	}
 	return m, nil
 }
 
-func (m *metrics) add(namespace string) {
+func newLabels(namespace string) *labels {
 	label := attribute.String("namespace", namespace)
-	m.timed[namespace] = metric.WithAttributeSet(attribute.NewSet(label))
-	m.counted[namespace] = map[string]metric.MeasurementOption{}
-	for _, outcome := range []string{outcomeStored, outcomeDuplicate} {
-		m.counted[namespace][outcome] = metric.WithAttributeSet(attribute.NewSet(label, attribute.String("outcome", outcome)))
+	counted := func(outcome string) []metric.AddOption {
+		return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(label, attribute.String("outcome", outcome)))}
+	}
+	return &labels{
+		namespace: namespace, stored: counted(outcomeStored), duplicate: counted(outcomeDuplicate),
+		timed: []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(label))},
 	}
 }
 
 // stored records a message that was answered with a position.
 func (m *metrics) stored(ctx context.Context, name channel.Name, duplicate bool, took time.Duration) {
-	outcome := outcomeStored
+	of := m.labelsOf(name)
+	counted := of.stored
 	if duplicate {
-		outcome = outcomeDuplicate
+		counted = of.duplicate
 	}
-	namespace := m.label(name)
-	m.messages.Add(ctx, 1, m.counted[namespace][outcome])
-	m.duration.Record(ctx, took.Seconds(), m.timed[namespace])
+	m.messages.Add(ctx, 1, counted...)
+	m.duration.Record(ctx, took.Seconds(), of.timed...)
 }
 
 // refused records a message that was answered with an error.
 func (m *metrics) refused(ctx context.Context, name channel.Name, err error, took time.Duration) {
-	namespace := m.label(name)
-	m.messages.Add(ctx, 1, metric.WithAttributes(attribute.String("namespace", namespace), outcomeOf(err)))
-	m.duration.Record(ctx, took.Seconds(), m.timed[namespace])
+	of := m.labelsOf(name)
+	m.messages.Add(ctx, 1, metric.WithAttributes(attribute.String("namespace", of.namespace), outcomeOf(err)))
+	m.duration.Record(ctx, took.Seconds(), of.timed...)
 }
 
 // listed records a ListMessages and its error, if it had one.
@@ -107,9 +113,9 @@ func (m *metrics) history(ctx context.Context, name channel.Name, outcome string
 	if err != nil {
 		result = outcomeOf(err)
 	}
-	namespace := m.label(name)
-	m.histories.Add(ctx, 1, metric.WithAttributes(attribute.String("namespace", namespace), result))
-	m.reading.Record(ctx, took.Seconds(), m.timed[namespace])
+	of := m.labelsOf(name)
+	m.histories.Add(ctx, 1, metric.WithAttributes(attribute.String("namespace", of.namespace), result))
+	m.reading.Record(ctx, took.Seconds(), of.timed...)
 }
 
 // streamOpened records a stream until what it returns is called.
@@ -122,10 +128,10 @@ func outcomeOf(err error) attribute.KeyValue {
 	return attribute.String("outcome", strings.ToLower(string(refusedMessage(err).Reason)))
 }
 
-// label is the channel's namespace if it is a configured one, else empty.
-func (m *metrics) label(name channel.Name) string {
-	if namespace := name.Namespace(); m.namespaces[namespace] != nil {
-		return namespace
+// labelsOf are the labels of the channel's namespace, if that is a configured one.
+func (m *metrics) labelsOf(name channel.Name) *labels {
+	if of := m.labels[name.Namespace()]; of != nil {
+		return of
 	}
-	return ""
+	return m.labels[""]
 }

@@ -66,7 +66,7 @@ func BenchmarkPublishing(b *testing.B) {
 	raw := func(n int) {
 		part := s.groups["chat"].of("chat.lobby")
 		for range n {
-			if _, err := js.PublishMsgAsync(encodeStored(text("chat.lobby", payload), part.in+"chat.lobby")); err != nil {
+			if _, err := js.PublishMsgAsync(&encodeStored(text("chat.lobby", payload), part.in+"chat.lobby").msg); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -169,7 +169,7 @@ func TestProbeStoresNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := numbered("chat.a", 1)
-		m := encodeStored(p, part.in+"chat.a")
+		m := &encodeStored(p, part.in+"chat.a").msg
 		for range 2 {
 			if offset, err := s.probe(t.Context(), tenure, m); offset != 0 || err != nil {
 				t.Fatalf("%d, %v", offset, err)

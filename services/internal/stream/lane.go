@@ -56,6 +56,7 @@ func (p *Pipeline) advance(l *lane) {
 		return
 	}
 	for len(l.entries) > 0 && l.entries[0].state == answered {
+		l.entries[0].draft.release()
 		l.entries[0] = nil
 		l.entries = l.entries[1:]
 		l.sent--
@@ -120,10 +121,10 @@ func (p *Pipeline) sendOf(l *lane) bool {
 		return false
 	}
 	e.known = t.highest()
-	token, err := p.s.requests.send(e.msg, e)
+	token, err := p.s.requests.send(&e.draft.msg, e)
 	if errors.Is(err, nats.ErrMaxPayload) {
 		l.entries = slices.Delete(l.entries, l.sent, l.sent+1)
-		p.finish(e, message.Receipt{}, p.s.tooLarge(e.msg))
+		p.finish(e, message.Receipt{}, p.s.tooLarge(&e.draft.msg))
 		p.advance(l)
 		return false
 	}
@@ -170,7 +171,7 @@ func (p *Pipeline) replied(e *entry, m *nats.Msg) {
 			p.finish(e, receipt, nil)
 		}
 	case errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum):
-		p.finish(e, message.Receipt{}, p.s.tooLarge(e.msg))
+		p.finish(e, message.Receipt{}, p.s.tooLarge(&e.draft.msg))
 	default:
 		l.stalled = true
 	}
@@ -212,7 +213,7 @@ func (p *Pipeline) settle(l *lane) {
 	some := make([]*suspect, 0, l.sent)
 	for _, e := range l.entries[:l.sent] {
 		some = append(some, &suspect{
-			e: e, m: e.msg, sent: e.state != waiting, answered: e.state == answered, at: e.at,
+			e: e, m: &e.draft.msg, sent: e.state != waiting, answered: e.state == answered, at: e.at,
 			deadline: e.started.Add(defaultTimeout),
 		})
 	}

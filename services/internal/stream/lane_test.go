@@ -23,7 +23,7 @@ func TestPipelineIsGivenASlotForALaneThatIsOver(t *testing.T) {
 	var errs []error
 	enter := func(n int) *entry {
 		pub := numbered("chat.a", n)
-		e := &entry{p: p, pub: pub, msg: encodeStored(pub, partitionNamed(t, s, pub.Channel).in+"chat.a"), done: func(_ message.Receipt, err error) { errs = append(errs, err) }}
+		e := &entry{p: p, pub: pub, draft: encodeStored(pub, partitionNamed(t, s, pub.Channel).in+"chat.a"), done: func(_ message.Receipt, err error) { errs = append(errs, err) }}
 		_ = p.room.Acquire(t.Context(), e.size())
 		p.enter(e)
 		p.send()

@@ -69,11 +69,11 @@ type inbox struct {
 
 // entry is a publication on its way through a pipeline.
 type entry struct {
-	p    *Pipeline
-	lane *lane // nil if ephemeral
-	pub  message.Publication
-	msg  *nats.Msg
-	done func(message.Receipt, error)
+	p     *Pipeline
+	lane  *lane // nil if ephemeral
+	pub   message.Publication
+	draft *draft // nil if ephemeral; given back when the lane lets go of the entry
+	done  func(message.Receipt, error)
 
 	started time.Time // when its 10 seconds began; zero until then
 	sentAt  time.Time
@@ -148,7 +148,7 @@ func (p *Pipeline) Publish(ctx context.Context, pub message.Publication, done fu
 	}
 	e := &entry{p: p, pub: pub, done: done}
 	if part != nil {
-		e.msg = encodeStored(pub, part.in+string(pub.Channel))
+		e.draft = encodeStored(pub, part.in+string(pub.Channel))
 	}
 	if err := p.room.Acquire(ctx, e.size()); err != nil {
 		return unconfirmed(err)
@@ -281,7 +281,7 @@ func (p *Pipeline) take(in *inbox) {
 		p.flushed(f)
 	}
 	for _, e := range in.entries {
-		if e.msg == nil {
+		if e.draft == nil {
 			p.handOver(e)
 		} else {
 			p.enter(e)

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -354,7 +353,7 @@ func TestPipelineBarEnds(t *testing.T) {
 		if !p.room.TryAcquire(1) {
 			t.Fatal("no room")
 		}
-		p.enter(&entry{p: p, pub: pub, msg: &nats.Msg{}, done: func(_ message.Receipt, refusal error) { err = refusal }})
+		p.enter(&entry{p: p, pub: pub, draft: &draft{}, done: func(_ message.Receipt, refusal error) { err = refusal }})
 		return err
 	}
 	bar := func(until time.Time) {
@@ -407,7 +406,7 @@ func settledBy(t *testing.T, s *Store, patience time.Duration, some ...*suspect)
 
 func suspectOf(s *Store, n int) *suspect {
 	pub := numbered("chat.a", n)
-	return &suspect{e: &entry{pub: pub}, m: encodeStored(pub, s.groups["chat"].of("chat.a").in+"chat.a"), sent: true}
+	return &suspect{e: &entry{pub: pub}, m: &encodeStored(pub, s.groups["chat"].of("chat.a").in+"chat.a").msg, sent: true}
 }
 
 // What a leader lost is not stored after what was sent later and was not lost.

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -44,8 +45,8 @@ const (
 	maxTTL = time.Duration(math.MaxInt64) / time.Second
 )
 
-// draft is a message that is being encoded, in one allocation with the values of its
-// header, where the publisher has set none of its own.
+// draft is an encoded message, in one allocation with the values of its header where
+// the publisher has set none of its own. Who does not need it any more may give it back.
 type draft struct {
 	msg    nats.Msg
 	values []string
@@ -55,6 +56,22 @@ type draft struct {
 // maxOwn is how many headers of Carillon's and NATS's a message may have.
 const maxOwn = 5
 
+// drafts are kept with the map of their header, which is the larger part of what it
+// takes to encode a message.
+var drafts = sync.Pool{New: func() any { return &draft{msg: nats.Msg{Header: make(nats.Header, maxOwn)}} }}
+
+// release gives a draft back; nothing of it may be used any more. A connection copies
+// what it is given to publish.
+func (d *draft) release() {
+	header := d.msg.Header
+	if len(header) > maxOwn { // it has grown
+		return
+	}
+	clear(header)
+	*d = draft{msg: nats.Msg{Header: header}}
+	drafts.Put(d)
+}
+
 func (d *draft) set(name, value string) {
 	d.values = append(d.values, value)
 	d.msg.Header[name] = d.values[len(d.values)-1 : len(d.values) : len(d.values)]
@@ -62,7 +79,8 @@ func (d *draft) set(name, value string) {
 
 // encode writes a publication as the NATS message for a subject.
 func encode(p message.Publication, subject string) *draft {
-	d := &draft{msg: nats.Msg{Subject: subject, Header: make(nats.Header, maxOwn+len(p.Headers)), Data: p.Payload.Data}}
+	d, _ := drafts.Get().(*draft)
+	d.msg.Subject, d.msg.Data = subject, p.Payload.Data
 	d.values = d.own[:0]
 	if len(p.Headers) > 0 {
 		d.values = make([]string, 0, maxOwn+len(p.Headers))
@@ -82,7 +100,7 @@ func encode(p message.Publication, subject string) *draft {
 
 // encodeStored adds what NATS recognises a repetition by: for a publication without an
 // ID something random, so that Publish itself may try again.
-func encodeStored(p message.Publication, subject string) *nats.Msg {
+func encodeStored(p message.Publication, subject string) *draft {
 	d := encode(p, subject)
 	if p.ID == "" {
 		d.set(headerNATSID, rand.Text())
@@ -92,7 +110,7 @@ func encodeStored(p message.Publication, subject string) *nats.Msg {
 	if p.TTL > 0 {
 		d.set(headerTTL, seconds(p.TTL))
 	}
-	return &d.msg
+	return d
 }
 
 // seconds is a TTL as it travels: rounded up, so that no message expires early.
@@ -113,10 +131,10 @@ func encodePurge(subject string) *nats.Msg {
 	return &nats.Msg{Subject: subject, Header: nats.Header{headerPurge: {purgeMark}, headerNATSID: {rand.Text()}}}
 }
 
-func encodeEphemeral(p message.Publication, now time.Time) *nats.Msg {
+func encodeEphemeral(p message.Publication, now time.Time) *draft {
 	d := encode(p, subjectEphemeral+string(p.Channel))
 	d.set(headerTime, strconv.FormatInt(now.UnixNano(), 10))
-	return &d.msg
+	return d
 }
 
 // deduplicationID is 128 bits of a hash, since the table of a stream is shared by the

@@ -50,7 +50,9 @@ func (s *Store) Publish(ctx context.Context, p message.Publication) (message.Rec
 	var m *nats.Msg
 	var failed error
 	if part != nil {
-		m = encodeStored(p, part.in+string(p.Channel))
+		d := encodeStored(p, part.in+string(p.Channel))
+		defer d.release()
+		m = &d.msg
 		receipt, final, err := s.publishAtOnce(ctx, part, p, m)
 		if final {
 			return receipt, err
@@ -104,9 +106,10 @@ func (s *Store) publishEphemeral(ctx context.Context, p message.Publication) err
 
 // handOver gives an ephemeral message to the connection, which has yet to be flushed.
 func (s *Store) handOver(p message.Publication) error {
-	m := encodeEphemeral(p, time.Now())
-	if err := s.publisher.nc.PublishMsg(m); errors.Is(err, nats.ErrMaxPayload) {
-		return s.tooLarge(m)
+	d := encodeEphemeral(p, time.Now())
+	defer d.release()
+	if err := s.publisher.nc.PublishMsg(&d.msg); errors.Is(err, nats.ErrMaxPayload) {
+		return s.tooLarge(&d.msg)
 	} else if err != nil {
 		return lost(err)
 	}

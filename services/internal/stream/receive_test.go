@@ -273,7 +273,7 @@ func TestTTLTravels(t *testing.T) {
 	} {
 		p := text("chat.a", "1")
 		p.TTL = ttl
-		m := encodeStored(p, "rt.in.0.chat.a")
+		m := &encodeStored(p, "rt.in.0.chat.a").msg
 		if got, err := decodeTTL(m.Header); got != want || err != nil {
 			t.Errorf("%v: %v, %v, want %v", ttl, got, err, want)
 		}
