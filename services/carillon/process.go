@@ -370,7 +370,7 @@ func (p *process) startPublish(context.Context) error {
 		return err
 	}
 	server := rpc.NewServer(rpc.Options{
-		Logger: p.logger, TLS: publishTLS, EndStreams: service.Close, Authenticate: map[string]rpc.Authenticator{
+		Logger: p.logger, TLS: publishTLS, EndStreams: service.Close, Sound: publish.Sound, Authenticate: map[string]rpc.Authenticator{
 			publish.PublishService: rpc.Callers(p.callerTokens, p.callers),
 			publish.HistoryService: rpc.Callers(p.callerTokens, p.callers),
 			control.ServiceName:    rpc.Callers(p.callerTokens, p.callers),

@@ -36,7 +36,7 @@ func (s *Service) PublishBatch(ctx context.Context, request *publishv1.PublishBa
 		return s.publishAll(ctx, targets, s.multicast(ctx, multicast)), nil
 	default:
 		return s.publishAll(ctx, len(many), func(i int) (message.Publication, error) {
-			if err := s.validator.Validate(many[i]); err != nil {
+			if err := s.validate(many[i]); err != nil {
 				return message.Publication{}, err
 			}
 			return s.publication(ctx, many[i])
@@ -124,7 +124,7 @@ func (s *Service) multicast(ctx context.Context, m *publishv1.Multicast) func(i 
 	shared := sync.OnceValues(func() (message.Publication, error) { return content(request) })
 	return func(i int) (message.Publication, error) {
 		aim(i)
-		if err := s.validator.Validate(request); err != nil {
+		if err := s.validate(request); err != nil {
 			return message.Publication{}, err
 		}
 		return s.addressed(ctx, request, shared)

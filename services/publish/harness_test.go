@@ -227,6 +227,7 @@ func start(t testing.TB, store store) *api {
 		Logger:       log,
 		Authenticate: map[string]rpc.Authenticator{publish.PublishService: rpc.Bearer(verifier(t)), publish.HistoryService: rpc.Bearer(verifier(t))},
 		EndStreams:   service.Close,
+		Sound:        publish.Sound,
 	})
 	service.Register(server)
 	a.serve(t, server, log)

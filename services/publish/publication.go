@@ -16,6 +16,15 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
+// validate checks a message of a call against the rules of the contract, as the server
+// does with a call's request.
+func (s *Service) validate(request *publishv1.PublishRequest) error {
+	if Sound(request) {
+		return nil
+	}
+	return s.validator.Validate(request)
+}
+
 // publication checks a request that follows the contract's rules. With an error it has
 // the channel only, and only if that is a good name.
 func (s *Service) publication(ctx context.Context, request *publishv1.PublishRequest) (message.Publication, error) {

@@ -149,7 +149,7 @@ func (p *publishing) publish(ctx context.Context, request *publishv1.PublishStre
 		if request.GetMessage() == nil {
 			return message.Publication{}, fault.New(fault.FieldRequired, "message", "message is required")
 		}
-		if err := s.validator.Validate(request.GetMessage()); err != nil {
+		if err := s.validate(request.GetMessage()); err != nil {
 			return message.Publication{}, err
 		}
 		return s.publication(ctx, request.GetMessage())

@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -110,4 +111,25 @@ func FuzzRequests(f *testing.F) {
 			t.Errorf("%T %v: an answer of %d bytes: %q", request, request, size, answer.Message())
 		}
 	})
+}
+
+// What is called sound is not looked at again, and the rest is.
+func TestSound(t *testing.T) {
+	t.Parallel()
+	opts := options(io.Discard)
+	opts.Sound = func(m proto.Message) bool {
+		request, ok := m.(*publishv1.PublishRequest)
+		return ok && request.GetMessageId() == "sound"
+	}
+	r := start(t, opts, &service{publish: accept})
+	client := publishv1.NewPublishServiceClient(r.conn)
+	if _, err := client.Publish(t.Context(), &publishv1.PublishRequest{MessageId: "sound"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Publish(t.Context(), &publishv1.PublishRequest{MessageId: "other"}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("%v, want it refused", err)
+	}
+	if _, err := client.Publish(t.Context(), request()); err != nil {
+		t.Errorf("%v: what is not called sound may follow the rules", err)
+	}
 }
