@@ -70,7 +70,7 @@ func TestStrangersCostNoMemory(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	const calls, size = 32, 1 << 20
+	const calls, size = 32, 3 << 20 // of which a stream's window lets a third come unasked
 	large := &publishv1.PublishRequest{
 		Target:  &publishv1.PublishRequest_Channel{Channel: "chat.a"},
 		Payload: &publishv1.PublishRequest_Json{Json: strings.Repeat("x", size)},
