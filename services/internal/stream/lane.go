@@ -78,10 +78,12 @@ func (p *Pipeline) advance(l *lane) {
 // send sends what it may, one of each lane in turn.
 func (p *Pipeline) send() {
 	for len(p.ready) > 0 && !p.inLine {
-		place, taken := p.s.slots.stand(func() { p.tell(func(b *inbox) { b.granted++ }) })
-		if !taken {
-			p.inLine, p.place = true, place
-			return
+		if !p.s.slots.try() {
+			place, taken := p.s.slots.stand(func() { p.tell(func(b *inbox) { b.granted++ }) })
+			if !taken {
+				p.inLine, p.place = true, place
+				return
+			}
 		}
 		if !p.sendNext() {
 			p.s.slots.release()
