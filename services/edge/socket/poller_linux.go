@@ -140,10 +140,14 @@ type attempt struct {
 func (c *chunk) receive(raw syscall.RawConn, wait bool) (int, error) {
 	if c.read == nil {
 		c.read = func(fd uintptr) bool {
-			for c.n, c.err = unix.Read(int(fd), c.data[:]); errors.Is(c.err, unix.EINTR); {
-				c.n, c.err = unix.Read(int(fd), c.data[:])
+			for c.n, c.err = unix.Read(int(fd), c.room()); errors.Is(c.err, unix.EINTR); {
+				c.n, c.err = unix.Read(int(fd), c.room())
 			}
-			return !c.wait || !errors.Is(c.err, unix.EAGAIN)
+			if !c.wait || !errors.Is(c.err, unix.EAGAIN) {
+				return true
+			}
+			c.empty()
+			return false
 		}
 	}
 	c.wait = wait

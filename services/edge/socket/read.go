@@ -14,14 +14,38 @@ import (
 // chunkBytes is how much is read at once.
 const chunkBytes = 4 << 10
 
-// chunk is memory to read into, borrowed while there is something in it: a connection
-// that is idle has none.
+// chunk is what is read at once. Its memory is borrowed while there is something in it: a
+// connection that is idle has no chunk, and one that waits to be read from no memory.
 type chunk struct {
-	data [chunkBytes]byte
+	data *[chunkBytes]byte
 	attempt
 }
 
-var chunks = sync.Pool{New: func() any { return new(chunk) }}
+var (
+	chunks = sync.Pool{New: func() any { return new(chunk) }}
+	memory = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
+)
+
+// room borrows the memory.
+func (c *chunk) room() []byte {
+	if c.data == nil {
+		c.data, _ = memory.Get().(*[chunkBytes]byte) // the pool holds nothing else
+	}
+	return c.data[:]
+}
+
+// empty gives it back.
+func (c *chunk) empty() {
+	if c.data != nil {
+		memory.Put(c.data)
+	}
+	c.data = nil
+}
+
+func (c *chunk) giveBack() {
+	c.empty()
+	chunks.Put(c)
+}
 
 // maxLateBytes bounds what a client may say in place of answering a close.
 const maxLateBytes = 1 << 20
@@ -109,7 +133,7 @@ func (s *Socket) fill() error {
 		n, err = c.receive(r.raw, false)
 	} else {
 		s.bear(false)
-		n, err = s.wire.Conn.Read(c.data[:])
+		n, err = s.wire.Conn.Read(c.room())
 	}
 	return s.took(c, n, err)
 }
@@ -136,9 +160,9 @@ func (s *Socket) bear(idle bool) {
 // took takes in what has been read into a chunk.
 func (s *Socket) took(c *chunk, n int, err error) error {
 	r := &s.in
-	r.ready = r.raw != nil && n == len(c.data) // else that was all
+	r.ready = r.raw != nil && n == chunkBytes // else that was all
 	if n == 0 {
-		chunks.Put(c)
+		c.giveBack()
 		return err
 	}
 	r.chunk, r.unread = c, c.data[:n]
@@ -160,7 +184,7 @@ func (s *Socket) boundLate(n int) error {
 // giveBack forgets what is unread.
 func (r *reader) giveBack() {
 	if r.chunk != nil {
-		chunks.Put(r.chunk)
+		r.chunk.giveBack()
 	}
 	r.chunk, r.unread = nil, nil
 }
