@@ -25,7 +25,7 @@ const (
 	rangeCost   = 450 * time.Microsecond
 	messageCost = 12 * time.Microsecond // of each message that a range read brings
 	byteCost    = 2 * time.Nanosecond
-	// rangePatience is what fetches may have cost before those count that are expected still.
+	// rangePatience is what fetches may cost before those count that are expected still.
 	rangePatience = 20 * time.Millisecond
 	// usualBytes is the size of a message until a range has been read.
 	usualBytes = 256
@@ -197,9 +197,9 @@ func (q *readQueue) distance(c *readers) message.Offset {
 }
 
 // worth tells up to which distance a range read costs less than fetches for the
-// channels that it serves, as far as is known. Where clients come one after the other, as
-// many are expected still as have been served lately: so what one would have done for all
-// of them never costs much more than twice as much. The caller holds q.mu.
+// channels that it serves, as far as is known. Clients come one after the other, so as many
+// are expected still as wait or have been served lately; where nobody follows, that has cost
+// about twice of what would have been right. The caller holds q.mu.
 func (q *readQueue) worth() (farthest message.Offset, ok bool) {
 	var classes [65]struct { // by the magnitude of the distance
 		count         int
@@ -215,8 +215,8 @@ func (q *readQueue) worth() (farthest message.Offset, ok bool) {
 		class.sum += d
 		class.farthest = max(class.farthest, d)
 	}
-	var best time.Duration
-	fetches := max(0, q.lately(time.Now())-rangePatience)
+	var fetches, best time.Duration
+	lately := q.lately(time.Now()) - rangePatience
 	for _, class := range classes {
 		if class.count == 0 {
 			continue
@@ -225,7 +225,8 @@ func (q *readQueue) worth() (farthest message.Offset, ok bool) {
 			break
 		}
 		fetches += time.Duration(class.count)*fetchCost + time.Duration(class.sum)*lookCost
-		if saved := fetches - q.costOfRange(class.farthest); saved > best {
+		expected := max(0, lately+fetches)
+		if saved := fetches + expected - q.costOfRange(class.farthest); saved > best {
 			farthest, best, ok = class.farthest, saved, true
 		}
 	}
