@@ -46,7 +46,7 @@ func TestPipelineMixesNoDrafts(t *testing.T) {
 		}
 	}
 	p := s.Pipeline()
-	const count = 500
+	const count = 4000
 	for i := range count {
 		pub := numbered(names[i%2], i)
 		pub.Headers = map[string]string{"X-N": pub.ID}
