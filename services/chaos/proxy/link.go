@@ -73,6 +73,11 @@ func (l *link) dial() net.Conn {
 	if !ok || s.kind == refusing {
 		return nil
 	}
+	select {
+	case <-l.ended: // it was refused, and only then the proxy let others through
+		return nil
+	default:
+	}
 	l.proxy.mu.Lock()
 	target := l.proxy.target
 	l.proxy.mu.Unlock()
