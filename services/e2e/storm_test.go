@@ -39,7 +39,6 @@ type stormClient struct {
 // and has all of them connect to another edge and resume, each checking that it gets
 // all, once and in order. It reports the wall time of that, and the CPU time a client
 // of the edge, of NATS and of presence: handshake, token, connect, resume and delivery.
-// E2E_PROFILE names a directory for profiles of the edge.
 //
 //	go test -run '^$' -bench ResumeStorm -benchtime 3x ./services/e2e
 func BenchmarkResumeStorm(b *testing.B) {
@@ -53,21 +52,21 @@ func BenchmarkResumeStorm(b *testing.B) {
 		{"one room", func(int) string { return "chat.storm" }, stormClients},
 	} {
 		b.Run(layout.name, func(b *testing.B) {
-			for round := range b.N {
-				storm(b, fmt.Sprintf("%s-%d", layout.name, round), layout.channel, layout.per)
+			for range b.N {
+				storm(b, layout.channel, layout.per)
 			}
 		})
 	}
 }
 
-func storm(b *testing.B, name string, channel func(i int) string, per int) {
+func storm(b *testing.B, channel func(i int) string, per int) {
 	b.StopTimer()
 	address := reserve(b)
 	nats := startNATS(b, b.TempDir(), address)
 	cl := newCluster(b, address)
 	presence, publisher := cl.start(b, "presence").ready(b), cl.start(b, "publish").ready(b)
 	told := presences(presence.address(b, "presence"))
-	first, second := cl.start(b, "edge", told).ready(b), cl.start(b, "edge", told, "--ops.pprof").ready(b)
+	first, second := cl.start(b, "edge", told).ready(b), cl.start(b, "edge", told).ready(b)
 	s := cl.system(b, presence, publisher, first, second)
 
 	clients := make([]*stormClient, stormClients)
@@ -90,7 +89,6 @@ func storm(b *testing.B, name string, channel func(i int) string, per int) {
 		}
 	}
 
-	profiled := profile(b, second, name)
 	edgeBefore, natsBefore, presenceBefore := cpuOf(b, second), cpuOf(b, nats), cpuOf(b, presence)
 	b.StartTimer()
 	each(b, clients, func(_ int, c **stormClient) error {
@@ -108,7 +106,6 @@ func storm(b *testing.B, name string, channel func(i int) string, per int) {
 	b.ReportMetric(perClient(cpuOf(b, second)-edgeBefore), "edge-ms/client")
 	b.ReportMetric(perClient(cpuOf(b, nats)-natsBefore), "nats-ms/client")
 	b.ReportMetric(perClient(cpuOf(b, presence)-presenceBefore), "presence-ms/client")
-	profiled()
 	_, text := second.get(b, "/metrics")
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "carillon_edge_recoveries") || strings.HasPrefix(line, "carillon_store_") {
