@@ -149,13 +149,12 @@ func growthRecipients(ctx context.Context, r *run) error {
 		return err
 	}
 	for _, size := range sizes {
-		if _, err := s.flatOut(ctx, channel(size), size, window, r.scaledTime(warmUp)); err != nil {
+		if err := s.flatOut(ctx, channel(size), size, window, r.scaledTime(warmUp)); err != nil {
 			return err
 		}
 		before := s.messages.received.Load()
 		used, _, err := s.measure(func() error {
-			_, err := s.flatOut(ctx, channel(size), size, window, r.scaledTime(stepTime/2))
-			return err
+			return s.flatOut(ctx, channel(size), size, window, r.scaledTime(stepTime/2))
 		})
 		if err != nil {
 			return err

@@ -192,13 +192,12 @@ func flatOut(clients, window int) func(context.Context, *run) error {
 		if err := s.connect(ctx, recipients, 0, shared); err != nil {
 			return err
 		}
-		if _, err := s.flatOut(ctx, system.Shared("all"), recipients, window, warmUp); err != nil {
+		if err := s.flatOut(ctx, system.Shared("all"), recipients, window, warmUp); err != nil {
 			return err
 		}
 		s.messages.latencies()
 		return s.deliveries(func() error {
-			_, err := s.flatOut(ctx, system.Shared("all"), recipients, window, r.length())
-			return err
+			return s.flatOut(ctx, system.Shared("all"), recipients, window, r.length())
 		})
 	}
 }

@@ -103,8 +103,9 @@ func (s *stage) publish(ctx context.Context, channel string, recipients int, due
 }
 
 // flatOut publishes to a channel as flood does.
-func (s *stage) flatOut(ctx context.Context, channel string, recipients, window int, length time.Duration) (int, error) {
-	return s.flood(ctx, window, length, func(int) (string, int) { return channel, recipients })
+func (s *stage) flatOut(ctx context.Context, channel string, recipients, window int, length time.Duration) error {
+	_, err := s.flood(ctx, window, length, func(int) (string, int) { return channel, recipients })
+	return err
 }
 
 // flood publishes for a time, as long as at most window messages are on their way, and

@@ -128,18 +128,6 @@ func (h *Herd) Connect(ctx context.Context, clients []Client, atOnce int) error 
 	}
 }
 
-// Leave closes the connections of clients, by their numbers from one on.
-func (h *Herd) Leave(from int) {
-	left := make(chan struct{})
-	h.do(func() {
-		defer close(left)
-		for _, c := range h.clients[from:] {
-			h.close(c)
-		}
-	})
-	<-left
-}
-
 // Lost is why a connection ended that was ready; nil: none did.
 func (h *Herd) Lost() error {
 	lost := make(chan error, 1)
