@@ -29,6 +29,8 @@ type partition struct {
 
 	mu     sync.Mutex
 	topics []*topic // in no order
+	// checking: a check is under way; again: another is to follow it.
+	checking, again bool
 }
 
 // standing is all that the outcome of a check depends on: where nothing of it has
@@ -79,6 +81,25 @@ func (p *partition) snapshot() []*topic {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.topics)
+}
+
+// beginCheck tells whether to check the partition now; while a check is under way another
+// follows it instead, since that one may have looked already.
+func (p *partition) beginCheck() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	begin := !p.checking
+	p.checking, p.again = true, !begin
+	return begin
+}
+
+// endCheck ends a check, unless another is to follow, which it tells.
+func (p *partition) endCheck() (again bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	again = p.again
+	p.checking, p.again = again, false
+	return again
 }
 
 // add takes a topic in, unless it is nobody's. The caller holds the shard's mu.

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -17,8 +16,8 @@ const (
 	headInterval = 2 * time.Second
 	// headGrace is how long a message that is stored may take to come by itself.
 	headGrace = 250 * time.Millisecond
-	// headTimeout bounds one round, and boundsTimeout the part of it that tells whether a
-	// stream answers at all: the next round waits for it.
+	// headTimeout bounds one check of a partition, and boundsTimeout the part of it that
+	// tells whether the stream answers at all: the next check of it waits for it.
 	headTimeout   = 10 * time.Second
 	boundsTimeout = 2 * time.Second
 	// proveTimeout bounds the part that reads quiet channels for themselves.
@@ -58,28 +57,33 @@ func (h *hub) watch(ctx context.Context) {
 	}
 }
 
-// checkHeads repairs the topics that are behind. Partitions are checked side by side, so
-// that one that does not answer hides nothing of the others.
+// checkHeads has the partitions checked side by side and returns at once: one that does
+// not answer, or slowly, delays no other, nor the next check of another. Of each there is
+// one check at a time.
 func (h *hub) checkHeads(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, headTimeout)
-	defer cancel()
-	var wait sync.WaitGroup
 	for _, part := range h.stored.all() {
-		wait.Go(func() { h.checkPartition(ctx, part) })
+		if part.beginCheck() {
+			h.goroutines.Go(func() {
+				for again := true; again; again = part.endCheck() {
+					h.checkPartition(ctx, part)
+				}
+			})
+		}
 	}
-	wait.Wait()
 }
 
 // checkPartition repairs those topics of a partition that are behind, and tells
 // positions, unless it stands as it did when all of it had been delivered.
 func (h *hub) checkPartition(ctx context.Context, part *partition) {
+	ctx, cancel := context.WithTimeout(ctx, headTimeout)
+	defer cancel()
 	// Asked for before anything is looked at: whatever joins or is missed later is news.
 	at := standing{joined: part.joined.Load(), alarms: h.alarms.Load()}
-	soon, cancel := context.WithTimeout(ctx, boundsTimeout)
-	defer cancel()
+	soon, enough := context.WithTimeout(ctx, boundsTimeout)
+	defer enough()
 	bounds, err := h.broker.Bounds(soon, part.sample)
 	if err != nil {
-		return // NATS is away; the next round comes, and an alarm with the connection
+		return // NATS is away; the next check comes, and an alarm with the connection
 	}
 	at.epoch, at.first, at.last = bounds.Epoch(), bounds.First, bounds.Last
 	if at == part.confirmed {

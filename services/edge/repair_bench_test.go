@@ -93,7 +93,11 @@ func BenchmarkHeadCheck(b *testing.B) {
 			rate, spreads int
 		}{{"nothing", 0, 1}, {"100 into one", 100, 1}, {"1000 spread", 1000, 1000}, {"10000 spread", 10_000, 1000}} {
 			b.Run(fmt.Sprintf("%d channels/%s", channels, load.name), func(b *testing.B) {
-				h.checkHeads(b.Context())
+				check := func() {
+					h.checkHeads(b.Context())
+					h.goroutines.Wait()
+				}
+				check()
 				var used time.Duration
 				b.ReportAllocs()
 				for b.Loop() {
@@ -103,7 +107,7 @@ func BenchmarkHeadCheck(b *testing.B) {
 					})
 					b.StartTimer()
 					before := processorTime(b)
-					h.checkHeads(b.Context())
+					check()
 					used += processorTime(b) - before
 				}
 				perCheck := used.Seconds() / float64(b.N)

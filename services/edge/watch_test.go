@@ -12,17 +12,20 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/message"
 )
 
-// script is a Broker of one partition, of which a test says what it keeps.
+// script is a Broker with a partition for each namespace, all of which keep what a test
+// says.
 type script struct {
 	Broker
-	last    message.Offset // of the partition
+	last    message.Offset // of each partition
 	trimmed message.Offset
 	kept    []*message.Message
-	lasts   func()       // before Lasts answers
-	silent  channel.Name // what Lasts does not cover, and Read does not answer about
+	lasts   func()           // before Lasts answers
+	silent  channel.Name     // what Lasts does not cover, and Read does not answer about
+	stalled string           // a namespace of which Lasts does not answer
+	next    *message.Message // will be stored at its time
 }
 
-func (s *script) Partition(channel.Name) string { return "p" }
+func (s *script) Partition(name channel.Name) string { return name.Namespace() }
 
 func (s *script) Unlisten(channel.Name) {}
 
@@ -33,18 +36,31 @@ func (s *script) Bounds(context.Context, channel.Name) (message.Bounds, error) {
 }
 
 func (s *script) now() message.Bounds {
-	return message.Bounds{Epochs: []message.EpochStart{{Epoch: "e", First: 1}}, First: 1, Last: s.last}
+	last, _ := s.stored()
+	return message.Bounds{Epochs: []message.EpochStart{{Epoch: "e", First: 1}}, First: 1, Last: last}
 }
 
-func (s *script) Lasts(_ context.Context, names []channel.Name, after, _ message.Offset) (message.Lasts, error) {
+func (s *script) stored() (last message.Offset, kept []*message.Message) {
+	if s.next == nil || time.Now().Before(s.next.Time) {
+		return s.last, s.kept
+	}
+	return s.next.Offset, append(slices.Clip(s.kept), s.next)
+}
+
+func (s *script) Lasts(ctx context.Context, names []channel.Name, after, _ message.Offset) (message.Lasts, error) {
 	if s.lasts != nil {
 		s.lasts()
 	}
-	lasts := message.Lasts{Offsets: map[channel.Name]message.Offset{}, UpTo: s.last}
+	if names[0].Namespace() == s.stalled {
+		<-ctx.Done()
+		return message.Lasts{}, ctx.Err()
+	}
+	last, kept := s.stored()
+	lasts := message.Lasts{Offsets: map[channel.Name]message.Offset{}, UpTo: last}
 	if slices.Contains(names, s.silent) {
 		lasts.UpTo = 0
 	}
-	for _, m := range s.kept {
+	for _, m := range kept {
 		if m.Offset > after {
 			lasts.Offsets[m.Channel] = m.Offset
 		}
@@ -58,7 +74,8 @@ func (s *script) Read(ctx context.Context, name channel.Name, after message.Offs
 		return message.Page{}, ctx.Err()
 	}
 	page := message.Page{Reached: after}
-	for _, m := range s.kept {
+	_, kept := s.stored()
+	for _, m := range kept {
 		if m.Channel == name && m.Offset > after {
 			page.Messages, page.Reached = append(page.Messages, m), m.Offset
 		}
@@ -101,8 +118,8 @@ func TestAChannelThatIsJoinedDuringACheckIsChecked(t *testing.T) {
 	}
 	for range 2 {
 		h.checkHeads(t.Context())
+		h.goroutines.Wait()
 	}
-	h.goroutines.Wait()
 	if position, _ := joined.offsets(); position != 101 {
 		t.Errorf("the channel stands at %d", position)
 	}
@@ -137,6 +154,7 @@ func TestWhatStandsStillIsNotChecked(t *testing.T) {
 	} {
 		step.change()
 		h.checkHeads(t.Context())
+		h.goroutines.Wait()
 		if asked != step.asked || topic.checked != h.alarms.Load() {
 			t.Fatalf("%s: asked %d times, want %d, and found right after alarm %d", step.name, asked, step.asked, topic.checked)
 		}
@@ -197,6 +215,51 @@ func TestAChannelThatCannotBeProvedHoldsUpNoRepair(t *testing.T) {
 			t.Errorf("after 5 s the channel stands at %d", position)
 		}
 	})
+}
+
+// A lost tail is found within the promised time, also while the store answers how far
+// another partition goes, and then nothing more about it.
+func TestAPartitionThatIsSlowHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lost := &message.Message{Channel: "chat.a", Offset: 101, Time: time.Now().Add(headInterval + time.Second)}
+		broker := &script{last: 10, stalled: "slow"}
+		h := newTestHub(t, broker)
+		late, err := h.acquire(t.Context(), "chat.a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.acquire(t.Context(), "slow.a"); err != nil {
+			t.Fatal(err)
+		}
+		broker.last, broker.next = 100, lost
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		h.goroutines.Go(func() { h.watch(ctx) })
+		for found := message.Offset(0); found < lost.Offset; found, _ = late.offsets() {
+			<-time.After(headGrace)
+			if since := time.Since(lost.Time); since > headInterval+2*headGrace {
+				t.Fatalf("it stands at %d, %v after %d was stored", found, since, lost.Offset)
+			}
+		}
+	})
+}
+
+// What is asked for while a partition is checked has another check follow, and only one.
+func TestChecksOfOnePartitionFollowEachOther(t *testing.T) {
+	t.Parallel()
+	var part partition
+	if !part.beginCheck() {
+		t.Fatal("nothing to begin with")
+	}
+	for range 3 {
+		if part.beginCheck() {
+			t.Fatal("two at once")
+		}
+	}
+	if !part.endCheck() || part.beginCheck() || !part.endCheck() || part.endCheck() || !part.beginCheck() {
+		t.Error("not one after the other")
+	}
 }
 
 // What comes during a repair and had no predecessor when it was stored may follow what
