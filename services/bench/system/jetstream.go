@@ -69,6 +69,10 @@ func (p *streamPublisher) Publish(ctx context.Context, channel string, message [
 	return Place{Offset: ack.Sequence}, nil
 }
 
+// stallWait is how long a full window waits for an answer: nats.go gives up after 200 ms
+// of its own, less than a machine may take that does something else.
+const stallWait = time.Minute
+
 // Pipe publishes without waiting for each answer.
 func (p *streamPublisher) Pipe(ctx context.Context, channel string, message []byte, count, window int) error {
 	stream, err := jetstream.New(p.conn, jetstream.WithPublishAsyncMaxPending(window))
@@ -77,7 +81,7 @@ func (p *streamPublisher) Pipe(ctx context.Context, channel string, message []by
 	}
 	answers := make([]jetstream.PubAckFuture, count)
 	for i := range answers {
-		if answers[i], err = stream.PublishAsync(channel, message); err != nil {
+		if answers[i], err = stream.PublishAsync(channel, message, jetstream.WithStallWait(stallWait)); err != nil {
 			return err
 		}
 	}

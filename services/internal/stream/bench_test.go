@@ -66,7 +66,9 @@ func BenchmarkPublishing(b *testing.B) {
 	raw := func(n int) {
 		part := s.groups["chat"].of("chat.lobby")
 		for range n {
-			if _, err := js.PublishMsgAsync(&encodeStored(text("chat.lobby", payload), part.in+"chat.lobby").msg); err != nil {
+			m := &encodeStored(text("chat.lobby", payload), part.in+"chat.lobby").msg
+			// By itself nats.go gives up where no answer comes for 200 ms.
+			if _, err := js.PublishMsgAsync(m, jetstream.WithStallWait(time.Minute)); err != nil {
 				b.Fatal(err)
 			}
 		}
