@@ -7,7 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
@@ -19,13 +21,18 @@ import (
 const maxUnanswered = 1024
 
 // readAhead is how many requests of a stream may have been read and not yet been taken,
-// so that reader and taker need not wake each other for every one.
-const readAhead = 64
+// so that reader and taker need not wake each other for every one, and readAheadBytes how
+// large they may be: one that is larger is alone. One more waits for room.
+const (
+	readAhead      = 64
+	readAheadBytes = 1 << 20
+)
 
 type (
 	publishStream = grpc.BidiStreamingServer[publishv1.PublishStreamRequest, publishv1.PublishStreamResponse]
 	received      struct {
 		request *publishv1.PublishStreamRequest
+		size    int64 // what it takes of ahead
 		err     error
 	}
 )
@@ -36,7 +43,7 @@ func (s *Service) PublishStream(stream publishStream) error {
 	ctx := stream.Context()
 	p := &publishing{
 		service: s, answers: make(chan *publishv1.PublishStreamResponse, maxUnanswered),
-		room: make(chan struct{}, maxUnanswered), unanswered: map[uint64]struct{}{},
+		room: make(chan struct{}, maxUnanswered), ahead: semaphore.NewWeighted(readAheadBytes), unanswered: map[uint64]struct{}{},
 	}
 	left := make(chan struct{})
 	defer close(left)
@@ -62,6 +69,7 @@ type publishing struct {
 	service  *Service
 	pipeline Pipeline
 	room     chan struct{}                         // holds a place for each request that is read until its answer has left
+	ahead    *semaphore.Weighted                   // of bytes that are read and not yet taken
 	answers  chan *publishv1.PublishStreamResponse // never full, since no more are read
 
 	mu         sync.Mutex
@@ -86,8 +94,12 @@ func (p *publishing) receive(stream publishStream, left <-chan struct{}) (<-chan
 				return
 			}
 			request, err := stream.Recv()
+			size := min(int64(proto.Size(request)), readAheadBytes)
+			if p.ahead.Acquire(stream.Context(), size) != nil { // the handler sees that too
+				return
+			}
 			select {
-			case requests <- received{request, err}:
+			case requests <- received{request, size, err}:
 			case <-left:
 				return
 			}
@@ -121,6 +133,7 @@ func (p *publishing) take(ctx context.Context, requests <-chan received) error {
 			if in.err != nil {
 				return in.err
 			}
+			p.ahead.Release(in.size)
 			if err := p.publish(ctx, in.request); err != nil {
 				return err
 			}

@@ -235,6 +235,58 @@ func TestStreamIsBounded(t *testing.T) {
 	}
 }
 
+// full is a pipeline with room for nothing while the gate is shut.
+type full struct{ wide }
+
+func (f *full) Publish(ctx context.Context, p message.Publication, done func(message.Receipt, error)) error {
+	<-f.gate.open
+	return f.wide.Publish(ctx, p, done)
+}
+
+type fullStore struct{ wideStore }
+
+func (s fullStore) Pipeline() publish.Pipeline { return &full{wide{gate: s.gate}} }
+
+// Of requests that the store has no room for only so many bytes are read, and one that has
+// more goes through.
+func TestStreamReadsOnlySoFarAhead(t *testing.T) {
+	t.Parallel()
+	const bound, many, each = 1 << 20, 60, message.MaxPayloadBytes // their number is bounded by 64 and more
+	const most = 2*bound/each + 3                                  // gRPC has as many bytes; three are on their way from one to the next
+	large := toChannel("chat.a", `"`+strings.Repeat("x", each-2)+`"`)
+	huge := toChannel("chat.a", `"`+strings.Repeat("x", 3*bound)+`"`)
+	g := &gate{open: make(chan struct{}), closing: make(chan struct{}, 1)}
+	a := start(t, fullStore{wideStore{g.publish, g}})
+	s := open(t, a, as(t.Context(), callerToken(t, "billing")))
+	var sent atomic.Int64
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for id := range uint64(many) {
+			if err := s.Send(&publishv1.PublishStreamRequest{Id: id + 1, Message: large}); err != nil {
+				t.Error(err)
+				return
+			}
+			sent.Add(1)
+		}
+		s.send(many+1, huge)
+		if err := s.CloseSend(); err != nil {
+			t.Error(err)
+		}
+	})
+	for before := int64(0); before == 0 || before < sent.Load(); <-time.After(100 * time.Millisecond) {
+		before = sent.Load()
+	}
+	if n := sent.Load(); n > most {
+		t.Errorf("%d were sent while the store had no room, want no more than %d", n, most)
+	}
+	close(g.open)
+	answered, err := s.ends()
+	sending.Wait()
+	if len(answered) != many+1 || !errors.Is(err, io.EOF) {
+		t.Errorf("%d answers, %v; want %d", len(answered), err, many+1)
+	}
+}
+
 // A request that cannot be answered ends the stream, when what came before is.
 func TestStreamOfAConfusedCaller(t *testing.T) {
 	t.Parallel()
