@@ -22,6 +22,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/config"
 	commands "github.com/carillon-rt/carillon/services/internal/control"
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
+	"github.com/carillon-rt/carillon/services/internal/metronome"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/ops"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
@@ -270,7 +271,7 @@ func serveWhile(ctx context.Context, server *rpc.Server, ready map[string]func()
 			return err
 		case <-health.C:
 		}
-		next := readyInterval
+		next := metronome.Next(readyInterval)
 		for name, ask := range ready {
 			is := ask == nil || ask() == nil
 			server.SetServing(name, is)

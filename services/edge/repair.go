@@ -7,6 +7,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/metronome"
 )
 
 const (
@@ -43,15 +44,16 @@ func (h *hub) Missed() {
 // have been missed. A message that NATS stored and never republished is found so,
 // also if nothing follows it.
 func (h *hub) watch(ctx context.Context) {
-	ticker := time.NewTicker(headInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(metronome.Next(headInterval))
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-h.alarm:
-		case now := <-ticker.C:
-			h.dropLingering(now)
+		case <-timer.C:
+			timer.Reset(metronome.Next(headInterval))
+			h.dropLingering(time.Now())
 		}
 		h.checkHeads(ctx)
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/metronome"
 )
 
 // rereadInterval is how often the files of keys are looked at.
@@ -24,7 +26,7 @@ func (v *Verifier) Run(ctx context.Context, logger *slog.Logger) {
 	client := newKeyClient(v.keys)
 	running := map[*keySet]context.CancelFunc{}
 	noted := map[string]string{} // by the name of an issuer, what was last logged of its files
-	files := time.NewTicker(rereadInterval)
+	files := time.NewTimer(metronome.Next(rereadInterval))
 	defer files.Stop()
 	for {
 		wanted := v.table.Load().keySets()
@@ -44,6 +46,7 @@ func (v *Verifier) Run(ctx context.Context, logger *slog.Logger) {
 		select {
 		case <-v.replaced:
 		case <-files.C:
+			files.Reset(metronome.Next(rereadInterval))
 			v.reread(logger, noted)
 		case <-ctx.Done():
 			return

@@ -8,11 +8,16 @@ import (
 	"os"
 	"reflect"
 	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/metronome"
 )
 
-// lookInterval is how often a file is looked at. It is loaded when it has changed and
-// then is the same at two looks, so that one that is being written is not.
-const lookInterval = 250 * time.Millisecond
+// lookInterval is how often a file is looked at. One that has changed is loaded when it is
+// the same after restTime, so that one that is being written is not.
+const (
+	lookInterval = time.Second
+	restTime     = 250 * time.Millisecond
+)
 
 // Watch loads a configuration again when its file changes or somebody asks for it.
 type Watch struct {
@@ -37,8 +42,8 @@ type Watch struct {
 // loaded when asked for.
 func (w *Watch) Run(ctx context.Context) {
 	name := w.Flags.file(w.Getenv)
-	ticker := time.NewTicker(lookInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	var seen, loaded look
 	first := true // loads what may have changed since Current was loaded
 	for {
@@ -51,13 +56,18 @@ func (w *Watch) Run(ctx context.Context) {
 				continue
 			}
 			w.load(false)
-		case <-ticker.C:
+		case <-timer.C:
 			before := seen
-			if seen = lookAt(name); !seen.readable() || !seen.same(before) || seen.same(loaded) {
+			seen = lookAt(name)
+			if !seen.readable() || seen.same(loaded) {
+				timer.Reset(metronome.Next(lookInterval))
 				continue
 			}
-			w.load(first)
-			loaded, first = seen, false
+			timer.Reset(restTime)
+			if seen.same(before) {
+				w.load(first)
+				loaded, first = seen, false
+			}
 		}
 	}
 }

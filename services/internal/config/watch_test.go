@@ -99,7 +99,7 @@ func (w *watched) replace(text string) {
 // want waits for the changes and lines of log since the last time.
 func (w *watched) want(changes []string, says ...string) {
 	w.t.Helper()
-	time.Sleep(time.Second)
+	time.Sleep(2 * time.Second) // a look, and one at what rests
 	synctest.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/carillon-rt/carillon/services/internal/metronome"
 )
 
 const (
@@ -93,11 +95,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.beat(false)
 		})
 	}()
-	tick := time.NewTicker(beatEvery)
-	defer tick.Stop()
+	timer := time.NewTimer(metronome.Next(beatEvery))
+	defer timer.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-timer.C:
+			timer.Reset(metronome.Next(beatEvery))
 			a.beat(false)
 		case err := <-followed: // because ctx ended, or with an error
 			stopWho() // nothing more is said after the goodbye

@@ -55,8 +55,6 @@ func dial(o Options, role string, on events) (*connection, error) {
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.ReconnectBufSize(-1),
-		nats.PingInterval(pingInterval),
-		nats.MaxPingsOutstanding(maxPings),
 		nats.IgnoreAuthErrorAbort(),
 		nats.ConnectHandler(func(nc *nats.Conn) { c.connected(nc, on, false) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { c.connected(nc, on, true) }),
@@ -66,8 +64,9 @@ func dial(o Options, role string, on events) (*connection, error) {
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 	}
 	if o.Embedded != nil {
-		options = append(options, nats.InProcessServer(o.Embedded))
+		options = append(options, nats.InProcessServer(o.Embedded), nats.PingInterval(time.Hour)) // nobody vanishes
 	} else {
+		options = append(options, nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(maxPings))
 		options = slices.Concat(options, c.login(o.Login), secured(o.TLS))
 	}
 	nc, err := nats.Connect(o.URL, options...)

@@ -46,6 +46,7 @@ const (
 type Control struct {
 	store    *Store
 	replicas int
+	found    atomic.Int64 // when a follower was last told where the log ends, in Unix nanoseconds
 	missing  atomic.Int64 // since when there is no stream, in Unix nanoseconds; 0: there is
 
 	mu        sync.Mutex
@@ -263,13 +264,17 @@ func (c *Control) configuration(base jetstream.StreamConfig) jetstream.StreamCon
 }
 
 // keep makes the stream anew where it was deleted under a connection and has not come
-// back.
-func (c *Control) keep(ctx context.Context) {
+// back. Where somebody follows the log, that one asks often enough.
+func (c *Control) keep(ctx context.Context, every time.Duration) {
 	c.mu.Lock()
 	connected, js := c.connected, c.js
 	c.mu.Unlock()
 	if connected == nil || connected.Err() != nil {
 		return // it is being ensured
+	}
+	if time.Since(time.Unix(0, c.found.Load())) < every {
+		c.missing.Store(0)
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/carillon-rt/carillon/services/internal/metronome"
 )
 
 const (
@@ -69,7 +71,7 @@ func (c *Control) Follow(ctx context.Context, apply applying, caughtUp func()) e
 			return nil
 		case err == nil:
 			failing, retry = false, newRetry()
-			timer.Reset(followEvery)
+			timer.Reset(metronome.Next(followEvery))
 			if first {
 				caughtUp()
 			}
@@ -136,6 +138,7 @@ func (f *follower) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.control.found.Store(time.Now().UnixNano())
 	if err := f.judge(told, time.Now()); err != nil {
 		return err
 	}

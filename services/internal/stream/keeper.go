@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/metronome"
 )
 
 const (
@@ -28,11 +29,12 @@ const (
 // keep looks at every stream now and then, and at the servers that it is connected to.
 func (s *Store) keep(every time.Duration) {
 	watched, replicated := s.outlooks()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	timer := time.NewTimer(metronome.Next(every))
+	defer timer.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-timer.C:
+			timer.Reset(metronome.Next(every))
 		case <-s.ctx.Done():
 			return
 		}
@@ -44,7 +46,7 @@ func (s *Store) keep(every time.Duration) {
 				}
 			}
 		}
-		wg.Go(func() { s.control.keep(s.ctx) })
+		wg.Go(func() { s.control.keep(s.ctx, every) })
 		for _, o := range watched {
 			wg.Go(func() { s.watch(o, replicated) })
 		}
