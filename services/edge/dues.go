@@ -8,8 +8,10 @@ import (
 )
 
 const (
-	// checkInterval is how often time's demands on sessions are looked at.
+	// checkInterval is how often time's demands on sessions are looked at while there are any.
 	checkInterval = 500 * time.Millisecond
+	// maxRested is for how long nothing is looked at while there are none.
+	maxRested = 5 * time.Second
 	// maxUnchecked bounds for how long a session is not looked at, since tokens expire by a
 	// clock that may be set.
 	maxUnchecked = time.Minute
@@ -20,10 +22,12 @@ const (
 // dues say when time demands something of which session: of those that are idle, nothing
 // for long. Its methods may be called concurrently.
 type dues struct {
-	began time.Time
+	began  time.Time
+	sooner chan struct{} // one place: somebody is due before the rest is over
 
-	mu   sync.Mutex
-	heap dueHeap
+	mu    sync.Mutex
+	heap  dueHeap
+	until time.Duration // the end of the rest, from began
 }
 
 // due is a session's place among the dues, whose mu guards it.
@@ -32,7 +36,7 @@ type due struct {
 	index int           // in the heap; -1: it is not there any more
 }
 
-func newDues() *dues { return &dues{began: time.Now()} }
+func newDues() *dues { return &dues{began: time.Now(), sooner: make(chan struct{}, 1)} }
 
 // add has a session looked at from a time on.
 func (d *dues) add(s *session, at time.Time) {
@@ -40,6 +44,7 @@ func (d *dues) add(s *session, at time.Time) {
 	defer d.mu.Unlock()
 	s.due.at = at.Sub(d.began)
 	heap.Push(&d.heap, s)
+	d.disturb()
 }
 
 // remove has it not be looked at any more.
@@ -56,7 +61,27 @@ func (d *dues) hasten(s *session, at time.Time) {
 	if sooner := at.Sub(d.began); s.due.index >= 0 && sooner < s.due.at {
 		s.due.at = sooner
 		heap.Fix(&d.heap, s.due.index)
+		d.disturb()
 	}
+}
+
+// disturb ends a rest that is longer than it may be. The caller holds d.mu.
+func (d *dues) disturb() {
+	if d.heap[0].due.at < d.until {
+		d.until = d.heap[0].due.at
+		signal(d.sooner)
+	}
+}
+
+// rest is for how long from now nothing is due.
+func (d *dues) rest(now time.Time) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.until = now.Sub(d.began) + maxRested
+	if len(d.heap) > 0 {
+		d.until = min(d.until, d.heap[0].due.at)
+	}
+	return max(0, d.until-now.Sub(d.began))
 }
 
 // take returns a session that is due; nil: none is. Who takes it hastens it, to when it is

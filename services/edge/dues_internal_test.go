@@ -2,6 +2,7 @@ package edge
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -96,4 +97,51 @@ func TestDemandOfTime(t *testing.T) {
 	if next := s.demand(expiring(time.Hour), opened).Sub(opened); next != maxUnchecked {
 		t.Errorf("to be looked at again after %v, want %v: the clock of the wall may be set", next, maxUnchecked)
 	}
+}
+
+// Nobody is looked at later than a check interval after being due, whatever the rest was
+// for; where nobody is due soon, it is long.
+func TestRestUntilSomebodyIsDue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDues()
+		in := func(wait time.Duration) *session {
+			s := &session{due: due{index: -1}}
+			d.add(s, time.Now().Add(wait))
+			return s
+		}
+		rest := func(want time.Duration) {
+			t.Helper()
+			if rest := d.rest(time.Now()); rest != want {
+				t.Fatalf("a rest of %v, want %v", rest, want)
+			}
+		}
+		disturbed := func(want bool) {
+			t.Helper()
+			select {
+			case <-d.sooner:
+				if !want {
+					t.Fatal("disturbed for nothing")
+				}
+			default:
+				if want {
+					t.Fatal("not disturbed")
+				}
+			}
+		}
+		rest(maxRested)
+		late := in(time.Minute)
+		disturbed(false)
+		rest(maxRested)
+		in(2 * time.Second)
+		disturbed(true)
+		rest(2 * time.Second)
+		in(3 * time.Second)
+		disturbed(false)
+		d.hasten(late, time.Now().Add(time.Second))
+		disturbed(true)
+		rest(time.Second)
+		time.Sleep(1500 * time.Millisecond)
+		rest(0)
+	})
 }

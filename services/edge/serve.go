@@ -15,6 +15,7 @@ import (
 	"github.com/carillon-rt/carillon/services/edge/socket"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
+	"github.com/carillon-rt/carillon/services/internal/metronome"
 )
 
 const (
@@ -107,20 +108,23 @@ func (e *Edge) drain(server *http.Server) {
 }
 
 // checkSessions does what time demands: pings, and the ends of those that are late. It
-// looks only at those that are due.
+// looks only at those that are due, and sleeps until somebody is.
 func (e *Edge) checkSessions(ctx context.Context) {
-	ticker := time.NewTicker(checkInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-ticker.C:
+		case <-e.dues.sooner:
+		case <-timer.C:
+			now := time.Now()
 			e.gate.sweep(now)
 			for s := e.dues.take(now); s != nil; s = e.dues.take(now) {
 				e.dues.hasten(s, s.check(now))
 			}
 		}
+		timer.Reset(metronome.After(e.dues.rest(time.Now()), checkInterval))
 	}
 }
 
