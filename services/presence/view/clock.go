@@ -8,8 +8,10 @@ import (
 )
 
 const (
-	// tick is how often the view looks at what time has done.
+	// tick is how often the view looks at what time has done, and lull how often while
+	// that can be nothing.
 	tick = 250 * time.Millisecond
+	lull = time.Second
 	// maxLate is by how much a tick may be late. Beyond, it was this process that was
 	// stopped, and the silence its own.
 	maxLate = 2 * time.Second
@@ -22,27 +24,30 @@ const (
 )
 
 // beat is the last tick: the time of the view, and of the world. The view's time goes
-// on as the world's does, but by no more than tick and maxLate at once.
+// on as the world's does, but by no more than until the next tick and maxLate at once.
 type beat struct {
 	clock time.Duration
 	at    time.Time
-	wall  time.Time // at, without the monotonic reading, which stops while a machine sleeps
+	wall  time.Time     // at, without the monotonic reading, which stops while a machine sleeps
+	next  time.Duration // the next tick comes so much later
 }
 
 // stopped is for how long this process had been stopped at a time after the tick; 0: it
 // had not.
 func (b *beat) stopped(now time.Time) time.Duration {
 	passed, outside := now.Sub(b.at), now.Round(0).Sub(b.wall)
-	if passed > tick+maxLate || outside-passed > maxLate {
+	if passed > b.next+maxLate || outside-passed > maxLate {
 		return max(passed, outside)
 	}
 	return 0
 }
 
 // now is the view's time.
-func (v *View) now() time.Duration {
-	b := v.beat.Load()
-	return b.clock + min(time.Since(b.at), tick+maxLate)
+func (v *View) now() time.Duration { return v.beat.Load().later(time.Now()) }
+
+// later is the view's time at a time after the tick.
+func (b *beat) later(now time.Time) time.Duration {
+	return b.clock + min(now.Sub(b.at), b.next+maxLate)
 }
 
 // run is what belongs to Run's goroutine.
@@ -51,7 +56,9 @@ type run struct {
 	stalled time.Duration
 	// settles is when the round ends that began at the start or with a stall.
 	settles time.Duration
-	edges   []*edge // room for sweep
+	// busy tells that time may do something to an edge before the next lull is over.
+	busy  bool
+	edges []*edge // room for sweep
 	// forgetting are the goroutines that remove the members of a silent edge, which may
 	// take longer than the clock may stand still.
 	forgetting sync.WaitGroup
@@ -62,14 +69,39 @@ type run struct {
 func (v *View) Run(ctx context.Context) {
 	defer v.run.forgetting.Wait()
 	v.start()
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-			v.tick()
+		case <-v.hasten:
+		case <-timer.C:
+		}
+		v.tick()
+		if v.ready.Load() && !v.run.busy {
+			v.rest()
+		}
+		timer.Reset(v.beat.Load().next)
+	}
+}
+
+// rest lets a lull pass until the next tick, unless who is held for less comes meanwhile.
+func (v *View) rest() {
+	resting := *v.beat.Load()
+	resting.next = lull
+	v.beat.Store(&resting)
+}
+
+// disturb ends a lull that is too long for those whom an edge holds. edge.mu is held.
+func (v *View) disturb(e *edge) {
+	if v.beat.Load().next <= tick {
+		return
+	}
+	if _, due := e.held.due(v.now() + lull); due {
+		select {
+		case v.hasten <- struct{}{}:
+		default: // it ends already
 		}
 	}
 }
@@ -81,12 +113,12 @@ func (v *View) start() {
 }
 
 func (v *View) advance(clock time.Duration, now time.Time) {
-	v.beat.Store(&beat{clock: clock, at: now, wall: now.Round(0)})
+	v.beat.Store(&beat{clock: clock, at: now, wall: now.Round(0), next: tick})
 }
 
 func (v *View) tick() {
 	last, now := v.beat.Load(), time.Now()
-	clock := last.clock + min(now.Sub(last.at), tick+maxLate)
+	clock := last.later(now)
 	v.advance(clock, now)
 	if late := last.stopped(now); late > 0 {
 		v.stall(clock, late)
@@ -121,11 +153,14 @@ func (v *View) sweep(clock time.Duration) (settled bool) {
 	v.mu.Lock()
 	v.run.edges = v.known(v.run.edges[:0])
 	v.mu.Unlock()
-	settled = true
+	settled, v.run.busy = true, v.run.stalled > 0 && clock < v.run.stalled+round
 	for _, e := range v.run.edges {
 		if e.mu.TryLock() { // else it is being listened to: not silent, and the rest can wait for a tick
 			v.look(e, clock)
+			v.run.busy = v.run.busy || v.demands(e, clock+lull)
 			e.mu.Unlock()
+		} else {
+			v.run.busy = true
 		}
 		settled = settled && e.whole.Load() >= int64(v.run.stalled)
 	}
@@ -159,6 +194,12 @@ func (v *View) look(e *edge, clock time.Duration) {
 			v.mu.Unlock()
 		}
 	}
+}
+
+// demands tells whether time will have done something to an edge.
+func (v *View) demands(e *edge, clock time.Duration) bool {
+	_, due := e.held.due(clock)
+	return due || e.gone || v.lost(e, clock) != nil
 }
 
 // lost tells why what an edge said is not kept any longer.

@@ -304,3 +304,44 @@ func TestLateTicksAreNoStall(t *testing.T) {
 		v.run.forgetting.Wait()
 	})
 }
+
+// While time can do nothing the view looks more rarely; who is held for less than until
+// it looks again is held no longer for that.
+func TestALullEndsForWhoIsHeldBriefly(t *testing.T) {
+	t.Parallel()
+	for after := tick / 2; after < 2*lull; after += tick {
+		synctest.Test(t, func(t *testing.T) {
+			v := running(t, Options{Alone: true})
+			s := joined(t, v, "a", att(lobby, "ann", 1, 1))
+			live(t, round+after, s)
+			if next := v.beat.Load().next; next != lull {
+				t.Fatalf("with nothing to do it looks again after %v", next)
+			}
+			must(t, s.Change(atts(held("ann", tick))))
+			time.Sleep(tick - time.Millisecond)
+			synctest.Wait()
+			wantMembers(t, v, lobby, mem("ann", 0, 1))
+			time.Sleep(tick + time.Millisecond)
+			synctest.Wait()
+			wantMembers(t, v, lobby)
+		})
+	}
+}
+
+// A lull is no reason to hold this process for stopped.
+func TestALullIsNoStall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := running(t, Options{Alone: true})
+		s := joined(t, v, "a", att(lobby, "ann", 1, 1))
+		live(t, time.Minute, s)
+		wantReady(t, v, nil)
+		last := *v.beat.Load()
+		for late, want := range map[time.Duration]bool{last.next + maxLate: false, last.next + maxLate + 1: true} {
+			at := last.at.Add(late)
+			if stopped := last.stopped(at) > 0; stopped != want {
+				t.Errorf("%v after a look that was to be followed after %v: stopped %t", late, last.next, stopped)
+			}
+		}
+	})
+}

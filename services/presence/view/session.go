@@ -228,6 +228,7 @@ func (s *Session) publish() {
 	e.said, e.attendances, e.held, e.connections = whole.said, whole.attendances, whole.held, whole.connections
 	s.staged = nil
 	s.spoke() // it may have taken long to listen to that
+	v.disturb(e)
 }
 
 // Change replaces single attendances, neighbours of one channel in one step, and adds
@@ -261,6 +262,7 @@ func (s *Session) Change(part Part) error {
 		}
 	}
 	v.people.seen(part.LastSeen)
+	v.disturb(e)
 	switch {
 	case e.attendances > v.options.MaxAttendances:
 		return ErrTooManyAttendances

@@ -162,6 +162,7 @@ type View struct {
 	beat    atomic.Pointer[beat]
 	ready   atomic.Bool
 	run     run
+	hasten  chan struct{} // one place: a tick is to come before the lull is over
 
 	mu    sync.Mutex
 	edges map[string]*edge
@@ -197,6 +198,7 @@ func New(options Options) *View {
 		edges:     map[string]*edge{},
 		leftovers: map[*edge]struct{}{},
 		watchers:  map[*Watcher]struct{}{},
+		hasten:    make(chan struct{}, 1),
 	}
 	v.advance(0, time.Now())
 	for i := range v.shards {
