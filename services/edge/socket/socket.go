@@ -5,9 +5,7 @@ package socket
 
 import (
 	"errors"
-	"fmt"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 )
@@ -84,19 +82,6 @@ type ending struct {
 // closeTimeout bounds all of a close: writing what is queued, the close frame, and
 // the wait for the client's.
 const closeTimeout = 5 * time.Second
-
-// Accept upgrades a request, and answers with a subprotocol, which may be empty. Where it
-// fails it has answered the request.
-func Accept(w http.ResponseWriter, r *http.Request, subprotocol string, owner Owner, options *Options) (*Socket, error) {
-	conn, ahead, err := upgrade(w, r, subprotocol)
-	if err != nil {
-		return nil, fmt.Errorf("accept: %w", err)
-	}
-	plain := plainOf(conn)
-	s := &Socket{wire: wire{Conn: conn}, fd: fdOf(plain), owner: owner, options: options}
-	s.in.init(plain, s.fd, ahead, options)
-	return s, nil
-}
 
 // finish does the closing handshake (RFC 6455, 7.1.2): the client's close frame is read
 // by whoever reads, until it has come or nothing more can.
