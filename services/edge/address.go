@@ -99,6 +99,14 @@ func addressIn(text string) netip.Addr {
 	return plain(address)
 }
 
+// peerOf is the address of who is at the other end; the zero address if it has none.
+func peerOf(conn net.Conn) netip.Addr {
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return plain(tcp.AddrPort().Addr())
+	}
+	return addressIn(conn.RemoteAddr().String())
+}
+
 // plain is the one spelling of an address: no zone, and no IPv4 dressed as IPv6.
 func plain(address netip.Addr) netip.Addr { return address.Unmap().WithZone("") }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/carillon-rt/carillon/services/edge/socket"
+	"github.com/carillon-rt/carillon/services/internal/fault"
 )
 
 // handshakes are the connections that have not said connect: while they shake hands,
@@ -31,6 +32,8 @@ type arrival struct {
 	inAll  *list.Element // nil once it has ended
 	inOwn  *list.Element
 	socket *socket.Socket // that it has become; nil before
+	// refusal is what net/http is to answer to its first request; nil: that is not known yet.
+	refusal *fault.Error
 }
 
 // close ends the connection without a word, and its reader learns it. The caller holds
@@ -55,7 +58,7 @@ const crowd = 8
 // or the oldest of its own address if that has many.
 func (h *handshakes) begin(conn net.Conn) (_ *arrival, closed bool) {
 	raw := rawConn(conn)
-	a := &arrival{conn: raw, peer: countedAs(addressIn(raw.RemoteAddr().String()))}
+	a := &arrival{conn: raw, peer: countedAs(peerOf(raw))}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	own, known := h.own[a.peer]
@@ -75,8 +78,14 @@ func (h *handshakes) begin(conn net.Conn) (_ *arrival, closed bool) {
 		h.own[a.peer] = own
 	}
 	a.inAll, a.inOwn = h.all.PushBack(a), own.PushBack(a)
-	h.arrivals[conn] = a
 	return a, closed
+}
+
+// follow has net/http tell of a connection.
+func (h *handshakes) follow(conn net.Conn, a *arrival) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.arrivals[conn] = a
 }
 
 // upgraded notes what a connection has become, which ends if the connection had to make
@@ -148,8 +157,8 @@ func rawConn(conn net.Conn) net.Conn {
 // arrivalKey is that of a connection's arrival in the context of its requests.
 type arrivalKey struct{}
 
-// accepted is called with each connection before anything is read of it.
-func (g *gate) accepted(ctx context.Context, conn net.Conn) context.Context {
+// arrive takes in a connection of which nothing has been read.
+func (g *gate) arrive(conn net.Conn) *arrival {
 	a, closed := g.handshakes.begin(conn)
 	if closed {
 		g.metrics.limited("handshakes")
@@ -157,7 +166,29 @@ func (g *gate) accepted(ctx context.Context, conn net.Conn) context.Context {
 			g.logger.Warn("too many connections have not said connect: closing old ones", "limit", g.limits.MaxHandshakes, "option", "edge.max_handshakes")
 		}
 	}
+	return a
+}
+
+// accepted is called with each connection that net/http gets, before it reads of it.
+func (g *gate) accepted(ctx context.Context, conn net.Conn) context.Context {
+	var a *arrival
+	if from, ok := conn.(*passed); ok {
+		a = from.arrival
+	} else {
+		a = g.arrive(conn)
+	}
+	g.handshakes.follow(conn, a)
 	return context.WithValue(ctx, arrivalKey{}, a)
+}
+
+// refused returns once what was decided about the connection; nil is fine.
+func (a *arrival) refused() *fault.Error {
+	if a == nil {
+		return nil
+	}
+	refusal := a.refusal
+	a.refusal = nil
+	return refusal
 }
 
 func arrivalOf(ctx context.Context) *arrival {

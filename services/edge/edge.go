@@ -165,7 +165,7 @@ func New(options Options) (*Edge, error) {
 // Handler serves /v1/ws and the console.
 func (e *Edge) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/v1/ws", e.serveWebSocket)
+	mux.HandleFunc(webSocketPath, e.serveWebSocket)
 	if e.options.Console != nil {
 		mux.Handle("/", e.options.Console)
 	}

@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -15,67 +16,115 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
 
-// serveWebSocket upgrades a request to a session. What is wrong with the request is
-// answered over HTTP; what is wrong with the token too, but a browser, which cannot
-// see that answer, is upgraded, told, and closed.
+// guest is who may be upgraded.
+type guest struct {
+	from       netip.Addr
+	codec      *codec
+	echo       string // the subprotocol to answer
+	credential *credential
+	refusal    *fault.Error // to be told once upgraded; nil: none
+}
+
+// serveWebSocket upgrades a request of net/http to a session.
 func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
-	from := proxies(e.options.TrustedProxies).addressOf(r)
-	if !e.letIn(w, r, from) {
-		return
-	}
-	offered := subprotocols(r)
-	c, echo, unknown := e.chooseCodec(offered)
-	if unknown != nil {
-		e.refuse(w, r, from, unknown)
+	a := arrivalOf(r.Context())
+	if refusal := a.refused(); refusal != nil {
+		e.refuse(w, r, refusal)
 		return
 	}
 	if !e.enter() {
-		e.refuse(w, r, from, fault.Unavailable(fault.Draining, nil, "this edge is stopping"))
+		e.refuse(w, r, e.stopping())
 		return
 	}
 	defer e.goroutines.Done()
-	if err := e.ready(r.Context()); err != nil {
-		e.refuse(w, r, from, fault.Unavailable(fault.ControlUnavailable, err, "this edge does not know yet which tokens are revoked"))
+	g, refusal := e.examine(r)
+	if refusal != nil {
+		e.refuse(w, r, refusal)
 		return
 	}
-	shown, refusal := e.handshakeCredential(r, offered)
-	if refusal != nil && (refusal.Reason == fault.OriginForbidden || r.Header.Get("Origin") == "") {
-		e.refuse(w, r, from, refusal)
-		return
-	}
-	s := newSession(e, c, remoteOf(r, from))
-	s.credential, s.visit.arrival = shown, arrivalOf(r.Context())
+	s := e.sessionOf(g, r, a)
 	var err error
-	s.socket, err = socket.Accept(w, r, echo, s, &e.sockets)
-	if err != nil {
+	if s.socket, err = socket.Accept(w, r, g.echo, s, &e.sockets); err != nil {
 		e.metrics.refused(fault.New(fault.HeaderInvalid, "", "%v", err))
 		s.debug("handshake refused", "error", err)
 		return
 	}
+	e.open(s, g)
+	e.start(s)
+}
+
+// shake makes a session of a connection that has said r, and ahead after it. Else there is
+// a refusal to be told over HTTP, or net/http has to look at it, and nothing has been done.
+func (e *Edge) shake(conn net.Conn, r *http.Request, ahead []byte, a *arrival) (*session, *fault.Error) {
+	if socket.Check(r) != nil {
+		return nil, nil
+	}
+	if !e.enter() {
+		return nil, e.stopping()
+	}
+	defer e.goroutines.Done()
+	g, refusal := e.examine(r)
+	if refusal != nil {
+		return nil, refusal
+	}
+	s := e.sessionOf(g, r, a)
+	s.socket = socket.Upgrade(conn, ahead, r, g.echo, s, &e.sockets)
+	e.open(s, g)
+	return s, nil
+}
+
+func (e *Edge) stopping() *fault.Error {
+	return fault.Unavailable(fault.Draining, nil, "this edge is stopping")
+}
+
+// examine decides about a handshake. What is wrong with the request is to be answered over
+// HTTP; what is wrong with the token too, but a browser, which cannot see that answer, is
+// upgraded, told, and closed.
+func (e *Edge) examine(r *http.Request) (g guest, refusal *fault.Error) {
+	g.from = proxies(e.options.TrustedProxies).addressOf(r)
+	if refusal := e.letIn(r, g.from); refusal != nil {
+		return g, refusal
+	}
+	offered := subprotocols(r)
+	if g.codec, g.echo, refusal = e.chooseCodec(offered); refusal != nil {
+		return g, refusal
+	}
+	if err := e.ready(r.Context()); err != nil {
+		return g, fault.Unavailable(fault.ControlUnavailable, err, "this edge does not know yet which tokens are revoked")
+	}
+	g.credential, g.refusal = e.handshakeCredential(r, offered)
+	if g.refusal != nil && (g.refusal.Reason == fault.OriginForbidden || r.Header.Get("Origin") == "") {
+		return g, g.refusal
+	}
+	return g, nil
+}
+
+func (e *Edge) sessionOf(g guest, r *http.Request, a *arrival) *session {
+	s := newSession(e, g.codec, remoteOf(r, g.from))
+	s.credential, s.visit.arrival = g.credential, a
+	return s
+}
+
+// open takes in a session that has its socket, or ends it with what is to be told.
+func (e *Edge) open(s *session, g guest) {
 	e.gate.handshakes.upgraded(s.visit.arrival, s.socket)
+	refusal := g.refusal
 	if refusal == nil {
-		refusal = e.admit(s, countedAs(from))
+		refusal = e.admit(s, countedAs(g.from))
 	}
 	if refusal != nil {
 		e.metrics.refused(refusal)
 		s.end(refusal, reconnectAfter(refusal))
 	}
-	e.start(s)
 }
 
-// letIn looks at what a handshake costs before anything else does; where it refuses it
-// has answered.
-func (e *Edge) letIn(w http.ResponseWriter, r *http.Request, from netip.Addr) bool {
+// letIn looks at what a handshake costs before anything else does.
+func (e *Edge) letIn(r *http.Request, from netip.Addr) *fault.Error {
 	if most := e.maxHeaderBytes(); headerBytes(r) > most {
 		e.metrics.limited("header_bytes")
-		e.refuse(w, r, from, fault.New(fault.HeaderInvalid, "", "the request line and the headers have more than %d bytes", most))
-		return false
+		return fault.New(fault.HeaderInvalid, "", "the request line and the headers have more than %d bytes", most)
 	}
-	if refusal := e.gate.knock(countedAs(from)); refusal != nil {
-		e.refuse(w, r, from, refusal) // also a browser: an upgrade would cost what is short
-		return false
-	}
-	return true
+	return e.gate.knock(countedAs(from)) // also a browser's: an upgrade would cost what is short
 }
 
 // readyTimeout is how long a handshake waits for an edge that has just been started.
@@ -123,7 +172,8 @@ func (e *Edge) chooseCodec(offered []string) (c *codec, echo string, refusal *fa
 }
 
 // refuse answers a handshake that is not upgraded.
-func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, from netip.Addr, refusal *fault.Error) {
+func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, refusal *fault.Error) {
+	from := proxies(e.options.TrustedProxies).addressOf(r)
 	e.metrics.refused(refusal)
 	e.refusals.log(e.options.Logger, "handshake refused", refusal, "remote", remoteOf(r, from), "origin", shortened(r.Header.Get("Origin")))
 	if refusal.RetryAfter > 0 {

@@ -49,6 +49,9 @@ func (e *Edge) Serve(ctx context.Context, listener net.Listener) error {
 	if e.options.TLS != nil {
 		listener = tls.NewListener(listener, e.options.TLS)
 	}
+	if !e.options.LocalOnly { // else net/http looks at Host
+		listener = newPorch(e, listener)
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	checks, stopChecks := context.WithCancel(context.Background())

@@ -106,6 +106,9 @@ func Accept(w http.ResponseWriter, r *http.Request, subprotocol string, owner Ow
 		read, _ := buffered.Peek(n) // cannot fail: n bytes are buffered
 		ahead = append(ahead, read...)
 	}
+	if wrapped, ok := conn.(interface{ Bare() net.Conn }); ok { // it has no more to do
+		conn = wrapped.Bare()
+	}
 	_ = conn.SetWriteDeadline(time.Now().Add(closeTimeout)) // answers before it may fill the socket
 	s := Upgrade(conn, ahead, r, subprotocol, owner, options)
 	_ = conn.SetWriteDeadline(time.Time{})
@@ -130,7 +133,8 @@ func refuse(w http.ResponseWriter, err error) {
 
 // Upgrade answers a request that Check has passed, and takes over its connection, of which
 // more may have been read: ahead, which is then the socket's. A connection that does not
-// take the answer whole is closed, which shows when it is read from.
+// take the answer whole is closed, which shows when it is read from. A read deadline that it
+// has is taken away.
 func Upgrade(conn net.Conn, ahead []byte, r *http.Request, subprotocol string, owner Owner, options *Options) *Socket {
 	if _, err := conn.Write(answer(r, subprotocol)); err != nil {
 		_ = conn.Close()
@@ -138,5 +142,8 @@ func Upgrade(conn net.Conn, ahead []byte, r *http.Request, subprotocol string, o
 	plain := plainOf(conn)
 	s := &Socket{wire: wire{Conn: conn}, fd: fdOf(plain), owner: owner, options: options}
 	s.in.init(plain, s.fd, ahead, options)
+	if s.in.raw == nil { // else the first read sets one of its own
+		_ = conn.SetReadDeadline(time.Time{}) // where it fails reading does
+	}
 	return s
 }
