@@ -49,6 +49,33 @@ func TestAnIdleSocketHasNoReader(t *testing.T) {
 	}
 }
 
+// Whoever has said its first word waits for an answer, and its reader for nothing; after
+// the next it stays a while, since there may be more.
+func TestAReaderDoesNotWaitForAnswers(t *testing.T) {
+	t.Parallel()
+	s, client, srv := pair(t, 100, 1<<20)
+	wait := func() time.Duration {
+		if err := client.Write(t.Context(), websocket.MessageText, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if _, err := srv.read(s, &b); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		wantParked(t, s)
+		return time.Since(began)
+	}
+	if took := wait(); took > 100*time.Millisecond {
+		t.Errorf("the reader waited %v for who waits itself", took)
+	}
+	if took := wait(); took < 100*time.Millisecond {
+		t.Errorf("the reader went after %v", took)
+	}
+	s.CloseNow()
+	<-srv.resumed
+}
+
 // What came together is read together: only the rest is waited for.
 func TestAReaderGoesWhenThereIsNoMore(t *testing.T) {
 	t.Parallel()

@@ -65,6 +65,8 @@ type reader struct {
 	fd         int32
 	registered bool  // with the poller
 	ready      bool  // it is worth a try to read from raw
+	heard      bool  // a message has come
+	pauses     bool  // it was the first, and is to be answered before the next comes
 	until      int64 // Unix nanoseconds at which a wait ends; 0: none does
 }
 
@@ -99,6 +101,8 @@ func (s *Socket) Read(b *bytes.Buffer) (text bool, err error) {
 			s.wire.broken.Store(true)
 			return false, s.failed(err)
 		case what == message:
+			r.pauses = !r.heard
+			r.heard = true
 			return r.text, nil
 		case what != nothing:
 			if err := s.control(what); err != nil {
@@ -195,15 +199,12 @@ func (r *reader) giveBack() {
 func (s *Socket) Await() (here bool, err error) {
 	r := &s.in
 	if r.raw != nil {
-		c, _ := chunks.Get().(*chunk) // the pool holds nothing else
-		s.bear(true)
-		n, err := c.receive(r.raw, true)
-		if err = s.took(c, n, err); !errors.Is(err, ErrIdle) {
-			if err != nil {
-				err = s.failed(err)
+		if !r.pauses {
+			if err := s.linger(); !errors.Is(err, ErrIdle) {
+				return true, err
 			}
-			return true, err
 		}
+		r.pauses = false
 		r.ready, r.until = true, 0
 		if s.options.Poller.park(s) {
 			return false, nil
@@ -217,6 +218,17 @@ func (s *Socket) Await() (here bool, err error) {
 	}
 	r.unread = r.first[:]
 	return true, nil
+}
+
+// linger waits for more itself; ErrIdle if nothing comes.
+func (s *Socket) linger() error {
+	c, _ := chunks.Get().(*chunk) // the pool holds nothing else
+	s.bear(true)
+	n, err := c.receive(s.in.raw, true)
+	if err = s.took(c, n, err); err != nil && !errors.Is(err, ErrIdle) {
+		err = s.failed(err)
+	}
+	return err
 }
 
 // control does what a control frame wants. A pong for which there is no room is not sent:
