@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,9 +22,13 @@ type direct struct {
 	mu      sync.Mutex
 	last    uint64
 	waiting map[uint64]chan *nats.Msg // closed when the connection is lost
+	away    chan struct{}             // closed then, too, with another in its place
+	failed  time.Time                 // when a consumer did, last
 }
 
-func newDirect() *direct { return &direct{waiting: make(map[uint64]chan *nats.Msg)} }
+func newDirect() *direct {
+	return &direct{waiting: make(map[uint64]chan *nats.Msg), away: make(chan struct{})}
+}
 
 // open must be called once, before ask.
 func (d *direct) open(nc *nats.Conn) error {
@@ -53,6 +58,8 @@ func (d *direct) lost() {
 		close(answers)
 		delete(d.waiting, token)
 	}
+	close(d.away)
+	d.away = make(chan struct{})
 }
 
 // ask asks a stream and calls each for every message of the answer, no more than

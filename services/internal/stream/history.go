@@ -65,22 +65,27 @@ func (s *Store) recordOf(m *nats.Msg) (record, error) {
 		return record{}, err
 	}
 	e := record{offset: message.Offset(offset)}
-	_, name, ok := strings.Cut(strings.TrimPrefix(first(m.Header, headerSubject), subjectIn), ".")
+	s.fill(&e, first(m.Header, headerSubject), m, func(decoded *message.Message) error { return decodePlace(decoded, m.Header) })
+	return e, nil
+}
+
+// fill decodes the message of a record, if it is Carillon's: else it is a place without one.
+func (s *Store) fill(e *record, subject string, m *nats.Msg, place func(*message.Message) error) {
+	_, name, ok := strings.Cut(strings.TrimPrefix(subject, subjectIn), ".")
 	if !ok {
-		return e, nil
+		return
 	}
 	e.name = channel.Name(name)
 	decoded, err := decodeContent(m, e.name)
 	if err == nil {
-		err = decodePlace(decoded, m.Header)
+		err = place(decoded)
 	}
 	if err != nil {
 		s.damaged.Do(func() { s.logger.Warn("a stored message that is not Carillon's was left out", "error", err) })
-		return e, nil //nolint:nilerr // it is a place without a message
+		return
 	}
 	decoded.Previous = 0
 	e.message = decoded
-	return e, nil
 }
 
 // Latest returns the offset after which the latest messages of a channel lie: count of

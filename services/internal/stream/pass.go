@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -88,6 +89,11 @@ func (p *pass) run(ctx context.Context, bounds message.Bounds) (message.Bounds, 
 
 // readTo reads on up to an offset, in batches, and returns the bounds after that.
 func (p *pass) readTo(ctx context.Context, to message.Offset) (message.Bounds, error) {
+	if to-p.cursor > batchMessages && p.q.store.direct.mayConsume() {
+		if err := p.consume(ctx, to); err != nil {
+			return message.Bounds{}, err
+		}
+	}
 	retry := newRetry()
 	for p.cursor < to {
 		ended, err := p.readBatch(ctx, to)
@@ -137,11 +143,7 @@ func (p *pass) readBatch(ctx context.Context, to message.Offset) (ended bool, er
 			return err
 		}
 		reached = e.offset
-		p.moved++
-		p.movedBytes += len(m.Data)
-		if e.offset <= to {
-			p.take(e)
-		}
+		p.came(e, m, to)
 		return nil
 	})
 	if err != nil {
@@ -156,6 +158,43 @@ func (p *pass) readBatch(ctx context.Context, to message.Offset) (ended bool, er
 	}
 	p.cursor = min(reached, to)
 	return ended, nil
+}
+
+// consume reads on up to an offset through a consumer, for as long as that brings
+// something: the rest is left to direct gets.
+func (p *pass) consume(ctx context.Context, to message.Offset) error {
+	s := p.q.store
+	c, err := s.direct.consume(ctx, p.q.part.stream, p.cursor)
+	if err == nil {
+		defer c.close()
+	}
+	for came := 1; err == nil && came > 0 && p.cursor < to; {
+		came, err = c.next(ctx, int(min(batchMessages, to-p.cursor)), func(m *nats.Msg, place *nats.MsgMetadata) error {
+			e := s.consumed(m, place)
+			p.came(e, m, to)
+			p.cursor = min(e.offset, to)
+			return nil
+		})
+		if p.movedBytes > maxTransfer {
+			return errTooLarge
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && !errors.Is(err, nats.ErrDisconnected):
+		s.direct.consumerFailed()
+	}
+	return nil
+}
+
+// came takes what NATS has sent, if it is not beyond what was asked for.
+func (p *pass) came(e record, m *nats.Msg, to message.Offset) {
+	p.moved++
+	p.movedBytes += len(m.Data)
+	if e.offset <= to {
+		p.take(e)
+	}
 }
 
 // take keeps a message that was read, and deals it.

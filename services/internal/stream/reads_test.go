@@ -364,8 +364,8 @@ func TestWhenARangeIsWorthIt(t *testing.T) {
 		want     bool
 	}{
 		{name: "one, far, after many", behind: map[message.Offset]int{40_000: 1}, spent: time.Second, farthest: 40_000, want: true},
-		{name: "one, far, after some", behind: map[message.Offset]int{40_000: 1}, spent: 300 * time.Millisecond},
-		{name: "a few, far, after some", behind: map[message.Offset]int{40_000: 60}, spent: 300 * time.Millisecond, farthest: 40_000, want: true},
+		{name: "one, far, after some", behind: map[message.Offset]int{40_000: 1}, spent: 200 * time.Millisecond},
+		{name: "a few, far, after some", behind: map[message.Offset]int{40_000: 20}, spent: 200 * time.Millisecond, farthest: 40_000, want: true},
 		{name: "one, near, after a few", behind: map[message.Offset]int{10: 1}, spent: rangePatience / 2},
 		{name: "nobody", behind: map[message.Offset]int{}},
 		{name: "one", behind: map[message.Offset]int{10: 1}},

@@ -25,6 +25,8 @@ const (
 	rangeCost   = 450 * time.Microsecond
 	messageCost = 12 * time.Microsecond // of each message that a range read brings
 	byteCost    = 2 * time.Nanosecond
+	// consumedCost is messageCost where a consumer brings them.
+	consumedCost = 6 * time.Microsecond
 	// rangePatience is what fetches may cost before those count that are expected still.
 	rangePatience = 20 * time.Millisecond
 	// usualBytes is the size of a message until a range has been read.
@@ -240,7 +242,11 @@ func (q *readQueue) costOfRange(distance message.Offset) time.Duration {
 		from := q.head - distance
 		moved = min(moved, q.head-min(q.head, w.upTo)+w.after-min(w.after, from))
 	}
-	return rangeCost + time.Duration(moved)*(messageCost+time.Duration(q.messageBytes)*byteCost)
+	each := messageCost
+	if moved > batchMessages {
+		each = consumedCost
+	}
+	return rangeCost + time.Duration(moved)*(each+time.Duration(q.messageBytes)*byteCost)
 }
 
 // readRange serves the reads of many channels by one contiguous read.
