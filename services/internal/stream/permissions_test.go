@@ -247,6 +247,20 @@ func TestPermissionsLetEveryRoleWork(t *testing.T) {
 	}
 }
 
+func TestPermissionsLetEveryRoleReadALongRange(t *testing.T) {
+	g := startGuarded(t)
+	fillPartition(t, readyStore(t, g.as("publish", nil, one)))
+	for _, user := range []string{"edge", "publish", "serve"} {
+		s := readyStore(t, g.as(user, nil, one))
+		if !readPartition(t, s) || !s.direct.mayConsume() {
+			t.Errorf("%s read without a consumer", user)
+		}
+	}
+	if refused := g.log.violations(); len(refused) > 0 {
+		t.Errorf("refused:\n%s", strings.Join(refused, "\n"))
+	}
+}
+
 func TestPublishMayMakeTheStreams(t *testing.T) {
 	g := startGuarded(t)
 	publish(t, readyStore(t, g.as("publish", nil)), text("chat.lobby", "1"))
@@ -274,7 +288,8 @@ func TestPermissionsRefuseWhatNoRoleNeeds(t *testing.T) {
 		"rt.out.0.chat.lobby", "rt.ctl.out", "rt.other", "_INBOX.of.another", "$JS.API.INFO",
 		"$JS.API.STREAM.DELETE.CARILLON_chat_0", "$JS.API.STREAM.MSG.DELETE.CARILLON_chat_0", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST",
 		"$JS.API.STREAM.SNAPSHOT.CARILLON_chat_0", "$JS.API.STREAM.RESTORE.CARILLON_chat_0", "$JS.API.STREAM.LEADER.STEPDOWN.CARILLON_chat_0",
-		"$JS.API.CONSUMER.CREATE.CARILLON_chat_0", "$SYS.REQ.SERVER.PING", "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.CARILLON_chat_0",
+		"$JS.API.CONSUMER.CREATE.CARILLON_chat_0.name", "$JS.API.CONSUMER.DURABLE.CREATE.CARILLON_chat_0.name",
+		"$JS.API.CONSUMER.NAMES.CARILLON_chat_0", "$JS.API.CONSUMER.INFO.CARILLON_chat_0.name", "$SYS.REQ.SERVER.PING", "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.CARILLON_chat_0",
 	}
 	for _, tt := range []struct {
 		user               string
