@@ -92,6 +92,14 @@ var heads = sync.Pool{New: func() any { return new([headBytes]byte) }}
 
 // meet makes a session of a connection, or passes it on.
 func (p *porch) meet(conn *net.TCPConn, a *arrival) {
+	if s := p.hear(conn, a); s != nil {
+		p.edge.goroutines.Add(1) // for expel; there is one already
+		s.Resume()
+	}
+}
+
+// hear returns the session that a connection has become; nil: it is with net/http, or gone.
+func (p *porch) hear(conn *net.TCPConn, a *arrival) (s *session) {
 	stays := false
 	defer func() {
 		if r := recover(); r != nil { // a fault in one handshake is not the end of the edge
@@ -108,19 +116,18 @@ func (p *porch) meet(conn *net.TCPConn, a *arrival) {
 	_ = conn.SetReadDeadline(by) // where it fails reading does
 	n, err := conn.Read(buffer[:])
 	if err != nil {
-		return
+		return nil
 	}
 	said := buffer[:n]
 	if r, ahead := handshakeOf(said); r != nil {
 		r.RemoteAddr = conn.RemoteAddr().String()
-		var s *session
 		if s, a.refusal = p.edge.shake(conn, r, ahead, a); s != nil {
 			stays = true
-			p.edge.start(s)
-			return
+			return s
 		}
 	}
 	stays = p.pass(entrant{conn: &passed{Conn: conn, arrival: a, said: bytes.Clone(said), by: by}})
+	return nil
 }
 
 // passed is a connection that net/http goes on with as if nothing of it had been read.

@@ -49,15 +49,21 @@ func TestAnIdleSocketHasNoReader(t *testing.T) {
 	}
 }
 
-// Whoever has said its first word waits for an answer, and its reader for nothing; after
-// the next it stays a while, since there may be more.
+// Whoever has shaken hands, or said its first word, waits for an answer, and its reader for
+// nothing; after the next it stays a while, since there may be more.
 func TestAReaderDoesNotWaitForAnswers(t *testing.T) {
 	t.Parallel()
 	s, client, srv := pair(t, 100, 1<<20)
+	began := time.Now()
+	wantParked(t, s)
+	if took := time.Since(began); took > 100*time.Millisecond {
+		t.Errorf("the reader waited %v for who waits itself", took)
+	}
 	wait := func() time.Duration {
 		if err := client.Write(t.Context(), websocket.MessageText, []byte("x")); err != nil {
 			t.Fatal(err)
 		}
+		<-srv.resumed
 		var b bytes.Buffer
 		if _, err := srv.read(s, &b); err != nil {
 			t.Fatal(err)

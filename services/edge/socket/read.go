@@ -66,14 +66,14 @@ type reader struct {
 	registered bool  // with the poller
 	ready      bool  // it is worth a try to read from raw
 	heard      bool  // a message has come
-	pauses     bool  // it was the first, and is to be answered before the next comes
+	pauses     bool  // the client waits for an answer: to the handshake, or to its first message
 	until      int64 // Unix nanoseconds at which a wait ends; 0: none does
 }
 
 func (r *reader) init(plain syscall.RawConn, fd int32, ahead []byte, options *Options) {
 	r.maxMessageBytes, r.unread = uint64(options.MaxMessageBytes), ahead
 	if options.Poller != nil && fd != noFD {
-		r.raw, r.fd = plain, fd
+		r.raw, r.fd, r.pauses = plain, fd, true
 	}
 }
 
