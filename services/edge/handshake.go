@@ -56,7 +56,8 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 // shake makes a session of a connection that has said r, and ahead after it. Else there is
 // a refusal to be told over HTTP, or net/http has to look at it, and nothing has been done.
 func (e *Edge) shake(conn net.Conn, r *http.Request, ahead []byte, a *arrival) (*session, *fault.Error) {
-	if socket.Check(r) != nil {
+	shaken := socket.Shake(r)
+	if shaken.Refused() != nil {
 		return nil, nil
 	}
 	if !e.enter() {
@@ -68,7 +69,7 @@ func (e *Edge) shake(conn net.Conn, r *http.Request, ahead []byte, a *arrival) (
 		return nil, refusal
 	}
 	s := e.sessionOf(g, r, a)
-	s.socket = socket.Upgrade(conn, ahead, r, g.echo, s, &e.sockets)
+	s.socket = socket.Upgrade(conn, ahead, shaken, g.echo, s, &e.sockets)
 	e.open(s, g)
 	return s, nil
 }

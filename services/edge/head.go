@@ -1,119 +1,60 @@
 package edge
 
 import (
+	"bufio"
 	"bytes"
+	"io"
 	"net/http"
-	"net/textproto"
-	"net/url"
-	"strings"
+	"sync"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // webSocketPath is where WebSockets are.
 const webSocketPath = "/v1/ws"
 
-// handshakeOf takes apart the head of a handshake, and what follows it, which is the
-// caller's memory. It is strict where net/http is not: nil is anything that is out of the
-// ordinary, also what is wrong, and what is not there in whole.
+// parser reads requests from memory.
+type parser struct {
+	from bytes.Reader
+	in   *bufio.Reader
+}
+
+var parsers = sync.Pool{New: func() any { return &parser{in: bufio.NewReader(nil)} }}
+
+// handshakeOf reads the request of a handshake and what follows it. nil is what is for the
+// server of net/http: another request, what is not there in whole, and whatever that refuses.
 func handshakeOf(said []byte) (r *http.Request, ahead []byte) {
-	end := bytes.Index(said, []byte("\r\n\r\n"))
-	if end < 0 {
+	// It would wait for what is not in memory, and make an error of it.
+	if !bytes.HasPrefix(said, []byte("GET "+webSocketPath)) || !bytes.Contains(said, []byte("\r\n\r\n")) {
 		return nil, nil
 	}
-	head, ahead := string(said[:end]), append([]byte(nil), said[end+4:]...)
-	line, rest, _ := strings.Cut(head, "\r\n")
-	target, isGet := strings.CutPrefix(line, "GET ")
-	target, is11 := strings.CutSuffix(target, " HTTP/1.1")
-	path, query, queried := strings.Cut(target, "?")
-	if !isGet || !is11 || path != webSocketPath || queried && !isQuery(query) {
+	p, _ := parsers.Get().(*parser) // the pool holds nothing else
+	defer parsers.Put(p)
+	p.from.Reset(said)
+	p.in.Reset(&p.from)
+	r, err := http.ReadRequest(p.in)
+	if err != nil || r.URL.Path != webSocketPath || r.URL.Host != "" || !ordinary(r) {
 		return nil, nil
 	}
-	header, ok := headerOf(rest)
-	if !ok || len(header["Host"]) != 1 || !isHost(header["Host"][0]) {
-		return nil, nil
-	}
-	for _, name := range [...]string{"Content-Length", "Transfer-Encoding", "Expect", "Trailer"} {
-		if _, there := header[name]; there {
-			return nil, nil
-		}
-	}
-	host := header["Host"][0]
-	delete(header, "Host") // as net/http has it
-	return &http.Request{
-		Method: http.MethodGet, URL: &url.URL{Path: path, RawQuery: query}, RequestURI: target, Host: host,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Body: http.NoBody,
-	}, ahead
+	ahead, _ = io.ReadAll(p.in) // memory does not fail
+	return r, ahead
 }
 
-// maxHeaders bounds the headers that are looked at.
-const maxHeaders = 64
-
-// headerOf takes apart lines of names and values; nothing continues another.
-func headerOf(lines string) (header http.Header, ok bool) {
-	count := strings.Count(lines, "\r\n") + 1
-	if count > maxHeaders {
-		return nil, false
+// ordinary tells whether the server of net/http would serve a request, and do nothing more
+// than that.
+func ordinary(r *http.Request) bool {
+	if r.Proto != "HTTP/1.1" || r.Host == "" || !httpguts.ValidHostHeader(r.Host) || r.ContentLength != 0 || len(r.TransferEncoding) > 0 || r.Header["Expect"] != nil {
+		return false
 	}
-	header = make(http.Header, count)
-	values := make([]string, count) // one piece of memory
-	for i, more := 0, true; more; i++ {
-		var line string
-		line, lines, more = strings.Cut(lines, "\r\n")
-		name, value, isPair := strings.Cut(line, ":")
-		if value = strings.Trim(value, " \t"); !isPair || !isToken(name) || !isValue(value) {
-			return nil, false
-		}
-		name = textproto.CanonicalMIMEHeaderKey(name)
-		if earlier := header[name]; earlier != nil {
-			header[name] = append(earlier, value)
-			continue
-		}
-		values[i] = value
-		header[name] = values[i : i+1 : i+1]
-	}
-	return header, true
-}
-
-// isToken is that of RFC 9110, 5.6.2.
-func isToken(text string) bool {
-	for i := range len(text) {
-		if c := text[i]; !isAlphanumeric(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+	for name, values := range r.Header {
+		if !httpguts.ValidHeaderFieldName(name) {
 			return false
 		}
-	}
-	return text != ""
-}
-
-// isValue tells whether a header's value has no control characters; a quoted one may have
-// a tab.
-func isValue(text string) bool {
-	for i := range len(text) {
-		if c := text[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
+		for _, value := range values {
+			if !httpguts.ValidHeaderFieldValue(value) {
+				return false
+			}
 		}
 	}
 	return true
-}
-
-// isQuery tells whether a query is in ASCII, and no fragment is behind it.
-func isQuery(text string) bool {
-	for i := range len(text) {
-		if c := text[i]; c <= ' ' || c >= 0x7f || c == '#' {
-			return false
-		}
-	}
-	return text != ""
-}
-
-// isHost tells whether that is a name or an address, with a port or without.
-func isHost(text string) bool {
-	for i := range len(text) {
-		if c := text[i]; !isAlphanumeric(c) && strings.IndexByte("-._:[]", c) < 0 {
-			return false
-		}
-	}
-	return text != ""
-}
-
-func isAlphanumeric(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

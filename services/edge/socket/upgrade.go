@@ -1,97 +1,102 @@
 package socket
 
 import (
-	"crypto/sha1" //nolint:gosec // RFC 6455 wants it, and nothing is secured by it
-	"encoding/base64"
+	"bufio"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"strings"
 	"time"
+
+	"github.com/coder/websocket"
 )
 
-const (
-	version    = "13" // RFC 6455, 4.1
-	keyBytes   = 16
-	acceptGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11" // RFC 6455, 1.3
-)
-
-// Misshaken is what is wrong with a handshake, and how it is answered.
-type Misshaken struct {
-	Status  int // of HTTP
-	Message string
+// Handshake is what a request to upgrade is answered with (RFC 6455, 4.2).
+type Handshake struct {
+	status int
+	header http.Header
+	head   []byte // what switches the protocol, but for its end
+	text   []byte // why it is refused
 }
 
-// Error is the message.
-func (m *Misshaken) Error() string { return "WebSocket protocol violation: " + m.Message }
-
-// Check refuses, with a *Misshaken, what is no handshake that RFC 6455, 4.2.1, allows. Any
-// Origin may connect: authentication is by token, never ambient.
-func Check(r *http.Request) error {
-	refuse := func(status int, format string, args ...any) error {
-		return &Misshaken{status, fmt.Sprintf(format, args...)}
-	}
-	switch h := r.Header; {
-	case !r.ProtoAtLeast(1, 1):
-		return refuse(http.StatusUpgradeRequired, "a WebSocket begins with HTTP/1.1, not %s", r.Proto)
-	case !hasToken(h["Connection"], "upgrade"):
-		return refuse(http.StatusUpgradeRequired, "the header Connection does not hold Upgrade")
-	case !hasToken(h["Upgrade"], "websocket"):
-		return refuse(http.StatusUpgradeRequired, "the header Upgrade does not hold websocket")
-	case r.Method != http.MethodGet:
-		return refuse(http.StatusMethodNotAllowed, "a handshake is a GET, not a %s", r.Method)
-	case len(h["Sec-Websocket-Version"]) > 1:
-		return refuse(http.StatusBadRequest, "Sec-WebSocket-Version stands more than once (RFC 6455, 11.3.5)")
-	case h.Get("Sec-WebSocket-Version") != version:
-		return refuse(http.StatusBadRequest, "the header Sec-WebSocket-Version is not %s", version)
-	case len(h["Sec-Websocket-Key"]) != 1 || !isKey(h["Sec-Websocket-Key"][0]):
-		return refuse(http.StatusBadRequest, "there is not one Sec-WebSocket-Key, of %d bytes in base64", keyBytes)
+// Shake has the WebSocket library judge a request and find the answer; nobody is told it
+// yet. Any Origin may connect: authentication is by token, never ambient.
+func Shake(r *http.Request) *Handshake {
+	h := &Handshake{header: http.Header{}}
+	switch {
+	// What the library lets pass.
+	case len(r.Header["Sec-Websocket-Version"]) > 1:
+		http.Error(h, "Sec-WebSocket-Version stands more than once (RFC 6455, 11.3.5)", http.StatusBadRequest)
 	case r.ContentLength != 0: // it would be taken for frames
-		return refuse(http.StatusBadRequest, "a handshake has no body")
+		http.Error(h, "a handshake has no body", http.StatusBadRequest)
+	default:
+		// It ends with errKept where all is well: there is no connection that it could have.
+		_, _ = websocket.Accept(h, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
 	}
-	return nil
+	return h
 }
 
-// hasToken looks for a token, in lower case, in lists that commas separate.
-func hasToken(lists []string, token string) bool {
-	for _, list := range lists {
-		for item := range strings.SplitSeq(list, ",") {
-			if strings.EqualFold(strings.Trim(item, " \t"), token) {
-				return true
-			}
-		}
+// Refused tells why the request cannot be upgraded; nil if it can.
+func (h *Handshake) Refused() error {
+	if h.status == http.StatusSwitchingProtocols {
+		return nil
 	}
-	return false
+	return fmt.Errorf("status %d: %s", h.status, h.text)
 }
 
-func isKey(text string) bool {
-	var key [2 * keyBytes]byte
-	if text = strings.TrimSpace(text); base64.StdEncoding.DecodedLen(len(text)) > len(key) {
-		return false
+// Header implements http.ResponseWriter for the library.
+func (h *Handshake) Header() http.Header { return h.header }
+
+// WriteHeader keeps the first status. The headers of an upgrade are written down at once:
+// they make way for those of the error that the library ends with.
+func (h *Handshake) WriteHeader(status int) {
+	if h.status != 0 {
+		return
 	}
-	n, err := base64.StdEncoding.Decode(key[:], []byte(text))
-	return err == nil && n == keyBytes
+	h.status = status
+	if status != http.StatusSwitchingProtocols {
+		return
+	}
+	h.head = append(make([]byte, 0, headBytes), "HTTP/1.1 101 Switching Protocols\r\n"...)
+	for name, values := range h.header {
+		h.head = appendHeader(h.head, name, values[0])
+	}
 }
 
-// answer is what says that the protocol is switched (RFC 6455, 4.2.2).
-func answer(r *http.Request, subprotocol string) []byte {
-	hash := sha1.Sum([]byte(strings.TrimSpace(r.Header.Get("Sec-WebSocket-Key")) + acceptGUID)) //nolint:gosec // see its import
-	head := make([]byte, 0, 256)
-	head = append(head, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
-	head = base64.StdEncoding.AppendEncode(head, hash[:])
-	if subprotocol != "" {
-		head = append(head, "\r\nSec-WebSocket-Protocol: "...)
-		head = append(head, subprotocol...)
+// headBytes is enough for the head of an upgrade, most often.
+const headBytes = 192
+
+func appendHeader(head []byte, name, value string) []byte {
+	head = append(append(head, name...), ": "...)
+	return append(append(head, value...), "\r\n"...)
+}
+
+// Write keeps why the request is refused.
+func (h *Handshake) Write(text []byte) (int, error) {
+	h.text = append(h.text, text...)
+	return len(text), nil
+}
+
+var errKept = errors.New("the connection is not the library's")
+
+// Hijack fails: the library shakes hands, and frames are read by code of ours.
+func (h *Handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errKept }
+
+// refuse answers over HTTP.
+func (h *Handshake) refuse(w http.ResponseWriter) {
+	for name, values := range h.header {
+		w.Header()[name] = values
 	}
-	return append(head, "\r\n\r\n"...)
+	w.WriteHeader(h.status)
+	_, _ = w.Write(h.text) // who has gone need not know
 }
 
 // Accept upgrades a request that net/http serves, and answers with a subprotocol, which may
 // be empty. Where it fails it has answered the request.
 func Accept(w http.ResponseWriter, r *http.Request, subprotocol string, owner Owner, options *Options) (*Socket, error) {
-	if err := Check(r); err != nil {
-		refuse(w, err)
+	h := Shake(r)
+	if err := h.Refused(); err != nil {
+		h.refuse(w)
 		return nil, fmt.Errorf("accept: %w", err)
 	}
 	// Nothing is said by way of net/http: that would cost a client that comes as much as all
@@ -110,33 +115,20 @@ func Accept(w http.ResponseWriter, r *http.Request, subprotocol string, owner Ow
 		conn = wrapped.Bare()
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(closeTimeout)) // answers before it may fill the socket
-	s := Upgrade(conn, ahead, r, subprotocol, owner, options)
+	s := Upgrade(conn, ahead, h, subprotocol, owner, options)
 	_ = conn.SetWriteDeadline(time.Time{})
 	return s, nil
 }
 
-// refuse answers a request with what is wrong with it.
-func refuse(w http.ResponseWriter, err error) {
-	status := http.StatusBadRequest
-	if wrong, ok := errors.AsType[*Misshaken](err); ok {
-		status = wrong.Status
-	}
-	switch status {
-	case http.StatusUpgradeRequired: // RFC 9110, 15.5.22
-		w.Header().Set("Connection", "Upgrade")
-		w.Header().Set("Upgrade", "websocket")
-	case http.StatusBadRequest:
-		w.Header().Set("Sec-WebSocket-Version", version) // RFC 6455, 4.4
-	}
-	http.Error(w, err.Error(), status)
-}
-
-// Upgrade answers a request that Check has passed, and takes over its connection, of which
+// Upgrade answers a request that is not refused, and takes over its connection, of which
 // more may have been read: ahead, which is then the socket's. A connection that does not
 // take the answer whole is closed, which shows when it is read from. A read deadline that it
 // has is taken away.
-func Upgrade(conn net.Conn, ahead []byte, r *http.Request, subprotocol string, owner Owner, options *Options) *Socket {
-	if _, err := conn.Write(answer(r, subprotocol)); err != nil {
+func Upgrade(conn net.Conn, ahead []byte, h *Handshake, subprotocol string, owner Owner, options *Options) *Socket {
+	if subprotocol != "" {
+		h.head = appendHeader(h.head, "Sec-WebSocket-Protocol", subprotocol)
+	}
+	if _, err := conn.Write(append(h.head, "\r\n"...)); err != nil {
 		_ = conn.Close()
 	}
 	plain := plainOf(conn)
