@@ -22,6 +22,9 @@ const (
 	sampleTime = 10 * time.Second
 	// soakWindow is how many messages are on their way while the most is looked for.
 	soakWindow = 64
+	// soakHistory is full before the last two thirds begin, even of half an hour: then a
+	// message goes for each that comes, as it does for ever.
+	soakHistory = "128MiB"
 	// mostPerSecond is more messages than can be published.
 	mostPerSecond = 50_000
 )
@@ -39,7 +42,7 @@ func soak(ctx context.Context, r *run) error {
 		}
 		return room(i / 2), recipients(i / 2)
 	}
-	s, err := r.set(ctx, system.Options{}, mostPerSecond*int(sampleTime/time.Second))
+	s, err := r.set(ctx, system.Options{History: soakHistory}, mostPerSecond*int(sampleTime/time.Second))
 	if err != nil {
 		return err
 	}

@@ -87,13 +87,20 @@ func (o *benchOutput) writeDocs(found report.Report) error {
 }
 
 type benchReportCommand struct {
-	File string `arg:"" help:"What --json wrote."`
+	Files []string `arg:"" name:"file" help:"What --json wrote; several, of different phases, make one report."`
 	benchOutput
 }
 
-// Run does with a file what a run does with what it finds.
+// Run does with files what a run does with what it finds.
 func (c *benchReportCommand) Run(env environment) error {
-	found, err := report.Load(c.File)
+	reports := make([]report.Report, len(c.Files))
+	for i, file := range c.Files {
+		var err error
+		if reports[i], err = report.Load(file); err != nil {
+			return err
+		}
+	}
+	found, err := report.Join(reports...)
 	if err != nil {
 		return err
 	}

@@ -108,6 +108,30 @@ func TestWhatIsSavedIsLoaded(t *testing.T) {
 	}
 }
 
+// What was measured apart is one report, if it was the same in all but when.
+func TestReportsOfDifferentPhasesAreJoined(t *testing.T) {
+	t.Parallel()
+	often, long := sample(), sample()
+	often.Phases, long.Phases = often.Phases[:3], long.Phases[3:]
+	often.Results, long.Results = often.Results[:len(often.Results)-1], long.Results[len(long.Results)-1:]
+	long.Systems = long.Systems[:1]
+	long.Machine.Date = long.Machine.Date.Add(time.Hour)
+	joined, err := report.Join(often, long)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := sample().Markdown(); joined.Markdown() != want {
+		t.Errorf("%s\nwant\n%s", joined.Markdown(), want)
+	}
+	smaller, newer := long, long
+	smaller.Scale, newer.Machine.Revision = .5, "def456"
+	for _, other := range []report.Report{often, smaller, newer} {
+		if _, err := report.Join(often, other); err == nil {
+			t.Errorf("%+v was joined", other)
+		}
+	}
+}
+
 func TestSummaryIsTheMiddleOfAllRounds(t *testing.T) {
 	r := sample()
 	if got, ok := r.Summary("fanout-rate", "carillon", "cpu_us_per_delivery"); !ok || got != (report.Summary{Median: 6.9, Min: 6.5, Max: 7.4}) {

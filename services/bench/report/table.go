@@ -14,7 +14,7 @@ func (r Report) Markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d cores (%s), kernel %s, %s, revision %s.\n",
 		r.Machine.Date.UTC().Format("2006-01-02 15:04 UTC"), r.Machine.Cores, r.Machine.CPU, r.Machine.Kernel, r.Machine.Go, r.Machine.Revision)
-	fmt.Fprintf(&b, "Each number is the median of %s.\n", plural(r.rounds(), "round"))
+	fmt.Fprintf(&b, "Each number is the median of %s, where nothing else is said.\n", plural(r.rounds(""), "round"))
 	if r.Scale != 1 {
 		fmt.Fprintf(&b, "**A first look at scale %v: smaller and shorter than what the goals are for.**\n", r.Scale)
 	}
@@ -26,10 +26,13 @@ func (r Report) Markdown() string {
 	return b.String()
 }
 
-func (r Report) rounds() int {
+// rounds is how often a phase was measured; "": that of which there is most.
+func (r Report) rounds(phase string) int {
 	most := 0
 	for _, result := range r.Results {
-		most = max(most, result.Round)
+		if phase == "" || result.Phase == phase {
+			most = max(most, result.Round)
+		}
 	}
 	return most
 }
@@ -78,7 +81,11 @@ func (r Report) writePhase(b *strings.Builder, phase Title) {
 		}
 	}
 	if len(parts) > 0 {
-		fmt.Fprintf(b, "\n### %s\n\n%s.\n\n%s", phase.Name, upperFirst(phase.About), strings.Join(parts, "\n"))
+		fmt.Fprintf(b, "\n### %s\n\n%s.", phase.Name, upperFirst(phase.About))
+		if n := r.rounds(phase.Name); n < r.rounds("") {
+			fmt.Fprintf(b, " *%s.*", plural(n, "round"))
+		}
+		fmt.Fprintf(b, "\n\n%s", strings.Join(parts, "\n"))
 	}
 }
 

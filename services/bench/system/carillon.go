@@ -3,6 +3,7 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,13 +52,13 @@ callers:
   - {name: bench, publish: ["{rest...}"]}
 namespaces:
   - name: news
-    history: {max_messages: 1000, max_age: 24h, max_bytes: 1GiB}
+    history: {max_bytes: %[2]s}
     rules: [{channel: "news.{rest...}", subscribe: "true"}]
 `
 
 // carillonInboxes makes every client hear a channel of its own, asked or not.
 const carillonInboxes = `  - name: user
-    history: {max_messages: 1000, max_age: 24h, max_bytes: 1GiB}
+    history: {max_bytes: %[2]s}
     rules: [{channel: "user.{id}", subscribe: "id == user"}]
 `
 
@@ -86,11 +87,11 @@ func (Carillon) Start(ctx context.Context, o Options) (Server, error) {
 func (c *carillon) start(ctx context.Context, o Options) error {
 	file := filepath.Join(o.Dir, "carillon.yaml")
 	err1 := writeKey(c.key)
-	text := fmt.Sprintf(carillonConfig, c.key)
+	text := carillonConfig
 	if !o.SharedOnly {
 		text += carillonInboxes
 	}
-	err2 := os.WriteFile(file, []byte(text), 0o600)
+	err2 := os.WriteFile(file, fmt.Appendf(nil, text, c.key, cmp.Or(o.History, "1GiB")), 0o600)
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ type Options struct {
 	Edges int
 	// SharedOnly is for clients that hear no channel of their own.
 	SharedOnly bool
+	// History is the size at which the oldest messages of a namespace are dropped, as a
+	// configuration has it; empty: Carillon's default.
+	History string
 	// Quiet servers do not ping their clients.
 	Quiet bool
 	// Profile has Carillon serve profiles at its ops address.
