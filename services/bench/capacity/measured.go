@@ -5,16 +5,16 @@ import "time"
 // Measured are costs on two cores, as docs/performance.md has them, with where each is
 // from.
 var Measured = Costs{
-	ConnectionBytes: 18 << 10,               // idle, less the channel
-	ChannelBytes:    3.4 * 1024,             // growth-channels: KiB a channel
-	EdgeConnect:     388 * time.Microsecond, // roles
-	EdgeMessage:     63 * time.Microsecond,  // roles
-	Delivery:        9200 * time.Nanosecond, // roles
-	PresenceConnect: 91 * time.Microsecond,  // roles
+	ConnectionBytes: 5.7 * 1024,             // idle, less the channel
+	ChannelBytes:    2.6 * 1024,             // growth-channels: KiB a channel
+	EdgeConnect:     295 * time.Microsecond, // roles
+	EdgeMessage:     83 * time.Microsecond,  // roles
+	Delivery:        6300 * time.Nanosecond, // roles
+	PresenceConnect: 81 * time.Microsecond,  // roles
 	Join:            83 * time.Microsecond,  // make presence
 	MemberBytes:     390,                    // make presence
-	Publish:         176 * time.Microsecond, // roles
-	Store:           96 * time.Microsecond,  // roles
+	Publish:         188 * time.Microsecond, // roles
+	Store:           159 * time.Microsecond, // roles
 	Replica:         40 * time.Microsecond,  // not measured: less than half of Store, which takes a request and answers it too
 	Send:            5 * time.Microsecond,   // not measured: a message to one more client connection
 	InterestBytes:   700,                    // make capacity
