@@ -105,7 +105,7 @@ namespaces:
 	}
 	want := `OK
 warning: publish.tls: publish.http_listen is ":4", whose connections are not encrypted; give cert_file and key_file, or put a proxy that ends TLS before it (carillon.yaml:3)
-warning: callers[0]: "idle" may do nothing; give it publish, presence, history, purge or control, or drop it (carillon.yaml:9)
+warning: callers[0]: "idle" may do nothing; give it publish, presence, history, purge, control or console, or drop it (carillon.yaml:9)
 warning: namespaces[0].rules: there are none, so no user may do anything in this namespace; give it a rule for those who may (carillon.yaml:11)
 warning: namespaces[1].rules[0].publish: is true for clients without a token too (auth.anonymous); write !has(claims.anonymous) to keep them out (carillon.yaml:15)
 warning: namespaces[1].rules[1].channel: is never reached: rules[0] (chat.{room}) decides for all these channels; put this rule before it (carillon.yaml:16)

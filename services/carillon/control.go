@@ -26,9 +26,9 @@ func (p *process) newControl() (*control.Service, error) {
 // until its last connection is closed.
 func (p *process) followControl() {
 	p.agent = commands.NewAgent(commands.AgentOptions{
-		Log: p.store.Control(), EdgeID: p.edgeID, Edge: p.edge, Logger: p.logger,
+		Log: p.store.Control(), EdgeID: p.instance, Edge: p.edge, Logger: p.logger,
 	})
-	p.logger.Info("following the control log", "edge_id", p.edgeID)
+	p.logger.Info("following the control log", "edge_id", p.instance)
 	p.ops.AddCheck("control", p.agent.CaughtUp)
 	p.parts.Start("control agent", func(ctx context.Context) error { return p.agent.Run(ctx) })
 }

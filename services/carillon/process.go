@@ -28,6 +28,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 	"github.com/carillon-rt/carillon/services/internal/secure"
 	"github.com/carillon-rt/carillon/services/internal/stream"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 	"github.com/carillon-rt/carillon/services/internal/twin"
 	"github.com/carillon-rt/carillon/services/presence"
 	"github.com/carillon-rt/carillon/services/publish"
@@ -42,6 +43,8 @@ type process struct {
 	parts      *lifecycle.Group
 	listeners  listeners
 	ops        *ops.Server
+	tracer     *tracing.Tracer // nil: tracing is off
+	level      *slog.LevelVar
 	meter      metric.Meter
 	namespaces namespace.Set
 	callers    *auth.Callers
@@ -51,7 +54,7 @@ type process struct {
 	presence   *rpc.Memory // reaches the presence role of this process; nil without one
 	authorizes *rpc.Server // is that role's
 	edge       *edge.Edge
-	edgeID     string
+	instance   string          // the id of the process, and of its edge
 	agent      *commands.Agent // of edge
 	started    atomic.Bool
 	stopping   atomic.Bool
@@ -70,10 +73,10 @@ type process struct {
 // listeners are bound before anything else, so that a port taken is said at once.
 type listeners struct{ ops, presence, publish, publishHTTP, edge net.Listener }
 
-func newProcess(command config.Command, c *config.Config, flags *config.Flags, env environment, logger *slog.Logger) *process {
+func newProcess(command config.Command, c *config.Config, flags *config.Flags, env environment, logger *slog.Logger, level *slog.LevelVar) *process {
 	return &process{
-		command: command, config: c, flags: flags, env: env, logger: logger,
-		parts: lifecycle.New(logger), ops: ops.New(logger, c.Ops.PProf), namespaces: namespace.NewSet(c.Namespaces),
+		command: command, config: c, flags: flags, env: env, logger: logger, level: level,
+		parts: lifecycle.New(logger), namespaces: namespace.NewSet(c.Namespaces), instance: rand.Text(),
 	}
 }
 
@@ -102,6 +105,9 @@ func (p *process) run(ctx context.Context) error {
 }
 
 func (p *process) start(ctx context.Context) error {
+	if err := p.openTelemetry(ctx); err != nil {
+		return err
+	}
 	if err := p.listen(ctx); err != nil {
 		return err
 	}
@@ -210,7 +216,7 @@ func (p *process) openStore(ctx context.Context, receiver stream.Receiver) error
 	}
 	store, err := stream.Open(ctx, stream.Options{
 		URL: p.config.NATS.URL, Login: p.natsLogin(), TLS: natsTLS, Embedded: p.embedded, Namespaces: p.namespaces, Receiver: receiver,
-		Logger: p.logger, Name: "carillon " + string(p.command),
+		Logger: p.logger, Tracer: p.tracer, Name: "carillon " + string(p.command),
 	})
 	if err != nil {
 		return err
@@ -236,7 +242,7 @@ func (p *process) startPresence(context.Context) error {
 		return err
 	}
 	p.authority = service
-	server := rpc.NewServer(rpc.Options{Logger: p.logger, TLS: presenceTLS, Authenticate: map[string]rpc.Authenticator{
+	server := rpc.NewServer(rpc.Options{Logger: p.logger, Tracer: p.tracer, TLS: presenceTLS, Authenticate: map[string]rpc.Authenticator{
 		presence.AuthorizationService: rpc.Bearer(p.roleKey),
 		presence.ReportService:        rpc.Bearer(p.roleKey),
 		presence.MembersService:       rpc.Callers(rpc.FirstOf(p.roleKey, p.callerTokens), p.callers),
@@ -302,9 +308,8 @@ func (p *process) openEdge(ctx context.Context) error {
 	if len(replicas) == 0 {
 		replicas = []string{"in this process"}
 	}
-	p.edgeID = rand.Text()
 	members, err := roster.New(roster.Options{
-		EdgeID: p.edgeID, Addresses: replicas, Logger: p.logger,
+		EdgeID: p.instance, Addresses: replicas, Logger: p.logger,
 		Dial: func(address string) (*grpc.ClientConn, error) { return p.dialPresence(address) },
 	})
 	if err != nil {
@@ -325,7 +330,8 @@ func (p *process) openEdge(ctx context.Context) error {
 	options := edge.Options{
 		TLS: edgeTLS, TrustedProxies: proxies, LocalOnly: p.command == config.Dev,
 		Verifier: p.clientTokens, Authorizer: p.authorizer, Roster: members, Namespaces: p.namespaces,
-		Ready: p.obeying, Credentials: credentialsOf(p.config), Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, PresenceGrace: p.config.Presence.Grace, Logger: p.logger, Meter: p.meter,
+		Ready: p.obeying, Credentials: credentialsOf(p.config), Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, PresenceGrace: p.config.Presence.Grace,
+		Logger: p.logger, Meter: p.meter, Tracer: p.tracer,
 		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
 			if err := p.openStore(ctx, receiver); err != nil {
 				return nil, err
@@ -357,7 +363,7 @@ func (p *process) startEdge(context.Context) error {
 func (p *process) startPublish(context.Context) error {
 	service, err := publish.New(publish.Options{
 		Store: p.store, Pipeline: func() publish.Pipeline { return p.store.Pipeline() },
-		Namespaces: p.namespaces, Callers: p.callers, Logger: p.logger, Meter: p.meter,
+		Namespaces: p.namespaces, Callers: p.callers, Logger: p.logger, Meter: p.meter, Tracer: p.tracer,
 	})
 	if err != nil {
 		return err
@@ -371,7 +377,7 @@ func (p *process) startPublish(context.Context) error {
 		return err
 	}
 	server := rpc.NewServer(rpc.Options{
-		Logger: p.logger, TLS: publishTLS, EndStreams: service.Close, Sound: publish.Sound, Authenticate: map[string]rpc.Authenticator{
+		Logger: p.logger, Tracer: p.tracer, TLS: publishTLS, EndStreams: service.Close, Sound: publish.Sound, Authenticate: map[string]rpc.Authenticator{
 			publish.PublishService: rpc.Callers(p.callerTokens, p.callers),
 			publish.HistoryService: rpc.Callers(p.callerTokens, p.callers),
 			control.ServiceName:    rpc.Callers(p.callerTokens, p.callers),

@@ -53,6 +53,7 @@ func (p *process) reload(before, now *config.Config) error {
 		{"rules", func(path string) bool { return p.authority != nil && decidesAnything(path) }, func() error {
 			return p.authority.Replace(namespace.NewSet(now.Namespaces))
 		}},
+		{"log level", func(path string) bool { return path == "log.level" }, func() error { return setLevel(p.level, now.Log.Level) }},
 	} {
 		if !slices.ContainsFunc(changed, part.of) {
 			continue

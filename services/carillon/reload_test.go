@@ -191,7 +191,9 @@ func TestRulesChangeWhileAProcessRuns(t *testing.T) {
 
 	s.write(fmt.Sprintf(servedConfig, "true") + "log: {level: debug}\nedge: {max_inflight: 7}\n")
 	s.publishes(client, true)
-	s.logs(`level=WARN msg="the configuration has changed in options that need a restart" options="\[log.level edge.max_inflight\]"`)
+	s.logs(`level=INFO msg="the configuration has changed" applied="\[rules log level\]"`)
+	s.logs(`level=WARN msg="the configuration has changed in options that need a restart" options=\[edge.max_inflight\]`)
+	s.logs(`level=DEBUG `)
 }
 
 // A subscription that was allowed ends soon after the file says otherwise, and the
@@ -310,7 +312,7 @@ func TestAReloadIsTakenWholeOrNotAtAll(t *testing.T) {
 	}
 	before := load(fmt.Sprintf(servedConfig, "true"))
 	now := load(strings.Replace(fmt.Sprintf(servedConfig, "false"), "name: services,", "name: backends,", 1))
-	p := newProcess(config.Serve, before, &config.Flags{}, environment{getenv: getenv}, slog.New(slog.DiscardHandler))
+	p := newProcess(config.Serve, before, &config.Flags{}, environment{getenv: getenv}, slog.New(slog.DiscardHandler), new(slog.LevelVar))
 	if err := p.loadKeys(); err != nil {
 		t.Fatal(err)
 	}

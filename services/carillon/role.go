@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/carillon-rt/carillon/services/internal/config"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // roleCommand runs one role, or all of them.
@@ -30,22 +31,26 @@ func (r *roleCommand) Run(env environment) error {
 			return err
 		}
 	}
-	logger, err := newLogger(env.stderr, loaded.Log)
-	if err != nil {
+	level := new(slog.LevelVar)
+	if err := setLevel(level, loaded.Log.Level); err != nil {
 		return err
 	}
-	p := newProcess(r.command, loaded, &r.Flags, env, logger)
+	p := newProcess(r.command, loaded, &r.Flags, env, newLogger(env.stderr, level, loaded.Log.Format), level)
 	return p.run(env.ctx)
 }
 
-func newLogger(w io.Writer, options config.Log) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(options.Level)); err != nil {
-		return nil, fmt.Errorf("log.level: %w", err)
+// newLogger returns a logger of what is at least of a level, which may change meanwhile.
+func newLogger(w io.Writer, level *slog.LevelVar, format string) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(tracing.Logs(slog.NewJSONHandler(w, options)))
 	}
-	handler := &slog.HandlerOptions{Level: level}
-	if options.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, handler)), nil
+	return slog.New(tracing.Logs(slog.NewTextHandler(w, options)))
+}
+
+func setLevel(level *slog.LevelVar, name string) error {
+	if err := level.UnmarshalText([]byte(name)); err != nil {
+		return fmt.Errorf("log.level: %w", err)
 	}
-	return slog.New(slog.NewTextHandler(w, handler)), nil
+	return nil
 }

@@ -16,7 +16,14 @@ func (versionCommand) Run(env environment) error {
 }
 
 func versionLine(info *debug.BuildInfo) string {
-	version, revision, modified := "unknown", "unknown", ""
+	version, revision := versionOf(info)
+	return fmt.Sprintf("carillon %s, revision %s, %s %s/%s", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// versionOf reads what the build has noted; info may be nil.
+func versionOf(info *debug.BuildInfo) (version, revision string) {
+	version, revision = "unknown", "unknown"
+	modified := ""
 	if info != nil {
 		if info.Main.Version != "" {
 			version = info.Main.Version
@@ -30,5 +37,5 @@ func versionLine(info *debug.BuildInfo) string {
 			}
 		}
 	}
-	return fmt.Sprintf("carillon %s, revision %s%s, %s %s/%s", version, revision, modified, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return version, revision + modified
 }

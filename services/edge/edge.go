@@ -25,6 +25,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/secure"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // Broker stores messages and brings them. Its errors are *fault.Error.
@@ -82,7 +83,7 @@ type Verifier interface {
 }
 
 // Options are what an edge works with; all are required but Credentials, Ready,
-// Console, LocalOnly and TLS.
+// Console, LocalOnly, TLS and Tracer.
 type Options struct {
 	// OpenBroker opens the broker that brings messages to the receiver. The edge does
 	// not close it.
@@ -110,6 +111,8 @@ type Options struct {
 	TLS    *tls.Config
 	Logger *slog.Logger
 	Meter  metric.Meter
+	// Tracer makes spans; nil: none are made.
+	Tracer *tracing.Tracer
 }
 
 // Edge serves WebSockets. Its methods may be called concurrently.

@@ -23,6 +23,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // Full names of the services, which want a caller's credential.
@@ -61,6 +62,8 @@ type Options struct {
 	Callers    *auth.Callers
 	Logger     *slog.Logger
 	Meter      metric.Meter
+	// Tracer makes a span of each message of a batch or a stream; nil: none are made.
+	Tracer *tracing.Tracer
 }
 
 // Service implements PublishService and HistoryService. It is safe for concurrent use.

@@ -16,7 +16,7 @@ const (
 )
 
 // Sound tells of a message to publish, and of what brings one in a stream, whether it
-// certainly follows the rules of the contract. Of those with a ttl, and of all other
+// certainly follows the rules of the contract. Of those with a ttl or a traceparent, and of all other
 // requests, it does not know.
 func Sound(request proto.Message) bool {
 	switch r := request.(type) {
@@ -24,7 +24,7 @@ func Sound(request proto.Message) bool {
 		return soundTarget(r) && r.GetPayload() != nil && r.GetTtl() == nil &&
 			len(r.GetContentType()) <= message.MaxContentTypeBytes && len(r.GetHeaders()) <= message.MaxHeaders &&
 			message.CheckID(r.GetMessageId()) == nil &&
-			r.GetExpectedLastOffset() <= soundOffset && len(r.GetExpectedEpoch()) <= soundEpochBytes
+			r.GetExpectedLastOffset() <= soundOffset && len(r.GetExpectedEpoch()) <= soundEpochBytes && r.GetTraceparent() == ""
 	case *publishv1.PublishStreamRequest:
 		return r.GetId() > 0
 	default:

@@ -15,12 +15,19 @@ import (
 // MaxID is the largest id of a command: what a JSON number holds exactly (RFC 8259, 6).
 const MaxID = 1<<53 - 1
 
+// MaxTraceparentBytes bounds a command's traceparent: the length of one of version 00
+// (W3C Trace Context, 3.2).
+const MaxTraceparentBytes = 55
+
 // Command is what a client wants. Body is one of Connect, Subscribe, Unsubscribe,
 // Publish, Presence, History, Refresh and Ping, or a *fault.Error if the frame has a usable ID but no
 // body that this server understands.
 type Command struct {
 	ID   uint64
 	Body any
+	// Traceparent is the trace that the command is part of, as the client sent it, of at
+	// most MaxTraceparentBytes; empty: none.
+	Traceparent string
 }
 
 // Connect authenticates the connection.
@@ -155,8 +162,13 @@ type Pong struct{}
 // Refused answers a command that failed.
 type Refused struct{ Error *fault.Error }
 
-// Message is a message of a subscribed channel.
-type Message struct{ *message.Message }
+// Message is a message of a subscribed channel. Traceparent is what receiving it is part
+// of, in place of what storing it was; empty: nothing.
+type Message struct {
+	*message.Message
+
+	Traceparent string
+}
 
 // Gap names offsets in which messages may have existed that will not be delivered; in an
 // ephemeral namespace only the channel and the reason.

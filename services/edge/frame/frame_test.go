@@ -64,6 +64,11 @@ var commands = []struct {
 			Channel: "chat.a", After: &message.Position{Epoch: "e", Offset: 3}, Before: &message.Position{Epoch: "e", Offset: 9}, Limit: 5, NewestFirst: true,
 		}},
 	},
+	{
+		"part of a trace", `{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","id":8,"publish":{"channel":"chat.a","data":1}}`,
+		`{"id":"8","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","publish":{"channel":"chat.a","json":"1"}}`,
+		frame.Command{ID: 8, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Body: frame.Publish{Channel: "chat.a", JSON: []byte("1")}},
+	},
 	{"refresh", `{"id":7,"refresh":{"token":"t"}}`, `{"id":"7","refresh":{"token":"t"}}`, frame.Command{ID: 7, Body: frame.Refresh{Token: "t"}}},
 	{"ping", `{"id":9007199254740991,"ping":{}}`, `{"id":"9007199254740991","ping":{}}`, frame.Command{ID: frame.MaxID, Body: frame.Ping{}}},
 }
@@ -130,14 +135,16 @@ func TestDecodeWithoutID(t *testing.T) {
 func TestDecodeRefusesWithID(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		`{"id":1}`:                                                        "COMMAND_UNKNOWN: the frame names no command that this server knows",
-		`{"id":1,"dance":{}}`:                                             `COMMAND_UNKNOWN (dance): there is no command "dance"`,
-		`{"id":1,"ping":{},"dance":{}}`:                                   `FRAME_MALFORMED: the frame has 2 fields beside id, such as "dance" and "ping"; it needs exactly one, the command`,
-		`{"id":1,"subscribe":5}`:                                          "FIELD_INVALID (subscribe): subscribe must be an object",
-		`{"id":1,"subscribe":null}`:                                       "FIELD_INVALID (subscribe): subscribe must be an object",
-		`{"id":1,"subscribe":{"channel":5}}`:                              "FIELD_INVALID (channel): channel cannot be a JSON number",
-		`{"id":1,"subscribe":{"channel":"chat.a","rewind":3}}`:            "FIELD_INVALID (rewind): rewind cannot be a JSON number",
-		`{"id":1,"subscribe":{"channel":"chat.a","since":{"offset":-1}}}`: "FIELD_INVALID (since.offset): since.offset cannot be a JSON number -1",
+		`{"id":1}`:                           "COMMAND_UNKNOWN: the frame names no command that this server knows",
+		`{"id":1,"dance":{}}`:                `COMMAND_UNKNOWN (dance): there is no command "dance"`,
+		`{"id":1,"ping":{},"dance":{}}`:      `FRAME_MALFORMED: the frame has 2 fields beside id, such as "dance" and "ping"; it needs exactly one, the command`,
+		`{"id":1,"traceparent":5,"ping":{}}`: "FIELD_INVALID (traceparent): traceparent is not a text of at most 55 bytes",
+		`{"id":1,"publish":{},"traceparent":"` + strings.Repeat("0", 56) + `"}`: "FIELD_INVALID (traceparent): traceparent is not a text of at most 55 bytes",
+		`{"id":1,"subscribe":5}`:                                                       "FIELD_INVALID (subscribe): subscribe must be an object",
+		`{"id":1,"subscribe":null}`:                                                    "FIELD_INVALID (subscribe): subscribe must be an object",
+		`{"id":1,"subscribe":{"channel":5}}`:                                           "FIELD_INVALID (channel): channel cannot be a JSON number",
+		`{"id":1,"subscribe":{"channel":"chat.a","rewind":3}}`:                         "FIELD_INVALID (rewind): rewind cannot be a JSON number",
+		`{"id":1,"subscribe":{"channel":"chat.a","since":{"offset":-1}}}`:              "FIELD_INVALID (since.offset): since.offset cannot be a JSON number -1",
 		`{"id":1,"publish":{"channel":"chat.a","dataBase64":"A","contentType":"a/b"}}`: "PAYLOAD_INVALID (dataBase64): dataBase64 is not standard base64 with padding (RFC 4648, 4)",
 		`{"id":1,"publish":{"channel":"chat.a","data":1,"dataBase64":""}}`:             "FIELD_INVALID (dataBase64): data and dataBase64 exclude each other",
 	} {
@@ -241,9 +248,10 @@ var events = []struct {
 		"message", 0,
 		frame.Message{Message: &message.Message{
 			Channel: "chat.a", Offset: 7, Time: at, Payload: message.Payload{Data: []byte(`{"a":"</script>"}`)}, ID: `"m\`, Publisher: "Zoë", Headers: map[string]string{"x": `y"`},
-		}},
-		`{"message":{"channel":"chat.a","offset":7,"time":1700000000123,"data":{"a":"</script>"},"messageId":"\"m\\","publisher":"Zoë","headers":{"x":"y\""}}}`,
-		`{"message":{"channel":"chat.a","offset":"7","time":"2023-11-14T22:13:20.123Z","json":"{\"a\":\"</script>\"}","messageId":"\"m\\","publisher":"Zoë","headers":{"x":"y\""}}}`,
+			Traceparent: "stored",
+		}, Traceparent: "told"},
+		`{"message":{"channel":"chat.a","offset":7,"time":1700000000123,"data":{"a":"</script>"},"messageId":"\"m\\","publisher":"Zoë","headers":{"x":"y\""},"traceparent":"told"}}`,
+		`{"message":{"channel":"chat.a","offset":"7","time":"2023-11-14T22:13:20.123Z","json":"{\"a\":\"</script>\"}","messageId":"\"m\\","publisher":"Zoë","headers":{"x":"y\""},"traceparent":"told"}}`,
 	},
 	{
 		"ephemeral bytes", 0,

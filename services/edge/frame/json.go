@@ -99,7 +99,20 @@ func decode(data []byte) (Command, error) {
 		return Command{}, malformed("the frame has no usable id: a positive integer of at most %d", uint64(MaxID))
 	}
 	delete(fields, "id")
-	return Command{ID: id, Body: decodeBody(fields)}, nil
+	command := Command{ID: id}
+	if raw, ok := fields["traceparent"]; ok {
+		delete(fields, "traceparent")
+		if json.Unmarshal(raw, &command.Traceparent) != nil || len(command.Traceparent) > MaxTraceparentBytes {
+			command.Traceparent, command.Body = "", wrongTraceparent()
+			return command, nil
+		}
+	}
+	command.Body = decodeBody(fields)
+	return command, nil
+}
+
+func wrongTraceparent() *fault.Error {
+	return fault.New(fault.FieldInvalid, "traceparent", "traceparent is not a text of at most %d bytes", MaxTraceparentBytes)
 }
 
 func decodeBody(fields map[string]json.RawMessage) any {
@@ -303,7 +316,7 @@ func (JSON) Append(dst []byte, id uint64, event Event) []byte {
 	switch e := event.(type) {
 	case Message: // the hot path: once a message and codec
 		dst = append(dst, `"message":`...)
-		dst = appendMessage(dst, e.Message)
+		dst = appendMessage(dst, e.Message, e.Traceparent)
 	case Connected: // many at once, when an edge has gone
 		dst = append(dst, `"connected":`...)
 		dst = e.append(dst)
@@ -389,7 +402,7 @@ func (e PresenceChanged) shape() any {
 func (e Past) shape() any {
 	shape := pastJSON{Channel: e.Channel, Epoch: e.Epoch, Messages: make([]json.RawMessage, 0, len(e.Messages)), More: e.More}
 	for _, m := range e.Messages {
-		shape.Messages = append(shape.Messages, appendMessage(nil, m))
+		shape.Messages = append(shape.Messages, appendMessage(nil, m, m.Traceparent))
 	}
 	return shape
 }
@@ -400,7 +413,7 @@ func errorShape(e *fault.Error) errorJSON {
 
 // appendMessage writes a message, splicing its payload, which was checked and
 // compacted when it was published.
-func appendMessage(dst []byte, m *message.Message) []byte {
+func appendMessage(dst []byte, m *message.Message, traceparent string) []byte {
 	dst = append(dst, `{"channel":`...)
 	dst = appendString(dst, string(m.Channel))
 	if m.Offset != 0 {
@@ -429,6 +442,10 @@ func appendMessage(dst []byte, m *message.Message) []byte {
 	if len(m.Headers) > 0 {
 		dst = append(dst, `,"headers":`...)
 		dst = append(dst, marshal(m.Headers)...)
+	}
+	if traceparent != "" {
+		dst = append(dst, `,"traceparent":`...)
+		dst = appendString(dst, traceparent)
 	}
 	return append(dst, '}')
 }

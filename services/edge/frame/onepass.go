@@ -21,6 +21,8 @@ func decodeInOnePass(data []byte) (command Command, ok bool) {
 			value, ok := r.Value()
 			command.ID, _ = strconv.ParseUint(string(value), 10, 64)
 			return ok && command.ID > 0 && command.ID <= MaxID
+		case string(name) == "traceparent" && command.Traceparent == "":
+			return readString(r, &command.Traceparent) && len(command.Traceparent) <= MaxTraceparentBytes
 		case command.Body != nil:
 			return false
 		case string(name) == "publish":

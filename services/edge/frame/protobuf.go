@@ -31,7 +31,10 @@ func (Protobuf) Decode(data []byte) (Command, error) {
 	if f.GetId() == 0 || f.GetId() > MaxID {
 		return Command{}, malformed("the frame has no usable id: a positive integer of at most %d", uint64(MaxID))
 	}
-	command := Command{ID: f.GetId()}
+	command := Command{ID: f.GetId(), Traceparent: f.GetTraceparent()}
+	if len(command.Traceparent) > MaxTraceparentBytes {
+		return Command{ID: f.GetId(), Body: wrongTraceparent()}, nil
+	}
 	switch c := f.GetCommand().(type) {
 	case *clientv1.ClientFrame_Connect:
 		body := Connect{
@@ -206,7 +209,7 @@ func (e PresenceChanged) proto() *clientv1.PresenceChangedPush {
 func (e Past) proto() *clientv1.HistoryReply {
 	reply := &clientv1.HistoryReply{Channel: e.Channel, Epoch: string(e.Epoch), More: e.More}
 	for _, m := range e.Messages {
-		reply.Messages = append(reply.Messages, Message{m}.proto())
+		reply.Messages = append(reply.Messages, Message{m, m.Traceparent}.proto())
 	}
 	return reply
 }
@@ -215,6 +218,7 @@ func (m Message) proto() *clientv1.MessagePush {
 	push := &clientv1.MessagePush{
 		Channel: string(m.Channel), Offset: uint64(m.Offset), Time: timestamp(m.Time), ContentType: m.Payload.ContentType,
 		MessageId: m.ID, Publisher: m.Publisher, Headers: m.Headers,
+		Traceparent: m.Traceparent,
 	}
 	if m.Payload.IsJSON() {
 		push.Payload = &clientv1.MessagePush_Json{Json: string(m.Payload.Data)}

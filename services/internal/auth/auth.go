@@ -138,4 +138,5 @@ type Caller struct {
 	// Control are methods, not patterns.
 	Control   []string `yaml:"control" help:"Methods of the ControlService that it may use: DisconnectUser, DisconnectConnection, SubscribeUser, UnsubscribeUser, RevokeTokens, ListConnections."`
 	Subscribe []string `yaml:"subscribe" help:"Patterns of the channels that SubscribeUser and UnsubscribeUser may name."`
+	Console   bool     `yaml:"console" help:"Whether it may look at the console of an edge. What it may search and send there is what it may by the other options."`
 }

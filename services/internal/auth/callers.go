@@ -35,6 +35,7 @@ type grants struct {
 	issuer                                       string
 	publish, presence, history, purge, subscribe []channel.Pattern
 	control                                      []string
+	console                                      bool
 }
 
 // maxCallerBytes bounds a caller's name, which names the publisher of its messages.
@@ -125,7 +126,7 @@ func compileCallers(callers []Caller, issuers []Issuer) (*book, []string) {
 				add("control[%d]: %.100q is not one of %s", j, method, strings.Join(ControlMethods(), ", "))
 			}
 		}
-		given.control = slices.Clone(caller.Control)
+		given.control, given.console = slices.Clone(caller.Control), caller.Console
 		b.byName[caller.Name] = given
 	}
 	return b, problems
@@ -266,6 +267,20 @@ func (c *Callers) MayControl(name, method string) error {
 		return nil
 	default:
 		return fault.New(fault.CallerDenied, "", "the caller %q may not use %s", name, method)
+	}
+}
+
+// MayLook returns nil if a caller may look at the console; else a *fault.Error,
+// CALLER_UNKNOWN or CALLER_DENIED.
+func (c *Callers) MayLook(name string) error {
+	given, ok := c.book.Load().byName[name]
+	switch {
+	case !ok:
+		return unknown(name)
+	case given.console:
+		return nil
+	default:
+		return fault.New(fault.CallerDenied, "", "the caller %q may not look at the console", name)
 	}
 }
 

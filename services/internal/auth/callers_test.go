@@ -44,6 +44,25 @@ func TestCallers(t *testing.T) {
 	}
 }
 
+// The console is given by itself, and gives nothing else.
+func TestCallersOfTheConsole(t *testing.T) {
+	t.Parallel()
+	callers, err := auth.NewCallers([]auth.Caller{
+		{Name: "oncall", Console: true},
+		{Name: "sender", Publish: []string{"{rest...}"}, Control: auth.ControlMethods()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for caller, reason := range map[string]fault.Reason{"oncall": "", "sender": fault.CallerDenied, "nobody": fault.CallerUnknown} {
+		err := callers.MayLook(caller)
+		if refusal, _ := errors.AsType[*fault.Error](err); (err == nil) != (reason == "") || refusal != nil && refusal.Reason != reason {
+			t.Errorf("%s: %v, want %q", caller, err, reason)
+		}
+	}
+	wantCallerError(t, callers.MayRead("oncall", "chat.lobby"), fault.CallerDenied)
+}
+
 // What a caller may read or purge is given by itself, and by nothing else.
 func TestCallersOfTheHistory(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
@@ -66,6 +67,9 @@ func (c *Config) checkTogether(r *report) {
 	}
 	require(c.NATS.User == "" == c.NATS.Password.IsZero(), "nats.user", "is for nats.password, and the other way round")
 	require(c.NATS.User == "" || c.NATS.Credentials == "", "nats.credentials", "is given, and nats.user too")
+	t := &c.Telemetry
+	require(t.Headers.IsZero() || t.Endpoint != "", "telemetry.headers", "needs telemetry.endpoint")
+	require(t.TLS == ClientTLS{} || strings.HasPrefix(t.Endpoint, "https://"), "telemetry.tls", "needs a telemetry.endpoint that begins with https://")
 	for i, caller := range c.Callers {
 		require(caller.Certificate == "" || c.Publish.TLS.ClientCAFile != "", fmt.Sprintf("callers[%d].certificate", i), "needs publish.tls.client_ca_file")
 	}

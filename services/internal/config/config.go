@@ -27,7 +27,10 @@ type Config struct {
 	Presence Presence `yaml:"presence" help:"The presence and authorization service, and where edges find it."`
 	Publish  Publish  `yaml:"publish" help:"The Publish API."`
 	Ops      Ops      `yaml:"ops" help:"What an operator looks at."`
-	Auth     Auth     `yaml:"auth" help:"Whose tokens are good."`
+	// Telemetry is what is sent to a collector.
+	Telemetry Telemetry `yaml:"telemetry" help:"Where traces and metrics are sent (OpenTelemetry)."`
+	Console   Console   `yaml:"console" help:"The page that shows what an edge does."`
+	Auth      Auth      `yaml:"auth" help:"Whose tokens are good."`
 	// Authorization is zero where the presence role decides.
 	Authorization Authorization         `yaml:"authorization" help:"An AuthorizationService of your own, which edges ask in place of the presence role."`
 	Callers       []auth.Caller         `yaml:"callers" help:"Backend services and what their tokens give them; a caller that is not here may do nothing."`
@@ -149,6 +152,24 @@ type Publish struct {
 type Ops struct {
 	Listen string `yaml:"listen" default:":9464" check:"listen" help:"Address of /metrics, /healthz and /readyz."`
 	PProf  bool   `yaml:"pprof" default:"false" help:"Serves /debug/pprof/ too; ops.listen must then be loopback."`
+}
+
+// Telemetry says where traces and metrics are sent, over OTLP.
+type Telemetry struct {
+	Endpoint        string        `yaml:"endpoint" check:"otlp" help:"Receiver of OTLP, as http://localhost:4317, or https:// for TLS; empty: nothing is sent, and nothing is traced."`
+	Protocol        string        `yaml:"protocol" default:"grpc" enum:"grpc,http" help:"Transport of OTLP: grpc, port 4317 as a rule, or http, port 4318."`
+	Headers         auth.Secret   `yaml:"headers" help:"Headers that the receiver wants, as name=value, joined by commas."`
+	TLS             ClientTLS     `yaml:"tls" help:"TLS towards the receiver; https:// is enough where the system's authorities suffice."`
+	ServiceName     string        `yaml:"service_name" default:"carillon" check:"required" help:"service.name of what is sent."`
+	SampleRatio     Ratio         `yaml:"sample_ratio" default:"0.01" min:"0" max:"1" help:"Share of the traces that begin here that is kept, 0 to 1, 1 in dev. Those that a caller of gRPC or HTTP has sampled are kept in any case, and so is whatever failed."`
+	ClientTraces    int           `yaml:"client_traces" default:"10" min:"0" max:"1000000" help:"Traces a second that clients of an edge may have sampled by a traceparent of theirs; beyond that sample_ratio decides."`
+	MetricsInterval time.Duration `yaml:"metrics_interval" default:"15s" min:"0s" max:"1h" help:"How often metrics are sent; 0s: never. They are at /metrics in any case."`
+}
+
+// Console is the page that shows what an edge does.
+type Console struct {
+	Enabled  bool   `yaml:"enabled" default:"false" help:"Whether an edge serves it, at /console/ of ops.listen, to callers that may use it. In dev it is at / of edge.listen, for whoever is on this machine."`
+	TraceURL string `yaml:"trace_url" check:"trace" help:"Address at which a trace can be looked at, {trace} standing for its id: http://localhost:16686/trace/{trace}; empty: traces have no link."`
 }
 
 // Auth says whose tokens are good.

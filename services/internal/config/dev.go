@@ -92,8 +92,9 @@ func generateKey(name string) (err error) {
 }
 
 // applyDevDefaults puts in the defaults that are others in dev: everybody has the same
-// address there.
+// address there, and every trace is of interest.
 func (c *Config) applyDevDefaults() {
+	c.Telemetry.SampleRatio = wholeRatio
 	c.Edge.MaxConnectionsPerAddress, c.Edge.MaxNewConnectionsPerAddress = 0, 0
 }
 
@@ -141,7 +142,7 @@ func (c *Config) useDevKeys() {
 		everywhere := []string{"{rest...}"}
 		c.Callers = append(c.Callers, auth.Caller{
 			Name: DevCaller, Issuer: own, Publish: everywhere, Presence: everywhere, History: everywhere, Purge: everywhere,
-			Control: auth.ControlMethods(), Subscribe: everywhere,
+			Control: auth.ControlMethods(), Subscribe: everywhere, Console: true,
 		})
 	}
 	c.Auth.Issuers = append(c.Auth.Issuers, DevIssuers(c.DataDir)...)

@@ -55,7 +55,7 @@ func namespaceDifferences(a, b []namespace.Namespace) []string {
 func NeedRestart(command Command, paths []string) []string {
 	return slices.DeleteFunc(slices.Clone(paths), func(path string) bool {
 		switch {
-		case path == "auth.issuers" || path == "callers":
+		case path == "auth.issuers" || path == "callers" || path == "log.level":
 			return true
 		case strings.HasPrefix(path, "namespaces["):
 			return strings.HasSuffix(path, "].rules")

@@ -43,11 +43,11 @@ func NewFlags(command Command) Flags {
 
 // uses tells whether an option makes a difference to a command.
 func (command Command) uses(path string) bool {
-	prefixes := []string{"shutdown_timeout", "log.", "ops."} // of every role
+	prefixes := []string{"shutdown_timeout", "log.", "ops.", "telemetry."} // of every role
 	externalNATS := []string{"nats.url", "nats.credentials", "nats.user", "nats.password.", "nats.tls."}
 	switch command {
 	case EdgeRole:
-		prefixes = append(slices.Concat(prefixes, externalNATS), "edge.", "presence.addresses", "presence.dial_tls.", "presence.grace", "authorization.", "auth.")
+		prefixes = append(slices.Concat(prefixes, externalNATS), "edge.", "console.", "presence.addresses", "presence.dial_tls.", "presence.grace", "authorization.", "auth.")
 	case PresenceRole:
 		prefixes = append(prefixes, "presence.listen", "presence.tls.", "auth.")
 	case PublishRole:

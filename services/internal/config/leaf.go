@@ -146,6 +146,14 @@ func check(name, text string) error {
 			u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(net.JoinHostPort(u.Hostname(), "0")))) {
 			return errors.New("is not an address https://host/path, or http://localhost:port/path")
 		}
+	case "otlp":
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Hostname() == "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https") {
+			return errors.New("is not an address such as http://localhost:4317 or https://collector.example:4317")
+		}
+	case "trace":
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" || !strings.Contains(text, "{trace}")) {
+			return fmt.Errorf("%.100q is not an address with {trace} in it such as http://localhost:16686/trace/{trace}", text)
+		}
 	case "origin": // as RFC 6454, 6.2 serialises it
 		if u, err := url.Parse(text); err != nil || u.Hostname() == "" || u.Scheme+"://"+u.Host != text || text != strings.ToLower(text) {
 			return fmt.Errorf("%.100q is not an origin such as https://app.example or http://localhost:3000, in lower case and without a path", text)

@@ -97,7 +97,10 @@ func TestDefaults(t *testing.T) {
 		Presence: config.Presence{Listen: ":9091", Grace: 10 * time.Second},
 		Publish:  config.Publish{Listen: ":9090", HTTPListen: ":8081"},
 		Ops:      config.Ops{Listen: ":9464"},
-		Auth:     config.Auth{Anonymous: auth.Anonymous{UserPrefix: "anonymous-"}},
+		Telemetry: config.Telemetry{
+			Protocol: "grpc", ServiceName: "carillon", SampleRatio: 10_000, ClientTraces: 10, MetricsInterval: 15 * time.Second,
+		},
+		Auth: config.Auth{Anonymous: auth.Anonymous{UserPrefix: "anonymous-"}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults\n%+v\nwant\n%+v", got, want)
@@ -110,6 +113,9 @@ func another(t *testing.T, o config.Option, leaf reflect.Value, n int) string {
 	t.Helper()
 	special := map[string]string{
 		"log.level": "debug;warn;error", "log.format": "json;text;json",
+		"telemetry.protocol": "http;grpc;http", "telemetry.sample_ratio": "0.5;0;1",
+		"telemetry.endpoint": "http://a:4317;https://b;http://c:4318",
+		"console.trace_url":  "http://a/{trace};https://b/{trace};http://c/trace/{trace}?x=y",
 		"edge.rate_exceeded": "throttle;disconnect;refuse", "edge.max_json_depth": "10;11;12",
 		"edge.allowed_origins": "https://a.example;http://b:1,https://c;https://d",
 		"edge.trusted_proxies": "10.0.0.0/8;192.0.2.1,2001:db8::/32;::1",
@@ -224,6 +230,9 @@ func TestEveryOption(t *testing.T) {
 				common.env["CARILLON_EDGE_TRUSTED_PROXIES"] = "::1"
 			case "nats.password.env", "nats.password.file":
 				common.env["CARILLON_NATS_USER"] = "carillon"
+			case "telemetry.headers.env", "telemetry.headers.file", "telemetry.tls.enabled", "telemetry.tls.ca_file", "telemetry.tls.cert_file",
+				"telemetry.tls.key_file", "telemetry.tls.server_name":
+				common.env["CARILLON_TELEMETRY_ENDPOINT"] = "https://collector:4317"
 			case "nats.user":
 				common.env["CARILLON_NATS_PASSWORD_ENV"] = "TEXT0"
 			case "auth.roles_secret.file":

@@ -31,6 +31,7 @@ func (c *Config) checkTLS(r *report, command Command) {
 		{"nats.tls", []Command{EdgeRole, PublishRole}, c.NATS.TLS},
 		{"presence.dial_tls", []Command{EdgeRole, PublishRole}, c.Presence.DialTLS},
 		{"authorization.tls", []Command{EdgeRole}, c.Authorization.TLS},
+		{"telemetry.tls", []Command{EdgeRole, PublishRole, PresenceRole}, c.Telemetry.TLS},
 	} {
 		c.checkPair(r, d.path, d.tls.CertFile, d.tls.KeyFile)
 		if slices.ContainsFunc(d.roles, command.has) {

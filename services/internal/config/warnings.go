@@ -26,8 +26,8 @@ func (c *Config) Warnings(command Command) []string {
 	}
 	for i, caller := range c.Callers {
 		switch patterns := len(caller.Publish) + len(caller.Presence) + len(caller.History) + len(caller.Purge); {
-		case patterns+len(caller.Control) == 0:
-			lines = append(lines, fmt.Sprintf("callers[%d]: %q may do nothing; give it publish, presence, history, purge or control, or drop it", i, caller.Name))
+		case patterns+len(caller.Control) == 0 && !caller.Console:
+			lines = append(lines, fmt.Sprintf("callers[%d]: %q may do nothing; give it publish, presence, history, purge, control or console, or drop it", i, caller.Name))
 		case len(caller.Subscribe) > 0 && len(caller.Control) == 0:
 			lines = append(lines, fmt.Sprintf("callers[%d].subscribe: has no effect without control; give it SubscribeUser or UnsubscribeUser there", i))
 		}

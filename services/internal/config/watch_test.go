@@ -269,10 +269,10 @@ callers: [{name: y}]
 		t.Errorf("%s\nwant\n%s", got, all)
 	}
 	for command, want := range map[config.Command]string{
-		config.Serve:        "log.level edge.listen edge.tls.cert_file edge.tls.key_file publish.listen namespaces[a] namespaces[b].history namespaces[b].presence namespaces[d]",
-		config.EdgeRole:     "log.level edge.listen edge.tls.cert_file edge.tls.key_file namespaces[a] namespaces[b].history namespaces[b].presence namespaces[d]",
-		config.PresenceRole: "log.level namespaces[a] namespaces[b].history namespaces[b].presence namespaces[d]",
-		config.PublishRole:  "log.level publish.listen namespaces[a] namespaces[b].history namespaces[b].presence namespaces[d]",
+		config.Serve:        "edge.listen edge.tls.cert_file edge.tls.key_file publish.listen namespaces[a] namespaces[b].history namespaces[b].presence namespaces[d]",
+		config.EdgeRole:     "edge.listen edge.tls.cert_file edge.tls.key_file namespaces[a] namespaces[b].history namespaces[b].presence namespaces[d]",
+		config.PresenceRole: "namespaces[a] namespaces[b].history namespaces[b].presence namespaces[d]",
+		config.PublishRole:  "publish.listen namespaces[a] namespaces[b].history namespaces[b].presence namespaces[d]",
 	} {
 		if got := strings.Join(config.NeedRestart(command, differences), " "); got != want {
 			t.Errorf("%s:\n%s\nwant\n%s", command, got, want)
@@ -304,7 +304,7 @@ callers:
 		`edge.tls: edge.listen is ":1", whose connections are not encrypted; give cert_file and key_file, or put a proxy that ends TLS before it (c.yaml:2)`,
 		`publish.tls: publish.listen is ":9090", whose connections are not encrypted; give cert_file and key_file, or put a proxy that ends TLS before it`,
 		`publish.tls: publish.http_listen is ":8081", whose connections are not encrypted; give cert_file and key_file, or put a proxy that ends TLS before it`,
-		`callers[0]: "idle" may do nothing; give it publish, presence, history, purge or control, or drop it (c.yaml:5)`,
+		`callers[0]: "idle" may do nothing; give it publish, presence, history, purge, control or console, or drop it (c.yaml:5)`,
 		`callers[1].subscribe: has no effect without control; give it SubscribeUser or UnsubscribeUser there (c.yaml:6)`,
 	}
 	var got []string

@@ -135,6 +135,9 @@ type Error struct {
 	Message string
 	// RetryAfter is how long to wait before trying again; 0 where waiting does not help.
 	RetryAfter time.Duration
+	// Rule is the rule that decided, as "chat[0].publish", for logs and traces only; empty
+	// where no rule did.
+	Rule string
 	// Cause is for the log only.
 	Cause error
 }

@@ -35,6 +35,8 @@ type Publication struct {
 	// TTL is how long the message is worth delivering, in whole seconds; 0: as long as
 	// it is kept.
 	TTL time.Duration
+	// Traceparent is the trace that the message is part of (W3C Trace Context); empty: none.
+	Traceparent string
 	// Expected, if not nil, is where the channel must end for the message to be stored.
 	Expected *Expectation
 }
@@ -80,6 +82,8 @@ type Message struct {
 	ID        string
 	Publisher string
 	Headers   map[string]string
+	// Traceparent is the trace that it was stored in (W3C Trace Context); empty: none.
+	Traceparent string
 	// TTL is how long after Time the message is worth delivering; 0: always.
 	TTL time.Duration
 }
@@ -89,7 +93,7 @@ func (m *Message) Expired(now time.Time) bool { return m.TTL > 0 && now.Sub(m.Ti
 
 // Size is how many bytes of the message others have decided.
 func (m *Message) Size() int {
-	size := len(m.Payload.Data) + len(m.Payload.ContentType) + len(m.ID) + len(m.Publisher)
+	size := len(m.Payload.Data) + len(m.Payload.ContentType) + len(m.ID) + len(m.Publisher) + len(m.Traceparent)
 	for name, value := range m.Headers {
 		size += len(name) + len(value)
 	}

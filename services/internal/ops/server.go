@@ -59,8 +59,9 @@ type check struct {
 
 // New returns a server that listens nowhere yet. Its metrics are its own: nothing
 // is registered in a global registry or provider. With profiling it serves
-// loopback addresses only.
-func New(logger *slog.Logger, profiling bool) *Server {
+// loopback addresses only. The options are for its meter provider, say readers beside
+// the one that /metrics has.
+func New(logger *slog.Logger, profiling bool, options ...sdk.Option) *Server {
 	s := &Server{log: logger, pprof: profiling, registry: prometheus.NewRegistry()}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	reader, err := exporter.New(
@@ -72,12 +73,15 @@ func New(logger *slog.Logger, profiling bool) *Server {
 	if err != nil { // only for a collector that is registered already
 		panic(fmt.Sprintf("ops: a new registry refused the exporter: %v", err))
 	}
-	s.meters = sdk.NewMeterProvider(sdk.WithReader(reader))
+	s.meters = sdk.NewMeterProvider(append(slices.Clip(options), sdk.WithReader(reader))...)
 	return s
 }
 
 // MeterProvider records what /metrics shows.
 func (s *Server) MeterProvider() metric.MeterProvider { return s.meters }
+
+// CloseMeters hands the readers what was measured last, and ends them.
+func (s *Server) CloseMeters(ctx context.Context) error { return s.meters.Shutdown(ctx) }
 
 // AddCheck makes readiness depend on run, which must return at once, may be called
 // at any time and returns why the process is not ready. The name stands before it.
@@ -95,6 +99,7 @@ func (s *Server) LocalOnly() { s.local = true }
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{
+		EnableOpenMetrics:   true, // the form that has exemplars, for who asks for it
 		ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelError),
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: maxScrapes,

@@ -25,6 +25,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // Bounds of a server.
@@ -68,6 +70,8 @@ type Options struct {
 	// contract: it spares those that come most often what looks for the rules they break.
 	// To be wrong is to let through what the contract forbids.
 	Sound func(proto.Message) bool
+	// Tracer makes a span of each call; nil: none are made.
+	Tracer *tracing.Tracer
 	// TLS is what connections begin with, those of a Memory aside; nil: none.
 	TLS *tls.Config
 	// StopTimeout is how long calls may go on after Serve's context ended; 10 s if 0.

@@ -30,6 +30,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 const (
@@ -74,6 +75,8 @@ type Options struct {
 	// Receiver takes messages; nil where the Store only publishes.
 	Receiver Receiver
 	Logger   *slog.Logger
+	// Tracer makes a span of each message that is stored; nil: none are made.
+	Tracer *tracing.Tracer
 	// Name is what NATS shows of the connections, for example "carillon edge".
 	Name string
 

@@ -46,7 +46,10 @@ type ClientFrame struct {
 	//	*ClientFrame_History
 	//	*ClientFrame_Refresh
 	//	*ClientFrame_Ping
-	Command       isClientFrame_Command `protobuf_oneof:"command"`
+	Command isClientFrame_Command `protobuf_oneof:"command"`
+	// The trace that the command is part of, as W3C Trace Context (Level 1) writes it:
+	// 00-<trace>-<span>-<flags>, all in lower-case hexadecimal. Absent: none.
+	Traceparent   string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +168,13 @@ func (x *ClientFrame) GetPing() *PingCommand {
 		}
 	}
 	return nil
+}
+
+func (x *ClientFrame) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type isClientFrame_Command interface {
@@ -2172,7 +2182,9 @@ type MessagePush struct {
 	// Who published: the user id, or "service:" and the caller's name.
 	Publisher string `protobuf:"bytes,8,opt,name=publisher,proto3" json:"publisher,omitempty"`
 	// The publisher's headers.
-	Headers       map[string]string `protobuf:"bytes,9,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Headers map[string]string `protobuf:"bytes,9,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The trace that receiving it is part of, as ClientFrame's; absent if it is in none.
+	Traceparent   string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2279,6 +2291,13 @@ func (x *MessagePush) GetHeaders() map[string]string {
 		return x.Headers
 	}
 	return nil
+}
+
+func (x *MessagePush) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type isMessagePush_Payload interface {
@@ -2572,7 +2591,7 @@ var File_carillon_client_v1_client_proto protoreflect.FileDescriptor
 
 const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\n" +
-	"\x1fcarillon/client/v1/client.proto\x12\x12carillon.client.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x04\n" +
+	"\x1fcarillon/client/v1/client.proto\x12\x12carillon.client.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x04\n" +
 	"\vClientFrame\x12 \n" +
 	"\x02id\x18\x01 \x01(\x04B\x10\xbaH\r2\v\x18\xff\xff\xff\xff\xff\xff\xff\x0f(\x01R\x02id\x12>\n" +
 	"\aconnect\x18\x02 \x01(\v2\".carillon.client.v1.ConnectCommandH\x00R\aconnect\x12D\n" +
@@ -2582,7 +2601,9 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\bpresence\x18\x06 \x01(\v2#.carillon.client.v1.PresenceCommandH\x00R\bpresence\x12>\n" +
 	"\ahistory\x18\a \x01(\v2\".carillon.client.v1.HistoryCommandH\x00R\ahistory\x12>\n" +
 	"\arefresh\x18\b \x01(\v2\".carillon.client.v1.RefreshCommandH\x00R\arefresh\x125\n" +
-	"\x04ping\x18\t \x01(\v2\x1f.carillon.client.v1.PingCommandH\x00R\x04pingB\t\n" +
+	"\x04ping\x18\t \x01(\v2\x1f.carillon.client.v1.PingCommandH\x00R\x04ping\x12)\n" +
+	"\vtraceparent\x18\n" +
+	" \x01(\tB\a\xbaH\x04r\x02(7R\vtraceparentB\t\n" +
 	"\acommand\"\xd2\x01\n" +
 	"\x0eConnectCommand\x12\x1e\n" +
 	"\x05token\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80@R\x05token\x126\n" +
@@ -2717,7 +2738,7 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1f.carillon.client.v1.ErrorReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
 	"\x05field\x18\x04 \x01(\tR\x05field\x12$\n" +
-	"\x0eretry_after_ms\x18\x05 \x01(\rR\fretryAfterMs\"\x8a\x03\n" +
+	"\x0eretry_after_ms\x18\x05 \x01(\rR\fretryAfterMs\"\xac\x03\n" +
 	"\vMessagePush\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12.\n" +
@@ -2728,7 +2749,9 @@ const file_carillon_client_v1_client_proto_rawDesc = "" +
 	"\n" +
 	"message_id\x18\a \x01(\tR\tmessageId\x12\x1c\n" +
 	"\tpublisher\x18\b \x01(\tR\tpublisher\x12F\n" +
-	"\aheaders\x18\t \x03(\v2,.carillon.client.v1.MessagePush.HeadersEntryR\aheaders\x1a:\n" +
+	"\aheaders\x18\t \x03(\v2,.carillon.client.v1.MessagePush.HeadersEntryR\aheaders\x12 \n" +
+	"\vtraceparent\x18\n" +
+	" \x01(\tR\vtraceparent\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +

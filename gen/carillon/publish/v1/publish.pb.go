@@ -61,6 +61,11 @@ type PublishRequest struct {
 	ExpectedLastOffset *uint64 `protobuf:"varint,9,opt,name=expected_last_offset,json=expectedLastOffset,proto3,oneof" json:"expected_last_offset,omitempty"`
 	// The epoch of expected_last_offset, which it needs; absent: any.
 	ExpectedEpoch string `protobuf:"bytes,10,opt,name=expected_epoch,json=expectedEpoch,proto3" json:"expected_epoch,omitempty"`
+	// The trace that the message is part of, as W3C Trace Context (Level 1) writes it:
+	// 00-<trace>-<span>-<flags>, all in lower-case hexadecimal. For a batch or a stream,
+	// whose messages may have been made by different operations; absent: that of the call,
+	// in its metadata or its HTTP header.
+	Traceparent   string `protobuf:"bytes,11,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +188,13 @@ func (x *PublishRequest) GetExpectedLastOffset() uint64 {
 func (x *PublishRequest) GetExpectedEpoch() string {
 	if x != nil {
 		return x.ExpectedEpoch
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
 	}
 	return ""
 }
@@ -858,7 +870,7 @@ var File_carillon_publish_v1_publish_proto protoreflect.FileDescriptor
 
 const file_carillon_publish_v1_publish_proto_rawDesc = "" +
 	"\n" +
-	"!carillon/publish/v1/publish.proto\x12\x13carillon.publish.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1egoogle/protobuf/duration.proto\"\xee\x04\n" +
+	"!carillon/publish/v1/publish.proto\x12\x13carillon.publish.v1\x1a\x1bbuf/validate/validate.proto\x1a%carillon/client/v1/error_reason.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc6\x05\n" +
 	"\x0ePublishRequest\x12&\n" +
 	"\achannel\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\xff\x01H\x00R\achannel\x12%\n" +
@@ -873,7 +885,8 @@ const file_carillon_publish_v1_publish_proto_rawDesc = "" +
 	"\x03ttl\x18\b \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f*\x00R\x03ttl\x12E\n" +
 	"\x14expected_last_offset\x18\t \x01(\x04B\x0e\xbaH\v2\t\x18\xff\xff\xff\xff\xff\xff\xff\x0fH\x02R\x12expectedLastOffset\x88\x01\x01\x12.\n" +
 	"\x0eexpected_epoch\x18\n" +
-	" \x01(\tB\a\xbaH\x04r\x02(@R\rexpectedEpoch\x1a:\n" +
+	" \x01(\tB\a\xbaH\x04r\x02(@R\rexpectedEpoch\x12V\n" +
+	"\vtraceparent\x18\v \x01(\tB4\xbaH1r/2-^(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})?$R\vtraceparent\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0f\n" +
