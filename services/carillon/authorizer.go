@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/carillon-rt/carillon/services/edge/authorization"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
 // openAuthorizer reaches those who decide what users may do: the presence role, or the
@@ -35,11 +36,11 @@ func (p *process) openAuthorizer() error {
 	if err != nil {
 		return err
 	}
-	p.authorizer = authorization.New(all)
+	asks := grpc.ClientConnInterface(all)
 	p.authorities = map[string]grpc.ClientConnInterface{}
 	switch len(addresses) {
 	case 0: // docs/adr/0017
-		p.authorizer = authorization.New(p.authorizes.Direct(all, p.roleKey.Identity()))
+		asks = p.authorizes.Direct(all, p.roleKey.Identity())
 		p.authorities["in this process"] = all
 	case 1:
 		p.authorities[addresses[0]] = all
@@ -50,11 +51,12 @@ func (p *process) openAuthorizer() error {
 			}
 		}
 	}
-	return nil
+	p.authorizer = authorization.New(asks)
+	return p.authorizer.Observe(p.tracer, p.meter)
 }
 
 func (p *process) dialAuthorization(addresses ...string) (*grpc.ClientConn, error) {
-	return p.dial(addresses, p.roleKey.Credentials(), "authorization.tls", p.config.Authorization.TLS)
+	return p.dial(addresses, p.roleKey.Credentials(), "authorization.tls", p.config.Authorization.TLS, rpc.Traced(p.tracer))
 }
 
 // watchRules follows the rules of those who decide, once there is an edge to tell.

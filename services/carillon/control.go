@@ -18,8 +18,8 @@ func (p *process) newControl() (*control.Service, error) {
 		return nil
 	})
 	return control.New(control.Options{
-		Dispatcher: dispatcher, Callers: p.callers, Namespaces: p.namespaces, Logger: p.logger,
-	}), nil
+		Dispatcher: dispatcher, Callers: p.callers, Namespaces: p.namespaces, Logger: p.logger, Meter: p.meter,
+	})
 }
 
 // followControl has the edge carry out what services command, from before it serves

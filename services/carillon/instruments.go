@@ -40,3 +40,40 @@ func observeReads(meter metric.Meter, stats func() stream.ReadStats) error {
 	}, pages, reads)
 	return err
 }
+
+// observeStore makes the instruments of a store's NATS: its connections, what its streams
+// keep, and how many messages are on their way.
+func observeStore(meter metric.Meter, stats func() stream.Stats) error {
+	connected, err1 := meter.Int64ObservableGauge("carillon.nats.connected",
+		metric.WithDescription("Whether a connection to NATS stands: 1 or 0."))
+	reconnects, err2 := meter.Int64ObservableCounter("carillon.nats.reconnects",
+		metric.WithDescription("Times that a connection to NATS was lost and came back."))
+	messages, err3 := meter.Int64ObservableGauge("carillon.nats.stream.messages",
+		metric.WithDescription("Messages that a stream keeps, as its leader last told this process."))
+	bytes, err4 := meter.Int64ObservableGauge("carillon.nats.stream.bytes", metric.WithUnit("By"),
+		metric.WithDescription("Bytes that a stream keeps, as its leader last told this process."))
+	slots, err5 := meter.Int64ObservableGauge("carillon.store.slots.used",
+		metric.WithDescription("Messages on their way into the store, of 256; more wait in line."))
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+		return err
+	}
+	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		s := stats()
+		for _, c := range s.Connections {
+			of, is := metric.WithAttributes(attribute.String("connection", c.Role)), int64(0)
+			if c.Connected {
+				is = 1
+			}
+			o.ObserveInt64(connected, is, of)
+			o.ObserveInt64(reconnects, int64(c.Reconnects), of)
+		}
+		for _, kept := range s.Streams {
+			of := metric.WithAttributes(attribute.String("stream", kept.Name))
+			o.ObserveInt64(messages, int64(kept.Messages), of)
+			o.ObserveInt64(bytes, int64(kept.Bytes), of)
+		}
+		o.ObserveInt64(slots, int64(s.Slots))
+		return nil
+	}, connected, reconnects, messages, bytes, slots)
+	return err
+}

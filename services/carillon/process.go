@@ -111,7 +111,7 @@ func (p *process) start(ctx context.Context) error {
 	if err := p.listen(ctx); err != nil {
 		return err
 	}
-	p.meter = p.ops.MeterProvider().Meter("github.com/carillon-rt/carillon")
+	p.meter = p.ops.MeterProvider().Meter(meterName)
 	p.ops.AddCheck("process", func() error {
 		switch {
 		case p.stopping.Load():
@@ -224,7 +224,7 @@ func (p *process) openStore(ctx context.Context, receiver stream.Receiver) error
 	p.store = store
 	p.ops.AddCheck("store", store.Ready)
 	p.parts.OnStop("store", store.Close)
-	return observeReads(p.meter, store.ReadStats)
+	return errors.Join(observeReads(p.meter, store.ReadStats), observeStore(p.meter, store.Stats))
 }
 
 func (p *process) openPublisher(ctx context.Context) error { return p.openStore(ctx, nil) }
@@ -242,7 +242,7 @@ func (p *process) startPresence(context.Context) error {
 		return err
 	}
 	p.authority = service
-	server := rpc.NewServer(rpc.Options{Logger: p.logger, Tracer: p.tracer, TLS: presenceTLS, Authenticate: map[string]rpc.Authenticator{
+	server := rpc.NewServer(rpc.Options{Logger: p.logger, Tracer: p.tracer, Meter: p.meter, TLS: presenceTLS, Authenticate: map[string]rpc.Authenticator{
 		presence.AuthorizationService: rpc.Bearer(p.roleKey),
 		presence.ReportService:        rpc.Bearer(p.roleKey),
 		presence.MembersService:       rpc.Callers(rpc.FirstOf(p.roleKey, p.callerTokens), p.callers),
@@ -293,9 +293,9 @@ func serveWhile(ctx context.Context, server *rpc.Server, ready map[string]func()
 // addresses are configured.
 func (p *process) dialPresence(addresses ...string) (*grpc.ClientConn, error) {
 	if len(p.config.Presence.Addresses) == 0 {
-		return p.presence.Dial(p.roleKey.Credentials())
+		return p.presence.Dial(p.roleKey.Credentials(), rpc.Traced(p.tracer))
 	}
-	return p.dial(addresses, p.roleKey.Credentials(), "presence.dial_tls", p.config.Presence.DialTLS, rpc.Impatient)
+	return p.dial(addresses, p.roleKey.Credentials(), "presence.dial_tls", p.config.Presence.DialTLS, rpc.Impatient, rpc.Traced(p.tracer))
 }
 
 // openEdge makes the edge, and with it the store, which publishing shares.
@@ -377,7 +377,7 @@ func (p *process) startPublish(context.Context) error {
 		return err
 	}
 	server := rpc.NewServer(rpc.Options{
-		Logger: p.logger, Tracer: p.tracer, TLS: publishTLS, EndStreams: service.Close, Sound: publish.Sound, Authenticate: map[string]rpc.Authenticator{
+		Logger: p.logger, Tracer: p.tracer, Meter: p.meter, TLS: publishTLS, EndStreams: service.Close, Sound: publish.Sound, Authenticate: map[string]rpc.Authenticator{
 			publish.PublishService: rpc.Callers(p.callerTokens, p.callers),
 			publish.HistoryService: rpc.Callers(p.callerTokens, p.callers),
 			control.ServiceName:    rpc.Callers(p.callerTokens, p.callers),

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"syscall"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
@@ -17,6 +20,11 @@ import (
 // watchConfiguration loads the configuration again when its file changes, or at SIGHUP.
 // dev leaves that signal alone: it comes from a terminal that closes.
 func (p *process) watchConfiguration(context.Context) error {
+	reloads, err := p.meter.Int64Counter("carillon.config.reloads",
+		metric.WithDescription("Times that the configuration's file was found changed, by outcome: applied, or refused, and the one before holds."))
+	if err != nil {
+		return err
+	}
 	ask := make(chan os.Signal, 1)
 	if p.command != config.Dev {
 		signal.Notify(ask, syscall.SIGHUP)
@@ -24,6 +32,13 @@ func (p *process) watchConfiguration(context.Context) error {
 	watch := config.Watch{
 		Flags: p.flags, Command: p.command, Getenv: p.env.getenv, Checks: p.env.checks, Current: p.config,
 		Ask: ask, Logger: p.logger, Changed: p.reload,
+		Loaded: func(holds bool) {
+			outcome := "applied"
+			if !holds {
+				outcome = "refused"
+			}
+			reloads.Add(context.Background(), 1, metric.WithAttributes(attribute.String("outcome", outcome)))
+		},
 	}
 	p.parts.Start("configuration", func(ctx context.Context) error {
 		defer signal.Stop(ask)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel"
+	api "go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/carillon-rt/carillon/services/internal/config"
@@ -22,17 +23,21 @@ import (
 // telemetryStopTimeout bounds what is sent last, when everything else has stopped.
 const telemetryStopTimeout = 3 * time.Second
 
+// meterName is the scope of all that Carillon measures.
+const meterName = "github.com/carillon-rt/carillon"
+
 // openTelemetry makes what measures and, if there is a collector, what sends to it. It
 // is opened before all others and so closed after them.
 func (p *process) openTelemetry(ctx context.Context) error {
 	var options []metric.Option
 	closeTraces := func(context.Context) error { return nil }
+	var dropped func() uint64
 	if p.config.Telemetry.Endpoint != "" {
 		exporter, err := p.newExporter(ctx)
 		if err != nil {
 			return err
 		}
-		p.tracer, closeTraces = exporter.Tracer(), exporter.Close
+		p.tracer, closeTraces, dropped = exporter.Tracer(), exporter.Close, exporter.Dropped
 		options = append(options, metric.WithResource(exporter.Resource()))
 		for _, reader := range exporter.Readers() {
 			options = append(options, metric.WithReader(reader))
@@ -50,7 +55,16 @@ func (p *process) openTelemetry(ctx context.Context) error {
 		}
 		return nil
 	})
-	return nil
+	if dropped == nil {
+		return nil
+	}
+	_, err := p.ops.MeterProvider().Meter(meterName).Int64ObservableCounter("carillon.telemetry.dropped",
+		api.WithDescription("Spans that the collector has not taken. Those that there was no room for meanwhile are not counted."),
+		api.WithInt64Callback(func(_ context.Context, o api.Int64Observer) error {
+			o.Observe(int64(dropped()))
+			return nil
+		}))
+	return err
 }
 
 func (p *process) newExporter(ctx context.Context) (*telemetry.Exporter, error) {

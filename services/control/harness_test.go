@@ -135,10 +135,13 @@ func start(t *testing.T, may grants) *api {
 	t.Helper()
 	a := &api{issuer: &issuer{}, log: &output{}}
 	log := slog.New(slog.NewTextHandler(a.log, nil))
-	service := control.New(control.Options{
+	service, err := control.New(control.Options{
 		Dispatcher: a.issuer, Callers: may, Logger: log,
 		Namespaces: namespace.NewSet([]namespace.Namespace{{Name: "chat"}, {Name: "user"}}),
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	server := rpc.NewServer(rpc.Options{
 		Logger: log, Authenticate: map[string]rpc.Authenticator{control.ServiceName: rpc.Bearer(tokens{})},
 	})

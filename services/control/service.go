@@ -8,8 +8,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -49,23 +52,35 @@ type Callers interface {
 	MaySubscribe(name string, ch channel.Name) error
 }
 
-// Options configure a Service. All are required.
+// Options configure a Service. All but the Meter are required.
 type Options struct {
 	Dispatcher Dispatcher
 	Callers    Callers
 	Namespaces namespace.Set
 	Logger     *slog.Logger
+	// Meter measures commands; nil: nothing is measured.
+	Meter metric.Meter
 }
 
 // Service implements ControlService. It is safe for concurrent use.
 type Service struct {
 	controlv1.UnimplementedControlServiceServer
 
-	options Options
+	options  Options
+	commands metric.Int64Counter // nil: they are not counted
 }
 
-// New returns a service.
-func New(o Options) *Service { return &Service{options: o} }
+// New returns a service; its error is that of an instrument that could not be made.
+func New(o Options) (*Service, error) {
+	s := &Service{options: o}
+	if o.Meter == nil {
+		return s, nil
+	}
+	var err error
+	s.commands, err = o.Meter.Int64Counter("carillon.control.commands",
+		metric.WithDescription("Commands about users' connections, by outcome: done, unreachable where not every edge has answered, or the reason of the failure."))
+	return s, err
+}
 
 // Register adds the service to a server, which must authenticate callers.
 func (s *Service) Register(server grpc.ServiceRegistrar) {
@@ -263,6 +278,7 @@ func (s *Service) issue(ctx context.Context, caller string, c control.Command) (
 		c.ExpiresAt = c.At.Add(keepCommands)
 	}
 	outcome, err := s.options.Dispatcher.Issue(ctx, c)
+	s.count(ctx, c.Kind, outcome, err)
 	if err != nil {
 		return outcome, err
 	}
@@ -276,6 +292,20 @@ func (s *Service) issue(ctx context.Context, caller string, c control.Command) (
 		slog.Uint64("sequence", outcome.Sequence), slog.Int("connections", connections),
 		slog.Int("edges", len(outcome.Edges)), slog.Int("unreachable", len(outcome.Unreachable)))
 	return outcome, nil
+}
+
+func (s *Service) count(ctx context.Context, kind control.Kind, outcome control.Outcome, err error) {
+	if s.commands == nil {
+		return
+	}
+	result := "done"
+	switch {
+	case err != nil:
+		result = strings.ToLower(string(fault.From(err).Reason))
+	case len(outcome.Unreachable) > 0:
+		result = "unreachable"
+	}
+	s.commands.Add(ctx, 1, metric.WithAttributes(attribute.String("command", string(kind)), attribute.String("outcome", result)))
 }
 
 func edges(o control.Outcome) []*controlv1.EdgeResult {

@@ -11,7 +11,7 @@ import (
 
 // observe makes the instruments of what the view holds.
 func observe(meter metric.Meter, stats func() view.Stats) error {
-	var errs [7]error
+	var errs [9]error
 	gauge := func(i int, name, description string) (g metric.Int64ObservableGauge) {
 		g, errs[i] = meter.Int64ObservableGauge(name, metric.WithDescription(description))
 		return g
@@ -27,6 +27,8 @@ func observe(meter metric.Meter, stats func() view.Stats) error {
 	watchers := gauge(4, "carillon.presence.watchers", "Streams that watch channels, of edges and of callers.")
 	joins := counter(5, "carillon.presence.joins", "Times that a user became a member of a channel.")
 	leaves := counter(6, "carillon.presence.leaves", "Times that a user ceased to be one.")
+	users := gauge(7, "carillon.presence.users", "Users with a connection.")
+	changes := counter(8, "carillon.presence.changes", "Joins and leaves together: how often the members of channels have changed.")
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
@@ -39,7 +41,9 @@ func observe(meter metric.Meter, stats func() view.Stats) error {
 		o.ObserveInt64(watchers, int64(s.Watchers))
 		o.ObserveInt64(joins, int64(s.Joins))
 		o.ObserveInt64(leaves, int64(s.Leaves))
+		o.ObserveInt64(users, int64(s.Users))
+		o.ObserveInt64(changes, int64(s.Joins+s.Leaves))
 		return nil
-	}, edges, connections, channels, memberships, watchers, joins, leaves)
+	}, edges, connections, channels, memberships, watchers, joins, leaves, users, changes)
 	return err
 }

@@ -35,11 +35,12 @@ func (s *Service) PublishBatch(ctx context.Context, request *publishv1.PublishBa
 	case multicast != nil:
 		return s.publishAll(ctx, targets, s.multicast(ctx, multicast)), nil
 	default:
+		trace := traceOf(ctx)
 		return s.publishAll(ctx, len(many), func(i int) (message.Publication, error) {
 			if err := s.validate(many[i]); err != nil {
 				return message.Publication{}, err
 			}
-			return s.publication(ctx, many[i])
+			return s.publication(ctx, many[i], trace)
 		}), nil
 	}
 }
@@ -69,9 +70,13 @@ func (s *Service) submit(ctx context.Context, pipeline Pipeline, check func() (m
 	answer func(*publishv1.PublishResponse, *publishv1.PublishError),
 ) {
 	publication, err := check()
-	of := &submission{service: s, ctx: ctx, channel: publication.Channel, method: method, start: start, answer: answer}
+	of := &submission{
+		service: s, ctx: ctx, channel: publication.Channel, bytes: len(publication.Payload.Data), method: method, start: start, answer: answer,
+	}
 	if err == nil {
 		err = pipeline.Publish(ctx, publication, of.settle)
+	} else {
+		s.traceRefused(ctx, publication, start, err)
 	}
 	if err != nil {
 		of.settle(message.Receipt{}, err)
@@ -84,6 +89,7 @@ type submission struct {
 	service *Service
 	ctx     context.Context //nolint:containedctx // that of the call, for its measurements and log
 	channel channel.Name
+	bytes   int
 	method  string
 	start   time.Time
 	answer  func(*publishv1.PublishResponse, *publishv1.PublishError)
@@ -92,7 +98,7 @@ type submission struct {
 func (m *submission) settle(receipt message.Receipt, err error) {
 	s := m.service
 	if err == nil {
-		s.metrics.stored(m.ctx, m.channel, receipt.Duplicate, time.Since(m.start))
+		s.metrics.stored(m.ctx, m.channel, m.bytes, receipt.Duplicate, time.Since(m.start))
 		m.answer(published(receipt), nil)
 		return
 	}
@@ -121,12 +127,13 @@ func (s *Service) multicast(ctx context.Context, m *publishv1.Multicast) func(i 
 			request.Target = &publishv1.PublishRequest_UserId{UserId: m.GetUserIds()[i-len(channels)]}
 		}
 	}
+	trace := traceOf(ctx)
 	shared := sync.OnceValues(func() (message.Publication, error) { return content(request) })
 	return func(i int) (message.Publication, error) {
 		aim(i)
 		if err := s.validate(request); err != nil {
 			return message.Publication{}, err
 		}
-		return s.addressed(ctx, request, shared)
+		return s.addressed(ctx, request, trace, shared)
 	}
 }

@@ -41,6 +41,8 @@ func parseMessage(place string, object []byte, request *publishv1.PublishRequest
 			request.ExpectedLastOffset = &n
 		case "expectedEpoch":
 			request.ExpectedEpoch, err = twin.Text(name, value)
+		case "traceparent":
+			request.Traceparent, err = twin.Text(name, value)
 		default:
 			return false, nil
 		}

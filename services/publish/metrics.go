@@ -29,6 +29,7 @@ const (
 // metrics counts what reached the services.
 type metrics struct {
 	messages  metric.Int64Counter
+	bytes     metric.Int64Counter
 	duration  metric.Float64Histogram
 	streams   metric.Int64UpDownCounter
 	histories metric.Int64Counter
@@ -41,6 +42,7 @@ type metrics struct {
 type labels struct {
 	namespace         string
 	stored, duplicate []metric.AddOption
+	sized             []metric.AddOption
 	timed             []metric.RecordOption
 }
 
@@ -56,11 +58,13 @@ func newMetrics(meter metric.Meter, namespaces namespace.Set) (*metrics, error) 
 		metric.WithDescription("Calls of the History API, by what became of them: listed, purged or the reason of the refusal."))
 	reading, err5 := meter.Float64Histogram("carillon.publish.history.duration", metric.WithUnit("s"), buckets,
 		metric.WithDescription("Time from the arrival of a call of the History API to its answer."))
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	bytes, err6 := meter.Int64Counter("carillon.publish.bytes", metric.WithUnit("By"),
+		metric.WithDescription("Bytes of the payloads of messages that were stored, duplicates left out."))
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	m := &metrics{
-		messages: messages, duration: duration, streams: streams, histories: histories, reading: reading,
+		messages: messages, bytes: bytes, duration: duration, streams: streams, histories: histories, reading: reading,
 		labels: map[string]*labels{"": newLabels("")},
 	}
 	for name := range namespaces {
@@ -76,18 +80,20 @@ func newLabels(namespace string) *labels {
 	}
 	return &labels{
 		namespace: namespace, stored: counted(outcomeStored), duplicate: counted(outcomeDuplicate),
+		sized: []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(label))},
 		timed: []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(label))},
 	}
 }
 
-// stored records a message that was answered with a position.
-func (m *metrics) stored(ctx context.Context, name channel.Name, duplicate bool, took time.Duration) {
+// stored records a message of so many bytes that was answered with a position.
+func (m *metrics) stored(ctx context.Context, name channel.Name, bytes int, duplicate bool, took time.Duration) {
 	of := m.labelsOf(name)
-	counted := of.stored
 	if duplicate {
-		counted = of.duplicate
+		m.messages.Add(ctx, 1, of.duplicate...)
+	} else {
+		m.messages.Add(ctx, 1, of.stored...)
+		m.bytes.Add(ctx, int64(bytes), of.sized...)
 	}
-	m.messages.Add(ctx, 1, counted...)
 	m.duration.Record(ctx, took.Seconds(), of.timed...)
 }
 

@@ -25,20 +25,21 @@ func (s *Service) validate(request *publishv1.PublishRequest) error {
 	return s.validator.Validate(request)
 }
 
-// publication checks a request that follows the contract's rules. With an error it has
-// the channel only, and only if that is a good name.
-func (s *Service) publication(ctx context.Context, request *publishv1.PublishRequest) (message.Publication, error) {
-	return s.addressed(ctx, request, func() (message.Publication, error) { return content(request) })
+// publication checks a request that follows the contract's rules. Trace is that of the
+// call; empty: none. With an error it has the channel only, if that is a good name, and
+// the trace.
+func (s *Service) publication(ctx context.Context, request *publishv1.PublishRequest, trace string) (message.Publication, error) {
+	return s.addressed(ctx, request, trace, func() (message.Publication, error) { return content(request) })
 }
 
 // addressed is publication, of a content that may be that of other requests too.
-func (s *Service) addressed(ctx context.Context, request *publishv1.PublishRequest, content func() (message.Publication, error)) (message.Publication, error) {
+func (s *Service) addressed(ctx context.Context, request *publishv1.PublishRequest, trace string, content func() (message.Publication, error)) (message.Publication, error) {
 	caller, err := callerOf(ctx)
 	if err != nil {
 		return message.Publication{}, err
 	}
 	name, ns, err := s.target(caller, request, s.callers.MayPublish)
-	refused := message.Publication{Channel: name}
+	refused := message.Publication{Channel: name, Traceparent: traceparent(request, trace)}
 	if err != nil {
 		return refused, err
 	}
@@ -49,7 +50,7 @@ func (s *Service) addressed(ctx context.Context, request *publishv1.PublishReque
 	if err := checkNamespace(ns, request); err != nil {
 		return refused, err
 	}
-	p.Channel = name
+	p.Channel, p.Traceparent = name, refused.Traceparent
 	p.Publisher = message.Publisher{Issuer: caller.Issuer, Name: auth.ServicePrefix + caller.Subject}
 	return p, nil
 }

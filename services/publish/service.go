@@ -62,7 +62,8 @@ type Options struct {
 	Callers    *auth.Callers
 	Logger     *slog.Logger
 	Meter      metric.Meter
-	// Tracer makes a span of each message of a batch or a stream; nil: none are made.
+	// Tracer makes a span of each message of a batch or a stream that does not come as far
+	// as the store, which makes those of the others; nil: none are made.
 	Tracer *tracing.Tracer
 }
 
@@ -76,6 +77,7 @@ type Service struct {
 	callers    *auth.Callers
 	validator  *rpc.Validator
 	metrics    *metrics
+	tracer     *tracing.Tracer
 	logger     *slog.Logger
 	noted      rate.Sometimes // limits the log lines about messages of a batch or stream
 
@@ -98,6 +100,7 @@ func New(opts Options) (*Service, error) {
 		callers:    opts.Callers,
 		validator:  rpc.NewValidator(),
 		metrics:    m,
+		tracer:     opts.Tracer,
 		logger:     opts.Logger,
 		noted:      rate.Sometimes{First: 3, Interval: 10 * time.Second},
 		closing:    make(chan struct{}),
@@ -125,7 +128,7 @@ func (s *Service) Close() {
 // Publish implements carillon.publish.v1.PublishService.
 func (s *Service) Publish(ctx context.Context, request *publishv1.PublishRequest) (*publishv1.PublishResponse, error) {
 	start := time.Now()
-	publication, err := s.publication(ctx, request)
+	publication, err := s.publication(ctx, request, traceOf(ctx))
 	if err != nil {
 		s.metrics.refused(ctx, publication.Channel, err, time.Since(start))
 		return nil, err
@@ -135,7 +138,7 @@ func (s *Service) Publish(ctx context.Context, request *publishv1.PublishRequest
 		s.metrics.refused(ctx, publication.Channel, err, time.Since(start))
 		return nil, err
 	}
-	s.metrics.stored(ctx, publication.Channel, receipt.Duplicate, time.Since(start))
+	s.metrics.stored(ctx, publication.Channel, len(publication.Payload.Data), receipt.Duplicate, time.Since(start))
 	return published(receipt), nil
 }
 

@@ -186,7 +186,7 @@ func TestMetrics(t *testing.T) {
 		})
 	}
 	want := map[string]int64{
-		"carillon.publish.duration{chat}": 2, "carillon.publish.duration{}": 3,
+		"carillon.publish.bytes{chat,}": 1, "carillon.publish.duration{chat}": 2, "carillon.publish.duration{}": 3,
 		"carillon.publish.messages{,channel_invalid}": 2, "carillon.publish.messages{,namespace_unknown}": 1,
 		"carillon.publish.messages{chat,duplicate}": 1, "carillon.publish.messages{chat,stored}": 1,
 	}

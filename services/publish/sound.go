@@ -1,10 +1,13 @@
 package publish
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/proto"
 
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // What the contract allows at most (buf.validate in publish.proto).
@@ -13,10 +16,12 @@ const (
 	soundUserBytes    = 128
 	soundEpochBytes   = 64
 	soundOffset       = 1<<53 - 1
+
+	soundTraceparentBytes = 55
 )
 
 // Sound tells of a message to publish, and of what brings one in a stream, whether it
-// certainly follows the rules of the contract. Of those with a ttl or a traceparent, and of all other
+// certainly follows the rules of the contract. Of those with a ttl, and of all other
 // requests, it does not know.
 func Sound(request proto.Message) bool {
 	switch r := request.(type) {
@@ -24,12 +29,17 @@ func Sound(request proto.Message) bool {
 		return soundTarget(r) && r.GetPayload() != nil && r.GetTtl() == nil &&
 			len(r.GetContentType()) <= message.MaxContentTypeBytes && len(r.GetHeaders()) <= message.MaxHeaders &&
 			message.CheckID(r.GetMessageId()) == nil &&
-			r.GetExpectedLastOffset() <= soundOffset && len(r.GetExpectedEpoch()) <= soundEpochBytes && r.GetTraceparent() == ""
+			r.GetExpectedLastOffset() <= soundOffset && len(r.GetExpectedEpoch()) <= soundEpochBytes && soundTraceparent(r.GetTraceparent())
 	case *publishv1.PublishStreamRequest:
 		return r.GetId() > 0
 	default:
 		return false
 	}
+}
+
+// soundTraceparent knows of those that say which trace they are part of.
+func soundTraceparent(text string) bool {
+	return text == "" || len(text) == soundTraceparentBytes && strings.HasPrefix(text, "00-") && tracing.Parse(text).Valid()
 }
 
 func soundTarget(r *publishv1.PublishRequest) bool {

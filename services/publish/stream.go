@@ -14,6 +14,7 @@ import (
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // maxUnanswered bounds the requests of a stream whose answer has not left; then no
@@ -40,7 +41,7 @@ type (
 // PublishStream implements carillon.publish.v1.PublishService. Whatever ends the stream,
 // what was taken is answered first, if anybody is there.
 func (s *Service) PublishStream(stream publishStream) error {
-	ctx := stream.Context()
+	ctx := tracing.Apart(stream.Context()) // a trace each message, if it says no other
 	p := &publishing{
 		service: s, answers: make(chan *publishv1.PublishStreamResponse, maxUnanswered),
 		room: make(chan struct{}, maxUnanswered), ahead: semaphore.NewWeighted(readAheadBytes), unanswered: map[uint64]struct{}{},
@@ -165,7 +166,7 @@ func (p *publishing) publish(ctx context.Context, request *publishv1.PublishStre
 		if err := s.validate(request.GetMessage()); err != nil {
 			return message.Publication{}, err
 		}
-		return s.publication(ctx, request.GetMessage())
+		return s.publication(ctx, request.GetMessage(), "")
 	}
 	s.submit(ctx, p.pipeline, check, publishv1.PublishService_PublishStream_FullMethodName, start,
 		func(response *publishv1.PublishResponse, refused *publishv1.PublishError) {

@@ -19,6 +19,7 @@ import (
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 const (
@@ -70,6 +71,9 @@ type Client struct {
 	cache   *lru.Cache[key, answer]
 	// generation counts the times that all answers were forgotten.
 	generation atomic.Uint64
+
+	tracer  *tracing.Tracer // nil: no spans are made
+	metrics *metrics        // nil: nothing is measured
 }
 
 // key is a question. Equal digests mean the same user and claims. An answer stands
@@ -117,12 +121,14 @@ func (c *Client) Check(ctx context.Context, s *Subject, checks []Check) ([]Decis
 		}
 		answered, err := c.ask(ctx, s, asked)
 		if err != nil {
+			c.metrics.undecided(ctx, len(checks))
 			return nil, fault.Unavailable(fault.AuthorizationUnavailable, err, "the authorization service does not answer")
 		}
 		for j, i := range part {
 			decisions[i] = answered[j]
 		}
 	}
+	c.metrics.decided(ctx, decisions)
 	return decisions, nil
 }
 
@@ -161,7 +167,16 @@ func (c *Client) forget() {
 }
 
 // ask makes one request and remembers its answers.
-func (c *Client) ask(ctx context.Context, s *Subject, checks []Check) ([]Decision, error) {
+func (c *Client) ask(ctx context.Context, s *Subject, checks []Check) (decisions []Decision, err error) {
+	start := time.Now()
+	span, ctx := c.begin(ctx, start)
+	decisions, err = c.request(ctx, s, checks)
+	c.metrics.asked(ctx, time.Since(start))
+	c.end(&span, s, checks, decisions, err)
+	return decisions, err
+}
+
+func (c *Client) request(ctx context.Context, s *Subject, checks []Check) ([]Decision, error) {
 	req, err := s.request(checks)
 	if err != nil {
 		return nil, err

@@ -30,6 +30,8 @@ type book struct {
 
 // grants are what is given to one caller.
 type grants struct {
+	// rule names the caller as its place in the configuration: "callers[0]".
+	rule string
 	// issuer is the name of the issuer of its tokens: any if "", none if
 	// CertificateIssuer.
 	issuer                                       string
@@ -92,7 +94,7 @@ func compileCallers(callers []Caller, issuers []Issuer) (*book, []string) {
 		} else if _, twice := b.byName[caller.Name]; twice {
 			add("name: there is already a caller %q", caller.Name)
 		}
-		given := grants{issuer: CertificateIssuer}
+		given := grants{rule: fmt.Sprintf("callers[%d]", i), issuer: CertificateIssuer}
 		if caller.Certificate == "" {
 			issuer, problem := issuerOfCaller(caller, issuers)
 			if problem != "" {
@@ -233,27 +235,27 @@ func (c *Callers) OfCertificate(certificate *x509.Certificate) (Identity, error)
 // MayPublish returns nil if a caller may publish to a channel; else a *fault.Error,
 // CALLER_UNKNOWN, or CALLER_DENIED about the field "channel".
 func (c *Callers) MayPublish(name string, ch channel.Name) error {
-	return c.may(name, ch, func(g grants) []channel.Pattern { return g.publish }, "the caller %q may not publish to this channel")
+	return c.may(name, ch, "publish", func(g grants) []channel.Pattern { return g.publish }, "the caller %q may not publish to this channel")
 }
 
 // MayList is MayPublish for listing a channel's members.
 func (c *Callers) MayList(name string, ch channel.Name) error {
-	return c.may(name, ch, func(g grants) []channel.Pattern { return g.presence }, "the caller %q may not list the members of this channel")
+	return c.may(name, ch, "presence", func(g grants) []channel.Pattern { return g.presence }, "the caller %q may not list the members of this channel")
 }
 
 // MayRead is MayPublish for listing what a channel keeps.
 func (c *Callers) MayRead(name string, ch channel.Name) error {
-	return c.may(name, ch, func(g grants) []channel.Pattern { return g.history }, "the caller %q may not read the history of this channel")
+	return c.may(name, ch, "history", func(g grants) []channel.Pattern { return g.history }, "the caller %q may not read the history of this channel")
 }
 
 // MayPurge is MayPublish for removing what a channel keeps.
 func (c *Callers) MayPurge(name string, ch channel.Name) error {
-	return c.may(name, ch, func(g grants) []channel.Pattern { return g.purge }, "the caller %q may not purge this channel")
+	return c.may(name, ch, "purge", func(g grants) []channel.Pattern { return g.purge }, "the caller %q may not purge this channel")
 }
 
 // MaySubscribe is MayPublish for subscribing users to a channel, or ending that.
 func (c *Callers) MaySubscribe(name string, ch channel.Name) error {
-	return c.may(name, ch, func(g grants) []channel.Pattern { return g.subscribe }, "the caller %q may not subscribe users to this channel")
+	return c.may(name, ch, "subscribe", func(g grants) []channel.Pattern { return g.subscribe }, "the caller %q may not subscribe users to this channel")
 }
 
 // MayControl returns nil if a caller may use a method of the ControlService; else a
@@ -266,7 +268,9 @@ func (c *Callers) MayControl(name, method string) error {
 	case slices.Contains(given.control, method):
 		return nil
 	default:
-		return fault.New(fault.CallerDenied, "", "the caller %q may not use %s", name, method)
+		refusal := fault.New(fault.CallerDenied, "", "the caller %q may not use %s", name, method)
+		refusal.Rule = given.rule + ".control"
+		return refusal
 	}
 }
 
@@ -280,11 +284,13 @@ func (c *Callers) MayLook(name string) error {
 	case given.console:
 		return nil
 	default:
-		return fault.New(fault.CallerDenied, "", "the caller %q may not look at the console", name)
+		refusal := fault.New(fault.CallerDenied, "", "the caller %q may not look at the console", name)
+		refusal.Rule = given.rule + ".console"
+		return refusal
 	}
 }
 
-func (c *Callers) may(name string, ch channel.Name, patterns func(grants) []channel.Pattern, denied string) error {
+func (c *Callers) may(name string, ch channel.Name, list string, patterns func(grants) []channel.Pattern, denied string) error {
 	given, ok := c.book.Load().byName[name]
 	if !ok {
 		return unknown(name)
@@ -294,7 +300,9 @@ func (c *Callers) may(name string, ch channel.Name, patterns func(grants) []chan
 			return nil
 		}
 	}
-	return fault.New(fault.CallerDenied, "channel", denied, name)
+	refusal := fault.New(fault.CallerDenied, "channel", denied, name)
+	refusal.Rule = given.rule + "." + list
+	return refusal
 }
 
 func unknown(name string) error {

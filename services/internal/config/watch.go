@@ -35,6 +35,9 @@ type Watch struct {
 	// before, one at a time. With an error it has taken nothing, and is told of it once
 	// more at the next load.
 	Changed func(before, now *Config) error
+	// Loaded is told of each load that changed something, or should have: whether what was
+	// loaded now holds. Nil: nobody is.
+	Loaded func(holds bool)
 }
 
 // Run watches until ctx ends. What has problems is logged, a line each, and changes
@@ -74,25 +77,36 @@ func (w *Watch) Run(ctx context.Context) {
 
 // load loads the configuration; quiet: and says nothing if it is as before.
 func (w *Watch) load(quiet bool) {
+	before := w.Current
+	holds := w.take(quiet)
+	if w.Loaded != nil && (!holds || w.Current != before) {
+		w.Loaded(holds)
+	}
+}
+
+// take returns whether what the file says holds.
+func (w *Watch) take(quiet bool) bool {
 	now, err := Load(w.Flags, w.Command, w.Getenv, w.Checks...)
 	if problems, ok := errors.AsType[Problems](err); ok {
 		for _, problem := range problems {
 			w.Logger.Error("the configuration has a problem; the one before holds", "problem", problem)
 		}
-		return
+		return false
 	}
 	switch {
 	case err != nil:
 		w.Logger.Error("the configuration cannot be loaded; the one before holds", "error", err)
+		return false
 	case !reflect.DeepEqual(now, w.Current):
 		if err := w.Changed(w.Current, now); err != nil {
 			w.Logger.Error("the configuration has changed and cannot be taken; the one before holds, and SIGHUP tries again", "error", err)
-			return
+			return false
 		}
 		w.Current = now
 	case !quiet:
 		w.Logger.Info("the configuration is as before")
 	}
+	return true
 }
 
 // look is what a file looks like from outside; the zero look is that of none.

@@ -18,15 +18,18 @@ import (
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/fault"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
-// call is one call on its way through the server, for the log.
+// call is one call on its way through the server, for the log and for traces.
 type call struct {
 	server *Server
 	ctx    context.Context //nolint:containedctx // as it came, then with the identity; lives as long as the call
 	method string
 	caller string
+	kind   auth.Kind // of caller; empty until that is known
 	start  time.Time
+	span   tracing.Span
 }
 
 // The order is the same for both kinds of call: authenticate, recover, log, validate.
@@ -62,7 +65,7 @@ func (c *call) admitted() error {
 		}
 	}
 	if identity, ok := IdentityFrom(c.ctx); ok {
-		c.caller = identity.Subject
+		c.caller, c.kind = identity.Subject, identity.Kind
 	}
 	return nil
 }
@@ -75,6 +78,7 @@ func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 	if err := c.admitted(); err != nil {
 		return nil, err
 	}
+	c.begin(true)
 	if err := s.validate(req); err != nil {
 		return nil, err
 	}
@@ -91,6 +95,7 @@ func (s *Server) interceptStream(service any, stream grpc.ServerStream, info *gr
 	if err := c.admitted(); err != nil {
 		return err
 	}
+	c.begin(false)
 	return handle(service, &validatedStream{ServerStream: stream, ctx: c.ctx, server: s})
 }
 
@@ -151,10 +156,15 @@ func (c *call) finish(panicked any, err error) error {
 		err = fault.From(fmt.Errorf("panic: %v", panicked))
 	}
 	if err == nil {
+		c.end(codes.OK, nil)
 		c.log(slog.LevelDebug, "call", codes.OK, nil)
 		return nil
 	}
+	if !c.begun() { // refused before it was known who calls
+		c.begin(false)
+	}
 	answer := answerTo(c.ctx, c.service(), err)
+	c.end(answer.code, answer)
 	level := slog.LevelInfo
 	switch answer.code {
 	case codes.Internal, codes.Unknown, codes.DataLoss:
@@ -173,7 +183,7 @@ func (c *call) log(level slog.Level, text string, code codes.Code, refused *answ
 	if !log.Enabled(c.ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 8)
+	attrs := make([]slog.Attr, 0, 9)
 	attrs = append(attrs,
 		slog.String("method", c.method),
 		slog.String("code", CodeName(code)),
@@ -188,6 +198,9 @@ func (c *call) log(level slog.Level, text string, code codes.Code, refused *answ
 		}
 		if refused.field != "" {
 			attrs = append(attrs, slog.String("field", refused.field))
+		}
+		if refused.rule != "" {
+			attrs = append(attrs, slog.String("rule", refused.rule))
 		}
 		// A cause is text of a library: of interest where the server is at fault, and
 		// never asked for where it might quote what a client sent.

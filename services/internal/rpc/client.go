@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 const roundRobin = `{"loadBalancingConfig":[{"round_robin":{}}]}`
@@ -26,6 +28,8 @@ type Connecting struct {
 	// Afresh: the name of a single address, too, is looked up with each attempt, and stands
 	// for one server. Else it is looked up again after 30 s at the soonest.
 	Afresh bool
+
+	tracer *tracing.Tracer
 }
 
 // Option changes how Dial and DialTLS connect.
@@ -104,6 +108,9 @@ func dialOptions(transport credentials.TransportCredentials, creds credentials.P
 	if creds != nil {
 		opts = append(opts, grpc.WithPerRPCCredentials(creds))
 	}
+	if !how.tracer.Off() {
+		opts = append(opts, grpc.WithChainUnaryInterceptor(traced(how.tracer)))
+	}
 	return opts
 }
 
@@ -135,8 +142,8 @@ func (m *Memory) Accept() (net.Conn, error) {
 
 // Dial returns a connection to whoever serves the listener, now or later. creds may
 // be nil.
-func (m *Memory) Dial(creds credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
-	opts := append(dialOptions(insecure.NewCredentials(), creds, connecting(nil)), grpc.WithUnaryInterceptor(m.vouchers.vouch), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+func (m *Memory) Dial(creds credentials.PerRPCCredentials, options ...Option) (*grpc.ClientConn, error) {
+	opts := append(dialOptions(insecure.NewCredentials(), creds, connecting(options)), grpc.WithUnaryInterceptor(m.vouchers.vouch), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		return m.DialContext(ctx)
 	}))
 	return grpc.NewClient("passthrough:///memory", opts...)

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -72,6 +73,8 @@ type Options struct {
 	Sound func(proto.Message) bool
 	// Tracer makes a span of each call; nil: none are made.
 	Tracer *tracing.Tracer
+	// Meter measures calls; nil: nothing is measured.
+	Meter metric.Meter
 	// TLS is what connections begin with, those of a Memory aside; nil: none.
 	TLS *tls.Config
 	// StopTimeout is how long calls may go on after Serve's context ended; 10 s if 0.
@@ -92,15 +95,19 @@ type Server struct {
 	authenticate map[string]Authenticator
 	stopTimeout  time.Duration
 	endStreams   func()
-	running      atomic.Int64           // calls that end by themselves
+	running      atomic.Int64 // calls that end by themselves
+	tracer       *tracing.Tracer
+	instruments  *instruments           // nil: nothing is measured
 	unary        map[string]unaryMethod // by the full name, "/service/method"
+	methods      map[string]*method     // all that are registered, by the same
 
 	mu      sync.Mutex
 	serving map[string]bool // by service
 }
 
 // NewServer returns a server that listens nowhere yet, and has goroutines that end with
-// Serve. It panics only if the validation library is broken, whatever the options.
+// Serve. It panics only if the validation library is broken, or that of metrics, whatever the
+// options.
 func NewServer(opts Options) *Server {
 	s := &Server{
 		health:       health.NewServer(),
@@ -110,7 +117,15 @@ func NewServer(opts Options) *Server {
 		stopTimeout:  opts.StopTimeout,
 		endStreams:   opts.EndStreams,
 		serving:      map[string]bool{},
+		tracer:       opts.Tracer,
 		unary:        map[string]unaryMethod{},
+		methods:      map[string]*method{},
+	}
+	if opts.Meter != nil {
+		var err error
+		if s.instruments, err = newInstruments(opts.Meter); err != nil { // only for a name that cannot be one
+			panic(fmt.Sprintf("rpc: %v", err))
+		}
 	}
 	s.validator.sound = opts.Sound
 	if s.stopTimeout == 0 {
@@ -143,6 +158,7 @@ func NewServer(opts Options) *Server {
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, implementation any) {
 	s.grpc.RegisterService(desc, implementation)
 	s.learn(desc, implementation)
+	s.learnMethods(desc)
 	s.SetServing(desc.ServiceName, false)
 }
 

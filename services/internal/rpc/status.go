@@ -21,6 +21,7 @@ type answer struct {
 	code   codes.Code
 	reason fault.Reason
 	field  string
+	rule   string // for the log and for traces
 	cause  error
 }
 
@@ -49,7 +50,7 @@ func answerTo(ctx context.Context, service string, err error) *answer {
 }
 
 func faultAnswer(e *fault.Error) *answer {
-	return &answer{err: e.GRPCStatus().Err(), code: e.Code(), reason: e.Reason, field: e.Field, cause: e.Cause}
+	return &answer{err: e.GRPCStatus().Err(), code: e.Code(), reason: e.Reason, field: e.Field, rule: e.Rule, cause: e.Cause}
 }
 
 // ended tells whether an error is that of a context, or comes from a call whose

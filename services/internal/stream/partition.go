@@ -54,6 +54,8 @@ type partition struct {
 	// asked is when the bounds were last told, and missing since when there is no
 	// such stream, in Unix nanoseconds; 0 is never.
 	asked, missing atomic.Int64
+	// kept is what the stream was last said to keep; nil before.
+	kept atomic.Pointer[StreamStats]
 
 	mu      sync.Mutex
 	memory  memory

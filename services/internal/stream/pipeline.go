@@ -141,7 +141,22 @@ func (s *Store) Pipeline() *Pipeline {
 //
 // Errors of Publish itself, for which done is not called: NAMESPACE_UNKNOWN;
 // STORE_UNAVAILABLE after Close, or where there was no room until ctx ended.
+//
+// Each is a span of the trace that the publication names, else of that of ctx.
 func (p *Pipeline) Publish(ctx context.Context, pub message.Publication, done func(message.Receipt, error)) error {
+	if p.s.tracer.Off() {
+		return p.publish(ctx, pub, done)
+	}
+	of, traceparent := p.s.trace(ctx, pub)
+	pub.Traceparent = traceparent
+	err := p.publish(ctx, pub, of.traced(pub, done))
+	if of.span.Kept(err) && err != nil {
+		of.end(pub, message.Receipt{}, err)
+	}
+	return err
+}
+
+func (p *Pipeline) publish(ctx context.Context, pub message.Publication, done func(message.Receipt, error)) error {
 	part, err := p.s.partitionOf(pub.Channel)
 	if err != nil {
 		return err

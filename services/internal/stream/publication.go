@@ -54,7 +54,7 @@ type draft struct {
 }
 
 // maxOwn is how many headers of Carillon's and NATS's a message may have.
-const maxOwn = 5
+const maxOwn = 6
 
 // drafts are kept with the map of their header, which is the larger part of what it
 // takes to encode a message.
@@ -91,6 +91,9 @@ func encode(p message.Publication, subject string) *draft {
 	d.set(headerPublisher, url.PathEscape(p.Publisher.Name))
 	if p.ID != "" {
 		d.set(headerMessageID, p.ID)
+	}
+	if p.Traceparent != "" {
+		d.set(headerTraceparent, p.Traceparent)
 	}
 	if !p.Payload.IsJSON() {
 		d.set(headerContentType, p.Payload.ContentType)
@@ -149,8 +152,8 @@ func deduplicationID(p message.Publication) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// sameContent tells whether a stored message is what the publication says. NATS cuts
-// white space from the front of values.
+// sameContent tells whether a stored message is what the publication says, whatever the
+// traces of either. NATS cuts white space from the front of values.
 func sameContent(p message.Publication, header nats.Header, data []byte) bool {
 	if string(p.Payload.Data) != string(data) || seconds(p.TTL) != trim(first(header, headerTTL)) ||
 		trim(p.Payload.ContentType) != trim(first(header, headerContentType)) {
@@ -192,12 +195,12 @@ func last(header nats.Header, name string) string {
 }
 
 // reserved tells whether a header is NATS's or Carillon's, which publishers cannot
-// use (message.ReservedHeaders).
+// use (message.ReservedHeaders), or says which trace the message is part of.
 func reserved(name string) bool {
 	for _, prefix := range message.ReservedHeaders {
 		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
 			return true
 		}
 	}
-	return false
+	return strings.EqualFold(name, headerTraceparent) || strings.EqualFold(name, "tracestate")
 }

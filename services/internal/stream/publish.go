@@ -37,7 +37,19 @@ const (
 // where that cannot be told, since others publish to it: then it is not stored;
 // STORE_UNAVAILABLE: the outcome is unknown, publish again with the same ID. Receipt's
 // Duplicate may then be true although no earlier call returned a receipt.
+//
+// It is a span of the trace that the publication names, else of that of ctx.
 func (s *Store) Publish(ctx context.Context, p message.Publication) (message.Receipt, error) {
+	of, traceparent := s.trace(ctx, p)
+	p.Traceparent = traceparent
+	receipt, err := s.publish(ctx, p)
+	if of.span.Kept(err) {
+		of.end(p, receipt, err)
+	}
+	return receipt, err
+}
+
+func (s *Store) publish(ctx context.Context, p message.Publication) (message.Receipt, error) {
 	part, err := s.partitionOf(p.Channel)
 	if err != nil {
 		return message.Receipt{}, err

@@ -165,6 +165,8 @@ func decodeContent(m *nats.Msg, name channel.Name) (*message.Message, error) {
 		Channel: name,
 		Payload: message.Payload{Data: m.Data, ContentType: first(m.Header, headerContentType)},
 		ID:      first(m.Header, headerMessageID),
+
+		Traceparent: traceparentOf(first(m.Header, headerTraceparent)),
 	}
 	publisher, err := url.PathUnescape(first(m.Header, headerPublisher))
 	if err != nil {

@@ -33,6 +33,8 @@ var (
 type standing struct {
 	message.Bounds
 	lastTime time.Time // of the message at Last
+	messages uint64
+	bytes    uint64
 }
 
 // witness is the last message, if it is kept.
@@ -62,6 +64,8 @@ func decodeStanding(data []byte) (standing, error) {
 			FirstSeq message.Offset `json:"first_seq"`
 			LastSeq  message.Offset `json:"last_seq"`
 			LastTime time.Time      `json:"last_ts"`
+			Messages uint64         `json:"messages"`
+			Bytes    uint64         `json:"bytes"`
 		} `json:"state"`
 		Cluster *quorum `json:"cluster"`
 	}
@@ -77,7 +81,7 @@ func decodeStanding(data []byte) (standing, error) {
 	epochs, err := epochsOf(info.Config.Metadata)
 	// A stream that never held a message says 0 where it means 1.
 	bounds := message.Bounds{Epochs: epochs, First: max(info.State.FirstSeq, 1), Last: info.State.LastSeq}
-	return standing{Bounds: bounds, lastTime: info.State.LastTime}, err
+	return standing{Bounds: bounds, lastTime: info.State.LastTime, messages: info.State.Messages, bytes: info.State.Bytes}, err
 }
 
 // quorum is what the leader of a stream tells of the replicas; nil where there is no

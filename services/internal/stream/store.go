@@ -95,7 +95,8 @@ type Store struct {
 	control    *Control
 	receiver   Receiver
 	logger     *slog.Logger
-	damaged    rate.Sometimes // limits the log lines about messages that do not parse
+	tracer     *tracing.Tracer // nil: no spans are made
+	damaged    rate.Sometimes  // limits the log lines about messages that do not parse
 
 	ctx    context.Context // ends when Close gives up waiting
 	cancel context.CancelFunc
@@ -152,6 +153,7 @@ func newStore(o Options) *Store {
 		groups:     make(map[string]*group, len(o.Namespaces)),
 		receiver:   o.Receiver,
 		logger:     o.Logger,
+		tracer:     o.Tracer,
 		damaged:    rate.Sometimes{First: 3, Interval: 10 * time.Second},
 		slots:      newSlots(maxInFlight),
 		direct:     newDirect(),

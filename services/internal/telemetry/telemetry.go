@@ -115,6 +115,10 @@ func (e *Exporter) Readers() []metric.Reader {
 	return []metric.Reader{e.reader}
 }
 
+// Dropped is how many spans the collector has not taken. Those that there was no room for
+// meanwhile are not among them: OpenTelemetry does not tell.
+func (e *Exporter) Dropped() uint64 { return e.failures.spans.Load() }
+
 // Resource says who sends, for a meter provider.
 func (e *Exporter) Resource() *resource.Resource { return e.resource }
 
@@ -197,6 +201,8 @@ func noProxy(*http.Request) (*url.URL, error) { return nil, nil } //nolint:nilni
 type failures struct {
 	log  *slog.Logger
 	last atomic.Int64 // when it was said, in Unix seconds
+	// spans are how many were not taken.
+	spans atomic.Uint64
 }
 
 func (f *failures) note(what string, err error) {
@@ -216,6 +222,9 @@ type watchedSpans struct {
 
 func (w watchedSpans) ExportSpans(ctx context.Context, spans []trace.ReadOnlySpan) error {
 	err := w.SpanExporter.ExportSpans(ctx, spans)
+	if err != nil {
+		w.failures.spans.Add(uint64(len(spans)))
+	}
 	w.failures.note("spans", err)
 	return err
 }

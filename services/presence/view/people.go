@@ -223,8 +223,8 @@ func (p *people) user(user channel.User) User {
 	return u
 }
 
-func (p *people) count() int {
+func (p *people) count() (users, connections int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.connections
+	return len(p.of) - p.offline.len(), p.connections
 }

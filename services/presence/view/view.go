@@ -126,6 +126,8 @@ type UserConnection struct {
 // Stats are counts for metrics.
 type Stats struct {
 	Edges, Connections, Watchers int
+	// Users have a connection.
+	Users int
 	// Channels have Members; who is in two of them counts twice.
 	Channels, Members int
 	// Joins and Leaves count members of channels, from when the view was made.
@@ -256,7 +258,8 @@ func (v *View) User(user channel.User) User { return v.people.user(user) }
 
 // Stats counts.
 func (v *View) Stats() Stats {
-	stats := Stats{Connections: v.people.count()}
+	stats := Stats{}
+	stats.Users, stats.Connections = v.people.count()
 	for i := range v.shards {
 		s := &v.shards[i]
 		s.mu.Lock()
