@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/metadata"
@@ -109,6 +110,7 @@ type api struct {
 	url    string
 	issuer *issuer
 	log    *output
+	reader *sdk.ManualReader
 }
 
 type output struct {
@@ -133,10 +135,10 @@ var everything = grants{auth.ControlMethods(), []string{"chat.lobby", "user.ann"
 // start runs the API, gRPC and HTTP, until the test ends.
 func start(t *testing.T, may grants) *api {
 	t.Helper()
-	a := &api{issuer: &issuer{}, log: &output{}}
+	a := &api{issuer: &issuer{}, log: &output{}, reader: sdk.NewManualReader()}
 	log := slog.New(slog.NewTextHandler(a.log, nil))
 	service, err := control.New(control.Options{
-		Dispatcher: a.issuer, Callers: may, Logger: log,
+		Dispatcher: a.issuer, Callers: may, Logger: log, Meter: sdk.NewMeterProvider(sdk.WithReader(a.reader)).Meter("control"),
 		Namespaces: namespace.NewSet([]namespace.Namespace{{Name: "chat"}, {Name: "user"}}),
 	})
 	if err != nil {

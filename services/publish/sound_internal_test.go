@@ -44,6 +44,14 @@ func changes() []func(*publishv1.PublishRequest) {
 		}
 		all = append(all, func(r *publishv1.PublishRequest) { r.Headers = headers })
 	}
+	const trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	for _, text := range []string{
+		"00-" + trace + "-" + span + "-01", "00-" + trace + "-" + span + "-01-more", "cc-" + trace + "-" + span + "-01",
+		"00-" + strings.ToUpper(trace) + "-" + span + "-01", "00-" + trace + "-" + span, "00_" + trace + "-" + span + "-01",
+		"00-" + strings.Repeat("0", 32) + "-" + span + "-01", "00-" + trace + "-" + span + "-0g", "hello",
+	} {
+		all = append(all, func(r *publishv1.PublishRequest) { r.Traceparent = text })
+	}
 	return append(all,
 		func(r *publishv1.PublishRequest) { r.Target = nil }, func(r *publishv1.PublishRequest) { r.Payload = nil })
 }

@@ -28,6 +28,7 @@ type watched struct {
 	mu      sync.Mutex
 	log     bytes.Buffer
 	changes []string
+	loads   []bool
 	refusal error // of changes
 }
 
@@ -43,6 +44,12 @@ func (w *watched) changed(before, now *config.Config) error {
 	defer w.mu.Unlock()
 	w.changes = append(w.changes, before.Namespaces[0].Rules[0].Subscribe+" to "+now.Namespaces[0].Rules[0].Subscribe)
 	return w.refusal
+}
+
+func (w *watched) loaded(holds bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.loads = append(w.loads, holds)
 }
 
 const watchedFile = "namespaces: [{name: chat, ephemeral: true, rules: [{channel: \"chat.{room}\", subscribe: %q}]}]\n"
@@ -65,7 +72,7 @@ func watchFile(t *testing.T) *watched {
 	w.write("second") // between the load and the watch
 	watch := config.Watch{
 		Flags: flags, Command: config.NoRole, Getenv: noEnvironment, Checks: []func(*config.Config) []string{check},
-		Current: current, Ask: w.ask, Logger: slog.New(slog.NewTextHandler(w, nil)), Changed: w.changed,
+		Current: current, Ask: w.ask, Logger: slog.New(slog.NewTextHandler(w, nil)), Changed: w.changed, Loaded: w.loaded,
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -154,6 +161,11 @@ func TestAFileWithProblemsChangesNothing(t *testing.T) {
 		w.want(nil, "the configuration file does not exist")
 		w.write("third")
 		w.want([]string{"second to third"})
+		w.replace("# a comment\n" + fmt.Sprintf(watchedFile, "third"))
+		w.want(nil, "the configuration is as before")
+		if want := []bool{true, false, false, false, false, true}; !slices.Equal(w.loads, want) {
+			t.Errorf("told of loads %t, want %t", w.loads, want)
+		}
 	})
 }
 
