@@ -29,7 +29,7 @@ func Record(t testing.TB, ratio float64) (*tracing.Tracer, func() tracetest.Span
 func Attributes(span tracetest.SpanStub) map[string]string {
 	text := make(map[string]string, len(span.Attributes))
 	for _, a := range span.Attributes {
-		text[string(a.Key)] = a.Value.Emit()
+		text[string(a.Key)] = a.Value.String()
 	}
 	return text
 }
