@@ -331,7 +331,7 @@ func (p *process) openEdge(ctx context.Context) error {
 		TLS: edgeTLS, TrustedProxies: proxies, LocalOnly: p.command == config.Dev,
 		Verifier: p.clientTokens, Authorizer: p.authorizer, Roster: members, Namespaces: p.namespaces,
 		Ready: p.obeying, Credentials: credentialsOf(p.config), Limits: limitsOf(p.config.Edge), DrainWindow: p.config.Edge.DrainWindow, PresenceGrace: p.config.Presence.Grace,
-		Logger: p.logger, Meter: p.meter, Tracer: p.tracer,
+		Logger: p.logger, Meter: p.meter, Tracer: p.tracer, ClientTraces: p.config.Telemetry.ClientTraces,
 		OpenBroker: func(receiver edge.Receiver) (edge.Broker, error) {
 			if err := p.openStore(ctx, receiver); err != nil {
 				return nil, err

@@ -202,7 +202,7 @@ func payloadOfFrame(f socket.Frame) []byte {
 
 func newTestAudiences(t testing.TB, c *village) *audiences {
 	t.Helper()
-	m, err := newMetrics(noop.Meter{})
+	m, err := newMetrics(noop.Meter{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

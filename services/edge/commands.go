@@ -14,12 +14,12 @@ import (
 )
 
 // handle does one command. A nil event means that the reply has been queued.
-func (s *session) handle(ctx context.Context, command frame.Command) (frame.Event, error) {
+func (s *session) handle(ctx context.Context, o *operation, command frame.Command) (frame.Event, error) {
 	if unknown, ok := command.Body.(*fault.Error); ok {
 		return nil, unknown
 	}
 	if connect, ok := command.Body.(frame.Connect); ok {
-		return nil, s.connect(ctx, command.ID, connect)
+		return nil, s.connect(ctx, o, command.ID, connect)
 	}
 	if s.grant.Load() == nil {
 		return nil, fault.New(fault.ConnectRequired, "", "the first frame must be connect")
@@ -28,11 +28,11 @@ func (s *session) handle(ctx context.Context, command frame.Command) (frame.Even
 	case frame.Ping:
 		return frame.Pong{}, nil
 	case frame.Subscribe:
-		return nil, s.subscribe(ctx, command.ID, body)
+		return nil, s.subscribe(ctx, o, command.ID, body)
 	case frame.Unsubscribe:
 		return s.unsubscribe(body)
 	case frame.Publish:
-		return s.publish(ctx, body)
+		return s.publish(ctx, body, o.traceparent(command.Traceparent))
 	case frame.Presence:
 		return nil, s.presence(ctx, command.ID, body)
 	case frame.History:
@@ -44,7 +44,7 @@ func (s *session) handle(ctx context.Context, command frame.Command) (frame.Even
 	}
 }
 
-func (s *session) publish(ctx context.Context, p frame.Publish) (frame.Event, error) {
+func (s *session) publish(ctx context.Context, p frame.Publish, traceparent string) (frame.Event, error) {
 	name, err := s.channelIn(p.Channel)
 	if err != nil {
 		return nil, err
@@ -52,6 +52,7 @@ func (s *session) publish(ctx context.Context, p frame.Publish) (frame.Event, er
 	publication := message.Publication{
 		Channel: name, ID: p.MessageID,
 		Publisher: message.Publisher{Issuer: s.grant.Load().issuer, Name: string(s.user)},
+		Traceparent: traceparent,
 	}
 	if err := message.CheckID(p.MessageID); err != nil {
 		return nil, err

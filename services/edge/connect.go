@@ -44,7 +44,7 @@ func (s *session) authenticate(ctx context.Context, token string) (auth.Identity
 }
 
 // connect authenticates the connection and makes its first subscriptions.
-func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error {
+func (s *session) connect(ctx context.Context, o *operation, id uint64, c frame.Connect) error {
 	if err := s.checkConnect(c); err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 	}
 	s.present(identity)
 
-	entries := s.prepare(ctx, c.Subscriptions, identity.Channels)
+	entries := s.prepare(ctx, o, c.Subscriptions, identity.Channels)
 	s.socket.Cork()
 	results := make([]frame.SubscriptionResult, len(c.Subscriptions))
 	for i, entry := range entries[:len(c.Subscriptions)] {
@@ -82,6 +82,9 @@ func (s *session) connect(ctx context.Context, id uint64, c frame.Connect) error
 		ConnectionID: s.id, UserID: string(s.user), ExpiresAt: identity.ExpiresAt, ServerTime: now,
 		Heartbeat: limits.PingInterval, MaxFrameBytes: limits.MaxFrameBytes, Subscriptions: results,
 	}))
+	for _, entry := range entries {
+		s.endEntry(o, entry)
+	}
 	s.remind(s.grant.Load(), now)
 	s.edge.dues.hasten(s, s.demand(s.grant.Load(), now))
 	s.debug("connected", "user_id", string(s.user), "client", c.ClientName, "client_version", c.ClientVersion)

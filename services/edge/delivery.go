@@ -8,6 +8,7 @@ import (
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/edge/socket"
 	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // maxDeliveryBytes bounds the messages of a delivery, about; a larger one goes alone.
@@ -19,6 +20,8 @@ type delivery struct {
 	events []delivered
 	bytes  int       // of the messages
 	whole  encodings // all events, one behind the other
+	wholes int       // how many subscriptions took them so
+	sent   int       // bytes that were queued, also of events that are forgotten
 }
 
 // delivered is one event, which takes its topic from one offset to another, and its
@@ -27,6 +30,8 @@ type delivered struct {
 	event    frame.Event
 	from, to message.Offset
 	encoded  encodings
+	span     tracing.Span // of a message in a sampled trace
+	sent     int          // to how many subscriptions, beside the whole delivery
 }
 
 // deliveries are empty.
@@ -39,18 +44,12 @@ func newDelivery() *delivery {
 
 // add appends an event, which has so many bytes, about; when that is too much for one
 // go, what was there before is sent. The caller holds t.mu.
-func (d *delivery) add(t *topic, event frame.Event, from, to message.Offset, bytes int) {
+func (d *delivery) add(t *topic, e delivered, bytes int) {
 	if len(d.events) > 0 && d.bytes+bytes > maxDeliveryBytes {
 		d.send(t)
 	}
-	d.events = append(d.events, delivered{event: event, from: from, to: to})
+	d.events = append(d.events, e)
 	d.bytes += bytes
-}
-
-// end sends what is left. The delivery is not to be used any more. The caller holds t.mu.
-func (d *delivery) end(t *topic) {
-	d.send(t)
-	deliveries.Put(d)
 }
 
 // send sends the events to all subscriptions but those that are beyond them already,
@@ -66,8 +65,19 @@ func (d *delivery) send(t *topic) {
 		}
 		t.told = min(t.told, sub.told)
 	}
+	d.trace()
 	clear(d.events)
-	*d = delivery{events: d.events[:0]}
+	*d = delivery{events: d.events[:0], sent: d.sent}
+}
+
+// trace records the deliveries of messages that are traced, now that they have left.
+func (d *delivery) trace() {
+	for i := range d.events {
+		e := &d.events[i]
+		if m, ok := e.event.(frame.Message); ok && e.span.Kept(nil) {
+			endDelivery(&e.span, m.Message, d.wholes+e.sent)
+		}
+	}
 }
 
 func (d *delivery) last() message.Offset { return d.events[len(d.events)-1].to }
@@ -101,6 +111,8 @@ func (sub *subscription) takeWhole(d *delivery) bool {
 		return false
 	}
 	sub.told = d.last()
+	d.wholes++
+	d.sent += len(f)
 	return true
 }
 
@@ -110,6 +122,8 @@ func (sub *subscription) takeEach(d *delivery) {
 		e := &d.events[i]
 		if (e.to == 0 || e.to > sub.after) && sub.offer(&e.encoded, e.event, e.from, e.to) {
 			sub.told = e.to
+			e.sent++
+			d.sent += len(e.encoded[sub.session.codec.index])
 		}
 	}
 }

@@ -113,6 +113,9 @@ type Options struct {
 	Meter  metric.Meter
 	// Tracer makes spans; nil: none are made.
 	Tracer *tracing.Tracer
+	// ClientTraces is how many traces a second are sampled because clients say so; the
+	// Tracer decides about the rest.
+	ClientTraces int
 }
 
 // Edge serves WebSockets. Its methods may be called concurrently.
@@ -122,6 +125,7 @@ type Edge struct {
 	audiences   *audiences
 	codecs      []*codec
 	metrics     *metrics
+	spans       *spans
 	gate        *gate
 	dues        *dues
 	index       *index
@@ -153,16 +157,17 @@ func New(options Options) (*Edge, error) {
 	e.context, e.cancel = context.WithCancel(context.Background())
 	e.sockets = socket.Options{MaxMessageBytes: options.Limits.MaxFrameBytes, MaxQueueBytes: options.Limits.MaxQueueBytes, Go: e.goroutines.Go}
 	var err error
-	if e.metrics, err = newMetrics(options.Meter); err != nil {
+	if e.metrics, err = newMetrics(options.Meter, options.Namespaces); err != nil {
 		return nil, err
 	}
+	e.spans = newSpans(options.Tracer, options.ClientTraces)
 	e.gate = newGate(&e.options, e.metrics)
-	e.hub = newHub(e.metrics, options.Logger)
+	e.hub = newHub(e.metrics, e.spans, options.Logger)
 	e.audiences = newAudiences(options.Roster, e.codecs, e.metrics)
 	if e.hub.broker, err = options.OpenBroker(e.hub); err != nil {
 		return nil, err
 	}
-	return e, nil
+	return e, e.metrics.watch(options.Meter, e)
 }
 
 // Handler serves /v1/ws and the console.
@@ -204,7 +209,7 @@ func (e *Edge) admit(s *session, from netip.Addr) *fault.Error {
 	}
 	e.sessions[s] = struct{}{}
 	e.dues.add(s, s.demand(nil, s.opened))
-	e.metrics.connected(1)
+	e.metrics.connected()
 	return nil
 }
 
@@ -224,7 +229,7 @@ func (e *Edge) expel(s *session) {
 	if _, admitted := e.sessions[s]; admitted {
 		e.dues.remove(s)
 		delete(e.sessions, s)
-		e.metrics.connected(-1)
+		e.metrics.disconnected()
 	}
 }
 

@@ -45,7 +45,7 @@ func (e *Edge) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	s := e.sessionOf(g, r, a)
 	var err error
 	if s.socket, err = socket.Accept(w, r, g.echo, s, &e.sockets); err != nil {
-		e.metrics.refused(fault.New(fault.HeaderInvalid, "", "%v", err))
+		e.metrics.handshake(fault.New(fault.HeaderInvalid, "", "%v", err))
 		s.debug("handshake refused", "error", err)
 		return
 	}
@@ -113,8 +113,8 @@ func (e *Edge) open(s *session, g guest) {
 	if refusal == nil {
 		refusal = e.admit(s, countedAs(g.from))
 	}
+	e.metrics.handshake(refusal)
 	if refusal != nil {
-		e.metrics.refused(refusal)
 		s.end(refusal, reconnectAfter(refusal))
 	}
 }
@@ -175,8 +175,8 @@ func (e *Edge) chooseCodec(offered []string) (c *codec, echo string, refusal *fa
 // refuse answers a handshake that is not upgraded.
 func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, refusal *fault.Error) {
 	from := proxies(e.options.TrustedProxies).addressOf(r)
-	e.metrics.refused(refusal)
-	e.refusals.log(e.options.Logger, "handshake refused", refusal, "remote", remoteOf(r, from), "origin", shortened(r.Header.Get("Origin")))
+	e.metrics.handshake(refusal)
+	e.refusals.log(r.Context(), e.options.Logger, "handshake refused", refusal, "remote", remoteOf(r, from), "origin", shortened(r.Header.Get("Origin")))
 	if refusal.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((refusal.RetryAfter+time.Second-1)/time.Second)))
 	}

@@ -20,6 +20,7 @@ import (
 type hub struct {
 	broker  Broker
 	metrics *metrics
+	spans   *spans
 	logger  *slog.Logger
 	seed    maphash.Seed
 	shards  [hubShards]hubShard
@@ -105,8 +106,8 @@ func newSubscription(s *session, t *topic) *subscription {
 	return &subscription{session: s, topic: t, index: -1, policy: s.edge.slowPolicyOf(t.name)}
 }
 
-func newHub(m *metrics, logger *slog.Logger) *hub {
-	h := &hub{metrics: m, logger: logger, seed: maphash.MakeSeed(), stored: partitions{of: map[string]*partition{}}, alarm: make(chan struct{}, 1)}
+func newHub(m *metrics, p *spans, logger *slog.Logger) *hub {
+	h := &hub{metrics: m, spans: p, logger: logger, seed: maphash.MakeSeed(), stored: partitions{of: map[string]*partition{}}, alarm: make(chan struct{}, 1)}
 	h.context, h.cancel = context.WithCancel(context.Background())
 	for i := range h.shards {
 		h.shards[i].topics = map[channel.Name]*topic{}
@@ -283,7 +284,7 @@ func (h *hub) Receive(messages ...*message.Message) {
 	d := newDelivery()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	defer d.end(t)
+	defer h.finish(t, d)
 	for _, m := range messages {
 		h.receive(t, d, m)
 	}
@@ -294,8 +295,7 @@ func (h *hub) Receive(messages ...*message.Message) {
 func (h *hub) receive(t *topic, d *delivery, m *message.Message) {
 	switch {
 	case m.Offset == 0: // ephemeral
-		h.metrics.delivered(len(t.subscriptions), m)
-		d.add(t, frame.Message{Message: m}, 0, 0, m.Size())
+		h.send(t, d, m, 0, 0)
 	case m.Offset <= t.position.Offset: // it was read already, or comes twice
 	case t.position.Epoch == "": // not listened to yet
 		t.position.Offset = m.Offset
@@ -329,11 +329,31 @@ func (h *hub) deliver(t *topic, d *delivery, m *message.Message) {
 	before := t.position.Offset
 	t.position.Offset = m.Offset
 	t.ring.add(m)
-	if m.Expired(time.Now()) || len(t.subscriptions) == 0 {
-		return
+	switch {
+	case len(t.subscriptions) == 0:
+	case m.Expired(time.Now()):
+		h.metrics.dropped(dropExpired, len(t.subscriptions))
+	default:
+		h.send(t, d, m, before, m.Offset)
 	}
-	h.metrics.delivered(len(t.subscriptions), m)
-	d.add(t, frame.Message{Message: m}, before, m.Offset, m.Size())
+}
+
+// send adds a message to a delivery. The caller holds t.mu.
+func (h *hub) send(t *topic, d *delivery, m *message.Message, from, to message.Offset) {
+	span, traceparent := h.spans.delivering(m)
+	inside := span.Context()
+	h.metrics.delivered(inside.In(context.Background()), len(t.subscriptions), m)
+	d.add(t, delivered{event: frame.Message{Message: m, Traceparent: traceparent}, from: from, to: to, span: span}, m.Size())
+}
+
+// finish ends a delivery. The caller holds t.mu.
+func (h *hub) finish(t *topic, d *delivery) {
+	d.send(t)
+	if d.sent > 0 {
+		h.metrics.sent(t.name, d.sent)
+		d.sent = 0
+	}
+	deliveries.Put(d)
 }
 
 // announceGap tells all that nothing up to an offset will be delivered. The caller
@@ -344,7 +364,7 @@ func (h *hub) announceGap(t *topic, d *delivery, to message.Offset, reason fault
 	t.ring.reset(to)
 	if len(t.subscriptions) > 0 {
 		h.metrics.gap(reason)
-		d.add(t, gapOf(t.name, before, to, reason), before.Offset, to, 0)
+		d.add(t, delivered{event: gapOf(t.name, before, to, reason), from: before.Offset, to: to}, 0)
 	}
 }
 

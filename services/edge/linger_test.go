@@ -55,11 +55,11 @@ func (l *ledger) count() int {
 
 func newTestHub(t *testing.T, broker Broker) *hub {
 	t.Helper()
-	m, err := newMetrics(noop.Meter{})
+	m, err := newMetrics(noop.Meter{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := newHub(m, slog.New(slog.DiscardHandler))
+	h := newHub(m, newSpans(nil, 0), slog.New(slog.DiscardHandler))
 	h.broker = broker
 	t.Cleanup(h.close)
 	return h

@@ -41,7 +41,7 @@ func (s *session) permit(ctx context.Context, entries []*entry) {
 		case err != nil:
 			e.err = err
 		default:
-			e.err = denial(decisions[i], fields[i])
+			e.err = s.denial(checks[i], decisions[i], fields[i])
 		}
 	}
 }
@@ -74,23 +74,37 @@ func (e *entry) checks() []fieldCheck {
 }
 
 // denial is the refusal of what a field asks for; nil if it is allowed.
-func denial(d authorization.Decision, field string) error {
+func (s *session) denial(c authorization.Check, d authorization.Decision, field string) error {
 	if d.Allowed {
 		return nil
 	}
+	s.edge.metrics.denied(c, d.Rule)
 	refusal := fault.New(fault.PolicyDenied, field, "%s", d.Message)
-	if d.Rule != "" {
-		refusal.Cause = fmt.Errorf("rule %s", d.Rule)
-	}
+	refusal.Rule = d.Rule
 	return refusal
 }
 
+// actionName is what the rules call an action.
+func actionName(a authorization.Action) string {
+	switch a {
+	case authorization.Subscribe:
+		return "subscribe"
+	case authorization.Publish:
+		return "publish"
+	case authorization.Presence:
+		return "presence"
+	default:
+		return "history"
+	}
+}
+
 func (s *session) allow(ctx context.Context, action authorization.Action, name channel.Name) error {
-	decisions, err := s.ask(ctx, authorization.Check{Action: action, Channel: name})
+	check := authorization.Check{Action: action, Channel: name}
+	decisions, err := s.ask(ctx, check)
 	if err != nil {
 		return err
 	}
-	return denial(decisions[0], "channel")
+	return s.denial(check, decisions[0], "channel")
 }
 
 // allowPublish asks whether a message may be published: first whatever type it is of,
@@ -111,7 +125,7 @@ func (s *session) allowPublish(ctx context.Context, p message.Publication) error
 			return err
 		}
 	}
-	return denial(decisions[0], "channel")
+	return s.denial(check, decisions[0], "channel")
 }
 
 // maxTypeBytes bounds the type of a message where rules ask for it.
@@ -166,12 +180,12 @@ func (s *session) recheck(ctx context.Context) {
 		return
 	}
 	for i, sub := range subs {
-		err := denial(decisions[i], "channel")
+		err := s.denial(checks[i], decisions[i], "channel")
 		if err == nil || s.subscriptions.of(sub.topic.name) != sub { // another of its checks has ended it
 			continue
 		}
 		refusal := fault.From(err)
-		s.logger().Info("subscription ended: it is allowed no more", "user_id", string(s.user), "channel", string(sub.topic.name), "error", refusal)
+		s.logger().Info("subscription ended: it is allowed no more", "user_id", string(s.user), "channel", string(sub.topic.name), "rule", refusal.Rule, "error", refusal)
 		s.endSubscription(sub, refusal, checks[i].Action == authorization.Presence)
 	}
 }

@@ -26,10 +26,11 @@ type refusals struct {
 
 func newRefusals() *refusals { return &refusals{limiter: rate.NewLimiter(refusalRate, refusalBurst)} }
 
-// log writes a line about a refusal, as loud as it deserves.
-func (r *refusals) log(logger *slog.Logger, text string, refusal *fault.Error, attributes ...any) {
+// log writes a line about a refusal, as loud as it deserves, which belongs to the trace
+// in which ctx stands.
+func (r *refusals) log(ctx context.Context, logger *slog.Logger, text string, refusal *fault.Error, attributes ...any) {
 	level := levelOf(refusal)
-	if !logger.Enabled(context.Background(), level) {
+	if !logger.Enabled(ctx, level) {
 		return
 	}
 	if level == slog.LevelInfo && !r.limiter.Allow() {
@@ -37,10 +38,13 @@ func (r *refusals) log(logger *slog.Logger, text string, refusal *fault.Error, a
 		return
 	}
 	attributes = append(attributes, "reason", string(refusal.Reason), "error", refusal)
+	if refusal.Rule != "" {
+		attributes = append(attributes, "rule", refusal.Rule)
+	}
 	if left := r.left.Swap(0); left > 0 {
 		attributes = append(attributes, "left_out_before", left)
 	}
-	logger.Log(context.Background(), level, text, attributes...)
+	logger.Log(ctx, level, text, attributes...)
 }
 
 // levelOf is warn for what is the server's fault, info for what somebody may ask about

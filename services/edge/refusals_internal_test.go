@@ -22,7 +22,7 @@ func TestAFloodOfRefusalsIsNotLogged(t *testing.T) {
 		flood := func(reason fault.Reason) (lines int) {
 			log.Reset()
 			for range 1000 {
-				r.log(logger, "command refused", fault.New(reason, "", "no"))
+				r.log(t.Context(), logger, "command refused", fault.New(reason, "", "no"))
 			}
 			return strings.Count(log.String(), "\n")
 		}

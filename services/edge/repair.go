@@ -296,7 +296,7 @@ func (h *hub) catchUp(t *topic, page message.Page, trimmed, seen message.Offset,
 	d := newDelivery()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	defer d.end(t)
+	defer h.finish(t, d)
 	if trimmed > t.position.Offset {
 		h.announceGap(t, d, trimmed, fault.MessagesMissed)
 	}

@@ -31,11 +31,11 @@ func processorTime(b *testing.B) time.Duration {
 func startBenchHub(b *testing.B, channels int) (*hub, *stream.Store) {
 	b.Helper()
 	logger := slog.New(slog.DiscardHandler)
-	m, err := newMetrics(noop.Meter{})
+	m, err := newMetrics(noop.Meter{}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	h := newHub(m, logger)
+	h := newHub(m, newSpans(nil, 0), logger)
 	embedded, err := stream.StartEmbedded(stream.EmbeddedOptions{Dir: b.TempDir(), Logger: logger})
 	if err != nil {
 		b.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 )
@@ -35,6 +34,7 @@ type start struct {
 	since  *message.Position // resume after it; nil: not asked for
 	most   int               // what a resume replays; if more was missed, it is none
 	rewind int               // where there is no resume: the latest messages to begin with
+	by     *operation        // nil: it is not traced
 }
 
 // beginning makes a subscription that was planned. It takes no time, but where what the
@@ -61,8 +61,8 @@ func (h *hub) plan(ctx context.Context, s *session, t *topic, from start) (begin
 	}
 	return func(ctx context.Context, tell tell) (*subscription, error) {
 		if s.socket.Below(s.most(maxRingFrames)) {
-			if sub := t.resumeFromRing(s, *from.since, from.most, tell); sub != nil {
-				h.metrics.recovered("ring")
+			if sub := t.resumeFromRing(s, from, h.spans.recovering(s, sourceRing, from.by), tell); sub != nil {
+				h.metrics.recovered(sourceRing, "recovered")
 				return sub, nil
 			}
 		}
@@ -88,14 +88,17 @@ func (h *hub) planFromStore(ctx context.Context, s *session, t *topic, from star
 			return nil, err
 		case o.follow > from.most:
 		case o.purged && from.rewind == 0:
-			return h.planned(s, t, o, false), nil
+			return h.planned(s, t, o, from, false), nil
 		case !o.purged && !o.trimmed && bounds.Recoverable(*from.since):
 			t.keep(o)
-			return h.planned(s, t, o, true), nil
+			return h.planned(s, t, o, from, true), nil
 		}
 	}
 	if from.rewind == 0 {
-		return func(_ context.Context, tell tell) (*subscription, error) { return t.subscribe(s, tell), nil }, nil
+		return func(_ context.Context, tell tell) (*subscription, error) {
+			h.recovered(from, false)
+			return t.subscribe(s, tell), nil
+		}, nil
 	}
 	after, err := h.broker.Latest(ctx, t.name, 0, from.rewind)
 	if err != nil {
@@ -105,17 +108,32 @@ func (h *hub) planFromStore(ctx context.Context, s *session, t *topic, from star
 	if err != nil {
 		return nil, err
 	}
-	return h.planned(s, t, o, false), nil
+	return h.planned(s, t, o, from, false), nil
 }
 
-func (h *hub) planned(s *session, t *topic, o opening, recovered bool) beginning {
+func (h *hub) planned(s *session, t *topic, o opening, from start, recovered bool) beginning {
 	return func(_ context.Context, tell tell) (*subscription, error) {
-		if recovered {
-			h.metrics.recovered("store")
-		}
-		return h.begin(s, t, o, recovered, tell), nil
+		h.recovered(from, recovered)
+		return h.begin(s, t, o, recovered, h.spans.recovering(s, sourceStore, from.by), tell), nil
 	}
 }
+
+// recovered counts what became of a subscription that was to be resumed, if this was.
+func (h *hub) recovered(from start, recovered bool) {
+	switch {
+	case from.since == nil:
+	case recovered:
+		h.metrics.recovered(sourceStore, "recovered")
+	default:
+		h.metrics.recovered(sourceStore, "lost")
+	}
+}
+
+// Where missed messages come from, as metrics and spans have it.
+const (
+	sourceRing  = "ring"
+	sourceStore = "store"
+)
 
 // canResume tells whether the ring has what was missed.
 func (t *topic) canResume(since message.Position, most int) bool {
@@ -133,25 +151,26 @@ func (t *topic) missed(since message.Position, most int) ([]*message.Message, bo
 
 // resumeFromRing sends what was missed at once, if the ring has all of it, which is
 // little enough not to be paced; nil if not, or if it is too much.
-func (t *topic) resumeFromRing(s *session, since message.Position, most int, tell tell) *subscription {
+func (t *topic) resumeFromRing(s *session, from start, r *recovery, tell tell) *subscription {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	missed, ok := t.missed(since, most)
+	since := *from.since
+	missed, ok := t.missed(since, from.most)
 	if !ok {
 		return nil
 	}
 	tell(since, true)
 	sub := newSubscription(s, t)
 	sub.told = since.Offset
-	t.attachAfter(sub, missed, since.Offset)
+	t.attachAfter(sub, missed, since.Offset, r)
 	return sub
 }
 
 // attachAfter sends what the ring has after an offset and attaches the subscription.
 // The caller holds t.mu.
-func (t *topic) attachAfter(sub *subscription, missed []*message.Message, after message.Offset) {
+func (t *topic) attachAfter(sub *subscription, missed []*message.Message, after message.Offset, r *recovery) {
 	for _, m := range missed {
-		sub.push(m)
+		sub.push(m, r)
 		after = m.Offset
 	}
 	t.attach(sub, after)
@@ -159,11 +178,15 @@ func (t *topic) attachAfter(sub *subscription, missed []*message.Message, after 
 
 // push sends a message to one subscription that is not attached, unless its TTL has
 // passed.
-func (sub *subscription) push(m *message.Message) {
-	if !m.Expired(time.Now()) {
-		sub.session.queue(sub.session.codec.build(0, frame.Message{Message: m}))
-		sub.told = m.Offset
+func (sub *subscription) push(m *message.Message, r *recovery) {
+	if m.Expired(time.Now()) {
+		sub.session.edge.metrics.dropped(dropExpired, 1)
+		return
 	}
+	event, span := r.message(m)
+	sub.session.queue(sub.session.codec.build(0, event))
+	sub.told = m.Offset
+	r.end(&span, m)
 }
 
 // openingMessages bounds the messages that are read to see how a subscription begins,
@@ -223,25 +246,25 @@ func (t *topic) floor() message.Offset {
 
 // begin subscribes a session with what was opened: at once, if that is all and little,
 // and the client reads.
-func (h *hub) begin(s *session, t *topic, o opening, recovered bool, tell tell) *subscription {
+func (h *hub) begin(s *session, t *topic, o opening, recovered bool, r *recovery, tell tell) *subscription {
 	tell(o.at, recovered)
 	sub := newSubscription(s, t)
 	sub.told = o.at.Offset
 	if !o.whole || !s.socket.Below(s.most(2*maxRingFrames)) {
-		return h.startReplay(sub, o.at)
+		return h.startReplay(sub, o.at, r.apart())
 	}
 	for _, m := range o.messages {
-		sub.push(m)
+		sub.push(m, r)
 	}
 	o.at.Offset = max(o.at.Offset, o.reached)
-	if !t.join(sub, o.at.Offset) {
-		return h.startReplay(sub, o.at)
+	if !t.join(sub, o.at.Offset, r) {
+		return h.startReplay(sub, o.at, r.apart())
 	}
 	return sub
 }
 
 // startReplay has a subscription attached when it has what the topic has.
-func (h *hub) startReplay(sub *subscription, from message.Position) *subscription {
+func (h *hub) startReplay(sub *subscription, from message.Position, r *recovery) *subscription {
 	s := sub.session
 	if s.turn == nil {
 		s.turn = make(chan struct{}, 1)
@@ -250,7 +273,7 @@ func (h *hub) startReplay(sub *subscription, from message.Position) *subscriptio
 	sub.replay = &replay{cancel: cancel, done: make(chan struct{})}
 	h.goroutines.Go(func() {
 		defer close(sub.replay.done)
-		if err := h.run(ctx, sub, from); err != nil && ctx.Err() == nil {
+		if err := h.run(ctx, sub, from, r); err != nil && ctx.Err() == nil {
 			s.evict(sub, fault.From(err))
 		}
 	})
@@ -258,9 +281,9 @@ func (h *hub) startReplay(sub *subscription, from message.Position) *subscriptio
 }
 
 // run reads and sends page after page until the subscription has what the topic has.
-func (h *hub) run(ctx context.Context, sub *subscription, at message.Position) error {
+func (h *hub) run(ctx context.Context, sub *subscription, at message.Position, r *recovery) error {
 	for {
-		if done, err := h.advance(ctx, sub, &at); done || err != nil {
+		if done, err := h.advance(ctx, sub, &at, r); done || err != nil {
 			return err
 		}
 	}
@@ -269,7 +292,7 @@ func (h *hub) run(ctx context.Context, sub *subscription, at message.Position) e
 // advance reads and sends a page, and after the last one attaches the subscription.
 // Replays of one session take turns, so that together they hold and queue no more than
 // one would.
-func (h *hub) advance(ctx context.Context, sub *subscription, at *message.Position) (done bool, err error) {
+func (h *hub) advance(ctx context.Context, sub *subscription, at *message.Position, r *recovery) (done bool, err error) {
 	t := sub.topic
 	select {
 	case sub.session.turn <- struct{}{}:
@@ -292,7 +315,7 @@ func (h *hub) advance(ctx context.Context, sub *subscription, at *message.Positi
 		case m.Purge:
 			h.pushGap(sub, at, m.Offset, fault.ChannelPurged)
 		default:
-			if err := sub.pushPaced(ctx, m); err != nil {
+			if err := sub.pushPaced(ctx, m, r); err != nil {
 				return false, err
 			}
 			at.Offset = m.Offset
@@ -306,7 +329,7 @@ func (h *hub) advance(ctx context.Context, sub *subscription, at *message.Positi
 	if err := sub.session.waitFor(ctx, maxRingFrames); err != nil {
 		return false, err
 	}
-	return t.join(sub, at.Offset), nil
+	return t.join(sub, at.Offset, r), nil
 }
 
 // pushGap tells one subscription that is not attached of a gap.
@@ -318,27 +341,31 @@ func (h *hub) pushGap(sub *subscription, at *message.Position, to message.Offset
 
 // join attaches a subscription that has everything up to an offset, if the ring has
 // what has come since.
-func (t *topic) join(sub *subscription, at message.Offset) bool {
+func (t *topic) join(sub *subscription, at message.Offset, r *recovery) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	missed, ok := t.ring.since(at)
 	if ok {
-		t.attachAfter(sub, missed, at)
+		t.attachAfter(sub, missed, at, r)
 	}
 	return ok
 }
 
 // pushPaced sends a message of a replay when little else is queued.
-func (sub *subscription) pushPaced(ctx context.Context, m *message.Message) error {
+func (sub *subscription) pushPaced(ctx context.Context, m *message.Message, r *recovery) error {
 	s := sub.session
-	f := s.codec.build(0, frame.Message{Message: m})
+	event, span := r.message(m)
+	f := s.codec.build(0, event)
 	if err := s.waitFor(ctx, len(f)); err != nil {
 		return err
 	}
-	if !m.Expired(time.Now()) { // which may have happened meanwhile
-		s.queue(f)
-		sub.told = m.Offset
+	if m.Expired(time.Now()) { // perhaps meanwhile
+		s.edge.metrics.dropped(dropExpired, 1)
+		return nil
 	}
+	s.queue(f)
+	sub.told = m.Offset
+	r.end(&span, m)
 	return nil
 }
 

@@ -159,6 +159,7 @@ func (s *session) decode() (command frame.Command, size int, err error) {
 		return frame.Command{}, 0, err
 	}
 	s.heard()
+	s.edge.metrics.read(b.Len())
 	if text != s.codec.Text() {
 		return frame.Command{}, 0, fault.New(fault.FrameMalformed, "", "%s wants %s messages", s.codec.Subprotocol(), kindName(s.codec.Text()))
 	}
@@ -205,9 +206,9 @@ func (s *session) Control(size int) bool {
 	return s.payPing(size, maxPingThrottle)
 }
 
-func (s *session) logRefusal(refusal *fault.Error) {
+func (s *session) logRefusal(ctx context.Context, refusal *fault.Error) {
 	s.edge.metrics.limitedBy(refusal)
-	s.edge.refusals.log(s.logger(), "command refused", refusal, "user_id", string(s.user))
+	s.edge.refusals.log(ctx, s.logger(), "command refused", refusal, "user_id", string(s.user))
 }
 
 // send sends a frame that the client cannot do without: one that does not read is
@@ -221,7 +222,9 @@ func (s *session) queue(f socket.Frame) { s.insist(s.socket.Queue(f)) }
 func (s *session) insist(err error) {
 	if errors.Is(err, socket.ErrFull) {
 		limit := s.edge.options.Limits.MaxQueueBytes
-		s.end(fault.New(fault.SlowConsumer, "", "more than %d bytes wait to be read", limit), 0)
+		if s.end(fault.New(fault.SlowConsumer, "", "more than %d bytes wait to be read", limit), 0) {
+			s.edge.metrics.slow(slowDisconnect)
+		}
 	}
 }
 
@@ -246,7 +249,7 @@ func (s *session) endWith(code socket.CloseCode, name string, cause *fault.Error
 	if first {
 		s.edge.metrics.closed(code, name)
 		s.edge.metrics.limitedBy(cause)
-		s.edge.refusals.log(s.logger(), "disconnecting", cause, "code", int(code))
+		s.edge.refusals.log(context.Background(), s.logger(), "disconnecting", cause, "code", int(code))
 	}
 	return first
 }

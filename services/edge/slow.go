@@ -21,6 +21,18 @@ const (
 	slowDrop                         // a gap
 )
 
+// String is what the configuration calls it.
+func (p slowPolicy) String() string {
+	switch p {
+	case slowLatest:
+		return namespace.SlowLatest
+	case slowDrop:
+		return namespace.SlowDrop
+	default:
+		return namespace.SlowDisconnect
+	}
+}
+
 func (e *Edge) slowPolicyOf(name channel.Name) slowPolicy {
 	ns, err := e.options.Namespaces.Of(name)
 	switch {
@@ -92,7 +104,7 @@ func (b *behind) told(t *topic, policy slowPolicy, now time.Time) []frame.Event 
 		events = append(events, gapOf(t.name, at, end, fault.SlowConsumer))
 	}
 	if policy == slowLatest && b.latest != nil && !b.latest.Expired(now) {
-		events = append(events, frame.Message{Message: b.latest})
+		events = append(events, frame.Message{Message: b.latest, Traceparent: b.latest.Traceparent})
 	}
 	return events
 }
@@ -114,6 +126,10 @@ func (sub *subscription) offer(encoded *encodings, event frame.Event, from, to m
 			sub.behind.from = max(from, sub.after) + 1
 		}
 		s.lag(sub)
+		s.edge.metrics.slow(sub.policy)
+	}
+	if _, ok := event.(frame.Message); ok && (sub.policy == slowDrop || sub.behind.latest != nil) {
+		s.edge.metrics.dropped(dropSlow, 1)
 	}
 	sub.behind.add(event, to)
 	return false

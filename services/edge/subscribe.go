@@ -22,6 +22,7 @@ type entry struct {
 	topic     *topic
 	begin     beginning // nil: at the topic's position
 	err       error
+	operation *operation // its own, or that of the subscribe; nil: it is not traced for itself
 }
 
 // inboxRewind is how many of the latest messages of its inbox a connection gets that
@@ -40,10 +41,13 @@ func (e *entry) rewind() int {
 	}
 }
 
+// resumes tells whether there are messages to begin with.
+func (e *entry) resumes() bool { return e.wanted.Since != nil || e.rewind() > 0 }
+
 // prepare checks subscriptions, asks for permission once for all of them, and begins to
 // listen. What the client has not asked for comes after what it wants: its inbox, then
 // the channels that its token claims. Entries without an error hold their topics.
-func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe, claimed []string) []*entry {
+func (s *session) prepare(ctx context.Context, o *operation, wanted []frame.Subscribe, claimed []string) []*entry {
 	inbox := s.user.Inbox()
 	entries := make([]*entry, 0, len(wanted)+1+len(claimed))
 	seen := map[channel.Name]bool{}
@@ -77,6 +81,13 @@ func (s *session) prepare(ctx context.Context, wanted []frame.Subscribe, claimed
 	}
 	s.permit(ctx, entries)
 	s.listen(ctx, entries)
+	if o != nil {
+		for _, e := range entries {
+			if e.resumes() {
+				e.operation = s.edge.spans.quiet()
+			}
+		}
+	}
 	s.plan(ctx, entries)
 	return entries
 }
@@ -162,11 +173,11 @@ func (s *session) listen(ctx context.Context, entries []*entry) {
 func (s *session) plan(ctx context.Context, entries []*entry) {
 	var wait sync.WaitGroup
 	for _, e := range entries {
-		if e.err != nil || e.wanted.Since == nil && e.rewind() == 0 {
+		if e.err != nil || !e.resumes() {
 			continue
 		}
 		wait.Go(func() {
-			from := start{since: e.wanted.Since, most: e.namespace.History.MaxMessages, rewind: e.rewind()}
+			from := start{since: e.wanted.Since, most: e.namespace.History.MaxMessages, rewind: e.rewind(), by: e.operation}
 			if e.begin, e.err = s.edge.hub.plan(ctx, s, e.topic, from); e.err != nil {
 				s.edge.hub.release(e.topic)
 			}
@@ -197,11 +208,12 @@ func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subsc
 	}
 	if e.err != nil {
 		refusal := fault.From(e.err)
-		s.logRefusal(refusal)
+		s.logRefusal(ctx, refusal)
 		return frame.SubscriptionResult{Subscribed: subscribed, Error: refusal}
 	}
 	s.subscriptions.add(sub)
 	s.subscribed.Add(1)
+	s.edge.metrics.subscribed(1)
 	if e.namespace.Presence {
 		s.edge.options.Roster.Join(e.name, s.user)
 	}
@@ -211,8 +223,9 @@ func (s *session) enter(ctx context.Context, e *entry, announce func(frame.Subsc
 	return frame.SubscriptionResult{Subscribed: subscribed}
 }
 
-func (s *session) subscribe(ctx context.Context, id uint64, w frame.Subscribe) error {
+func (s *session) subscribe(ctx context.Context, o *operation, id uint64, w frame.Subscribe) error {
 	e := s.newEntry(w, s.countSubscriptions())
+	e.operation = o
 	s.permit(ctx, []*entry{e})
 	if e.err == nil {
 		e.topic, e.err = s.edge.hub.acquire(ctx, e.name)
@@ -270,6 +283,7 @@ func (s *session) leave(sub *subscription, held time.Duration) {
 	s.edge.hub.unsubscribe(sub)
 	s.subscriptions.remove(name)
 	s.subscribed.Add(-1)
+	s.edge.metrics.subscribed(-1)
 	if ns, err := s.edge.options.Namespaces.Of(name); err == nil && ns.Presence {
 		s.edge.options.Roster.Leave(name, s.user, held)
 	}

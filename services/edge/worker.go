@@ -153,31 +153,37 @@ const commandTimeout = 10 * time.Second
 func (s *session) carryOut(command frame.Command) {
 	ctx, cancel := context.WithTimeout(s.edge.context, commandTimeout)
 	defer cancel()
-	event, err := s.guarded(ctx, command)
+	o := s.edge.spans.begin(command)
+	event, err := s.guarded(o.in(ctx), o, command)
 	s.edge.metrics.command(command.Body, err)
+	_, isConnect := command.Body.(frame.Connect)
+	if !isConnect { // of which no more is recorded than its subscriptions
+		s.endSpan(o, command.Body, event, err)
+		ctx = o.in(ctx)
+	}
 	if err != nil {
 		refusal := fault.From(err)
-		s.logRefusal(refusal)
+		s.logRefusal(ctx, refusal)
 		event = frame.Refused{Error: refusal}
 	}
 	if event != nil { // else it has been answered
 		s.settle(command.ID)
 		s.reply(command.ID, event)
 	}
-	if _, isConnect := command.Body.(frame.Connect); isConnect && err != nil && !s.connected.Load() {
+	if isConnect && err != nil && !s.connected.Load() {
 		refusal := fault.From(err) // a connection that cannot connect has no other use
 		s.end(refusal, reconnectAfter(refusal))
 	}
 }
 
 // guarded is handle for which a fault in one command is not the end of the edge.
-func (s *session) guarded(ctx context.Context, command frame.Command) (event frame.Event, err error) {
+func (s *session) guarded(ctx context.Context, o *operation, command frame.Command) (event frame.Event, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	return s.handle(ctx, command)
+	return s.handle(ctx, o, command)
 }
 
 // startWork begins a worker unless there is one. The caller holds s.mu.

@@ -52,6 +52,13 @@ func (s *Socket) Queue(f Frame) error {
 	return s.push(f, s.options.MaxQueueBytes)
 }
 
+// Queued is how many bytes are queued.
+func (s *Socket) Queued() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes
+}
+
 // Below tells whether fewer bytes than that are queued.
 func (s *Socket) Below(bytes int) bool {
 	s.mu.Lock()
