@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -63,6 +64,9 @@ type Options struct {
 	// HTTPClient makes the connection; nil: http.DefaultClient. Its Transport says how
 	// to dial, and through what.
 	HTTPClient *http.Client
+	// TracerProvider makes a span of each Publish (OpenTelemetry); nil: none are made. What
+	// Pushes brings has the traceparent that it came with.
+	TracerProvider trace.TracerProvider
 }
 
 // readLimit bounds a frame from the server: a message of 256 KiB and its envelope.
@@ -73,6 +77,7 @@ type Client struct {
 	ws        *websocket.Conn
 	connected *clientv1.ConnectedReply
 	pushes    chan *clientv1.ServerFrame
+	tracer    trace.Tracer
 	stop      context.CancelFunc
 	done      chan struct{}
 	opened    time.Time
@@ -102,7 +107,7 @@ func dial(ctx context.Context, options Options, entries []*clientv1.SubscribeCom
 	}
 	c := &Client{
 		done: make(chan struct{}), pushes: make(chan *clientv1.ServerFrame, buffer), opened: time.Now(),
-		waiting: map[uint64]chan *clientv1.ServerFrame{},
+		waiting: map[uint64]chan *clientv1.ServerFrame{}, tracer: tracerOf(options.TracerProvider),
 	}
 	header := http.Header{}
 	if options.Token != "" {
@@ -155,7 +160,8 @@ func (c *Client) Err() error {
 }
 
 // Call sends a command, whose id it sets, and waits for the reply. A refusal is an
-// *Error. After ctx has ended the outcome of the command is unknown.
+// *Error. After ctx has ended the outcome of the command is unknown. Where ctx stands in
+// a trace the command is part of that, unless it says of which it is part.
 func (c *Client) Call(ctx context.Context, command *clientv1.ClientFrame) (*clientv1.ServerFrame, error) {
 	reply := make(chan *clientv1.ServerFrame, 1)
 	c.mu.Lock()
@@ -170,6 +176,9 @@ func (c *Client) Call(ctx context.Context, command *clientv1.ClientFrame) (*clie
 	}()
 
 	command.Id = id
+	if command.GetTraceparent() == "" {
+		command.Traceparent = traceparentOf(ctx)
+	}
 	if err := c.write(ctx, command); err != nil {
 		return nil, err
 	}
@@ -251,10 +260,12 @@ func (c *Client) Unsubscribe(ctx context.Context, channel string) error {
 // Publish sends a JSON text to a channel; messageID, which may be empty, makes a
 // retry safe.
 func (c *Client) Publish(ctx context.Context, channel, json, messageID string) (*clientv1.PublishedReply, error) {
-	f, err := c.Call(ctx, &clientv1.ClientFrame{Command: &clientv1.ClientFrame_Publish{Publish: &clientv1.PublishCommand{
-		Channel: channel, Payload: &clientv1.PublishCommand_Json{Json: json}, MessageId: messageID,
-	}}})
-	return f.GetPublished(), err
+	p := Publication{Channel: channel, JSON: json, MessageID: messageID}
+	ctx, span := startPublish(ctx, c.tracer, &p)
+	f, err := c.Call(ctx, p.frame())
+	published := f.GetPublished()
+	endPublish(span, Position{published.GetEpoch(), published.GetOffset()}, err)
+	return published, err
 }
 
 // Presence asks who is in a channel. With presence_changed pushed after the reply

@@ -39,7 +39,7 @@ func open(t *testing.T) *websocket.Conn {
 func newClient(ws *websocket.Conn) *Client {
 	return &Client{
 		ws: ws, done: make(chan struct{}), pushes: make(chan *clientv1.ServerFrame),
-		waiting: map[uint64]chan *clientv1.ServerFrame{},
+		waiting: map[uint64]chan *clientv1.ServerFrame{}, tracer: tracerOf(nil),
 	}
 }
 

@@ -1,7 +1,10 @@
 package carillon
 
 import (
+	"context"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 )
@@ -80,6 +83,22 @@ type Message struct {
 
 	// Epoch is that of the offset; empty in an ephemeral namespace.
 	Epoch string
+
+	span trace.SpanContext
+}
+
+// In returns ctx where handling the message stands in its trace, for what is done because
+// of it; ctx itself if the message is in none. Without a TracerProvider that is where the
+// edge has delivered it.
+func (m Message) In(ctx context.Context) context.Context {
+	switch {
+	case m.span.IsValid():
+		return trace.ContextWithSpanContext(ctx, m.span)
+	case m.GetTraceparent() != "":
+		return within(ctx, m.GetTraceparent())
+	default:
+		return ctx
+	}
 }
 
 // Gap says that a channel's messages with the offsets From to To may have existed and

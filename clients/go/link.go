@@ -212,7 +212,9 @@ func (l *link) take(f *clientv1.ServerFrame) {
 
 func (l *link) message(m *clientv1.MessagePush) {
 	at := l.position(m.GetChannel())
-	l.handle(Message{MessagePush: m, Epoch: at.Epoch})
+	span := startReceive(l.tracer, m)
+	l.handle(Message{MessagePush: m, Epoch: at.Epoch, span: span.SpanContext()})
+	span.End()
 	if m.GetOffset() > at.Offset {
 		l.setPosition(m.GetChannel(), Position{at.Epoch, m.GetOffset()})
 	}

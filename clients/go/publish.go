@@ -67,10 +67,19 @@ type lane struct {
 //
 // A refusal is an *Error. Where any attempt may have been stored although the call
 // failed, the error is ErrUnknown too; where it is not, the message was not stored.
+//
+// Where ctx stands in a trace the message is part of that.
 func (s *Session) Publish(ctx context.Context, p Publication) (Receipt, error) {
 	if p.MessageID == "" {
 		p.MessageID = rand.Text()
 	}
+	ctx, span := startPublish(ctx, s.tracer, &p)
+	receipt, err := s.publish(ctx, p)
+	endPublish(span, receipt.Position, err)
+	return receipt, err
+}
+
+func (s *Session) publish(ctx context.Context, p Publication) (Receipt, error) {
 	leave, err := s.enter(ctx, p.Channel)
 	if err != nil {
 		return Receipt{}, err
@@ -134,6 +143,7 @@ func (a *attempts) next(ctx context.Context) (receipt Receipt, again time.Durati
 		return Receipt{}, -1, err
 	}
 	command := a.publication.frame()
+	command.Traceparent = traceparentOf(ctx)
 	if size, most := proto.Size(command)+maxIDBytes, int(c.Connected().GetMaxFrameBytes()); most > 0 && size > most {
 		return Receipt{}, -1, &Error{&clientv1.ErrorReply{
 			Code: "INVALID_ARGUMENT", Reason: clientv1.ErrorReason_ERROR_REASON_FRAME_TOO_LARGE,

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // SessionOptions say where a Session connects, as whom, and what it follows.
@@ -48,6 +50,9 @@ type SessionOptions struct {
 	// Buffer is the number of frames that wait for the handler; 0: 64. When they are so
 	// many the session stops reading, and then the server sees a slow consumer.
 	Buffer int
+	// TracerProvider makes spans (OpenTelemetry): of each Publish, and of handling each
+	// message that is part of a trace; nil: none are made.
+	TracerProvider trace.TracerProvider
 	// Log gets a line for each connection made and lost; nil: none.
 	Log *slog.Logger
 }
@@ -70,6 +75,7 @@ type Session struct {
 	options SessionOptions
 	handle  func(Event)
 	log     *slog.Logger
+	tracer  trace.Tracer
 	jitter  func(time.Duration) time.Duration // a random part
 
 	// Of Run's goroutine.
@@ -116,7 +122,7 @@ func NewSession(options SessionOptions, handle func(Event)) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{
-		options: options, handle: handle, log: options.Log, turn: rand.IntN(len(options.URLs)),
+		options: options, handle: handle, log: options.Log, tracer: tracerOf(options.TracerProvider), turn: rand.IntN(len(options.URLs)),
 		jitter:   rand.N[time.Duration],
 		channels: map[string]*subscription{}, presence: map[string]bool{}, positions: map[string]Position{}, changed: make(chan struct{}), lanes: map[string]*lane{},
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // costumes is a Broker with messages that tests dress up, so that they choose the time
-// between the two halves of a purge, and TTLs that are no whole seconds.
+// between the two halves of a purge, TTLs that are no whole seconds, and traces.
 type costumes struct {
 	edge.Broker
 	mu     sync.Mutex
@@ -43,7 +43,7 @@ func (c *costumes) Bounds(ctx context.Context, name channel.Name) (message.Bound
 	return bounds, err
 }
 
-// dress makes a purge of what says so, and gives a TTL to what asks for it.
+// dress makes a purge of what says so, and gives a TTL or a trace to what asks for it.
 func dress(m *message.Message) *message.Message {
 	text := string(m.Payload.Data)
 	if text == `"purge"` {
@@ -52,6 +52,11 @@ func dress(m *message.Message) *message.Message {
 	if ttl, ok := strings.CutPrefix(text, `"ttl `); ok {
 		dressed := *m
 		dressed.TTL, _ = time.ParseDuration(strings.TrimSuffix(ttl, `"`))
+		return &dressed
+	}
+	if traceparent, ok := strings.CutPrefix(text, `"trace `); ok {
+		dressed := *m
+		dressed.Traceparent = strings.TrimSuffix(traceparent, `"`)
 		return &dressed
 	}
 	return m

@@ -1,0 +1,96 @@
+package edge
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	sdk "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/carillon-rt/carillon/services/edge/authorization"
+	"github.com/carillon-rt/carillon/services/edge/frame"
+	"github.com/carillon-rt/carillon/services/internal/message"
+	"github.com/carillon-rt/carillon/services/internal/namespace"
+)
+
+// Where tracing is off, or a message is in no trace, nothing is allocated for it.
+func TestNoSpansCostNothing(t *testing.T) {
+	p := newSpans(nil, 10)
+	command := frame.Command{ID: 1, Body: frame.Ping{}}
+	publish := frame.Command{ID: 2, Body: frame.Publish{Channel: "chat.a"}}
+	m := &message.Message{Channel: "chat.a", Offset: 1, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	ctx := t.Context()
+	allocated := testing.AllocsPerRun(100, func() {
+		for _, c := range []frame.Command{command, publish} {
+			o := p.begin(c)
+			if o.in(ctx) != ctx || o.traceparent("") != "" {
+				t.Error("something is traced")
+			}
+		}
+		if o := p.begin(publish); o.traceparent(m.Traceparent) != m.Traceparent {
+			t.Error("a client's trace does not go on")
+		}
+		span, traceparent := p.delivering(m)
+		endDelivery(&span, m, 1)
+		r := p.recovering(nil, sourceRing, nil)
+		event, span := r.message(m)
+		r.end(&span, m)
+		if traceparent != m.Traceparent || event.Traceparent != m.Traceparent {
+			t.Error("a message's trace does not go on")
+		}
+	})
+	if allocated != 0 {
+		t.Errorf("%v allocations", allocated)
+	}
+}
+
+// points are the values of a metric by their labels.
+func points(t *testing.T, reader *sdk.ManualReader, name string) map[string]int64 {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]int64{}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if data, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == name {
+				for _, point := range data.DataPoints {
+					values[point.Attributes.Encoded(attribute.DefaultEncoder())] = point.Value
+				}
+			}
+		}
+	}
+	return values
+}
+
+func TestLabelsAreBoundedAndMadeOnce(t *testing.T) {
+	reader := sdk.NewManualReader()
+	provider := sdk.NewMeterProvider(sdk.WithReader(reader))
+	m, err := newMetrics(provider.Meter("test"), namespace.NewSet([]namespace.Namespace{{Name: "chat"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := &message.Message{Channel: "chat.a", Time: time.Now()}
+	ctx := context.Background()
+	if allocated := testing.AllocsPerRun(100, func() {
+		m.delivered(ctx, 3, message)
+		m.sent("chat.a", 100)
+	}); allocated != 0 {
+		t.Errorf("%v allocations of a delivery", allocated)
+	}
+	if got := points(t, reader, "carillon.edge.deliveries"); got["namespace=chat"] != 303 {
+		t.Errorf("deliveries: %v", got)
+	}
+	for i := range 300 {
+		m.denied(authorization.Check{Action: authorization.Publish, Channel: "chat.a"}, fmt.Sprint("rule", i))
+	}
+	m.denied(authorization.Check{Action: authorization.History, Channel: "chat.a"}, "")
+	got := points(t, reader, "carillon.edge.denials")
+	if len(got) != maxRuleNames+2 || got["action=publish,namespace=chat,rule=other"] != 100 || got["action=history,namespace=chat,rule=none"] != 1 {
+		t.Errorf("%d denials: %v", len(got), got)
+	}
+}
