@@ -80,7 +80,7 @@ var (
 	rolesSecret   = strings.Repeat("r", 32)
 )
 
-func startFortress(t testing.TB) *fortress {
+func startFortress(t testing.TB, environ ...string) *fortress {
 	t.Helper()
 	f := &fortress{keys: map[string]*rsa.PrivateKey{}}
 	for _, name := range []string{"a", "b", "pem"} {
@@ -111,6 +111,7 @@ func startFortress(t testing.TB) *fortress {
 	c := &cluster{file: filepath.Join(dir, "carillon.yaml"), environ: []string{
 		"E2E_CLIENTS_SECRET=" + clientsSecret, "E2E_CALLERS_SECRET=" + callersSecret, "E2E_ROLES_SECRET=" + rolesSecret,
 	}}
+	c.environ = append(c.environ, environ...)
 	write(t, c.file, fmt.Sprintf(fortressConfig, address, filepath.Join(dir, "pem.pem"), keySets.URL))
 	presence := c.start(t, "presence")
 	told := presences(presence.address(t, "presence"))

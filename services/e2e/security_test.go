@@ -10,6 +10,8 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 )
 
 // What an attacker would try first, each against real processes. docs/security.md says
@@ -420,10 +422,12 @@ func testNarrowCaller(t *testing.T, f *fortress) {
 	}
 }
 
-// No token is ever in a log, however it came and whatever became of it.
+// No token is ever in a log, however it came and whatever became of it; nor in a span,
+// though everything is traced, and no payload either.
 func TestNoTokenInLogs(t *testing.T) {
 	t.Parallel()
-	f := startFortress(t)
+	collector := telemetrytest.New(t)
+	f := startFortress(t, "CARILLON_TELEMETRY_ENDPOINT="+collector.Endpoint(), "CARILLON_TELEMETRY_SAMPLE_RATIO=1")
 	var tokens []string
 	use := func(token string) string {
 		tokens = append(tokens, token)
@@ -449,9 +453,35 @@ func TestNoTokenInLogs(t *testing.T) {
 		c.say(t, "refresh", map[string]any{"token": made("refresher")})
 		execute(t, nil, program(t, grpcurlProgram), "-plaintext", "-H", "authorization: Bearer "+made("service"), "-d", `{"channel":"chat.a","json":"1"}`, f.publishers[0], publishMethod)
 	}
+	const payload = "a-payload-that-nobody-else-may-see"
+	c, _ := handshake(t, f.edges[0], "", nil)
+	c.say(t, "connect", map[string]any{"token": use(userToken(t, "publisher", nil)), "subscriptions": []any{map[string]string{"channel": "chat.a"}}})
+	c.say(t, "publish", map[string]any{"channel": "chat.a", "data": payload})
+	c.say(t, "publish", map[string]any{"channel": "chat.a", "data": map[string]string{"type": "adminAction", "text": payload}})
+	for _, name := range []string{"client publish chat", "deliver chat"} { // what came before it is there too
+		collector.Await(t, name, func(span telemetrytest.Span) bool {
+			return span.Name == name && (name != "client publish chat" || span.Failed != "")
+		})
+	}
+	for _, span := range collector.Spans() {
+		text := fmt.Sprintf("%+v", span)
+		if strings.Contains(text, payload) {
+			t.Errorf("a payload is in a span: %s", text)
+		}
+		for _, token := range tokens {
+			for _, part := range append(strings.Split(token, "."), token)[1:] {
+				if len(part) > 20 && strings.Contains(text, part) {
+					t.Errorf("a part of a token is in a span: %s", text)
+				}
+			}
+		}
+	}
 	f.edgeLog(0).line(t, &f.edgeLog(0).stderr, "TOKEN_EXPIRED") // the log is of that
 	for _, p := range slices.Concat(f.processes) {
 		log := p.stderr.text() + p.stdout.text()
+		if strings.Contains(log, payload) {
+			t.Errorf("%s has logged a payload", p.name)
+		}
 		for _, token := range tokens {
 			parts := append(strings.Split(token, "."), token)
 			for _, part := range parts[1:] { // the first says only which algorithm

@@ -51,7 +51,7 @@ func (s *session) publish(ctx context.Context, p frame.Publish, traceparent stri
 	}
 	publication := message.Publication{
 		Channel: name, ID: p.MessageID,
-		Publisher: message.Publisher{Issuer: s.grant.Load().issuer, Name: string(s.user)},
+		Publisher:   message.Publisher{Issuer: s.grant.Load().issuer, Name: string(s.user)},
 		Traceparent: traceparent,
 	}
 	if err := message.CheckID(p.MessageID); err != nil {
