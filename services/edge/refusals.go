@@ -47,6 +47,12 @@ func (r *refusals) log(ctx context.Context, logger *slog.Logger, text string, re
 	logger.Log(ctx, level, text, attributes...)
 }
 
+// logRefusal logs and counts why a command was refused.
+func (s *session) logRefusal(ctx context.Context, refusal *fault.Error) {
+	s.edge.metrics.limitedBy(refusal)
+	s.edge.refusals.log(ctx, s.logger(), "command refused", refusal, "user_id", string(s.user))
+}
+
 // levelOf is warn for what is the server's fault, info for what somebody may ask about
 // or should know of, debug for the rest: what a client got wrong by itself and was told.
 func levelOf(refusal *fault.Error) slog.Level {

@@ -206,9 +206,6 @@ func (s *session) Control(size int) bool {
 	return s.payPing(size, maxPingThrottle)
 }
 
-func (s *session) logRefusal(ctx context.Context, refusal *fault.Error) {
-	s.edge.metrics.limitedBy(refusal)
-	s.edge.refusals.log(ctx, s.logger(), "command refused", refusal, "user_id", string(s.user))
 }
 
 // send sends a frame that the client cannot do without: one that does not read is

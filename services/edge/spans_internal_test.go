@@ -14,6 +14,7 @@ import (
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // Where tracing is off, or a message is in no trace, nothing is allocated for it.
@@ -92,5 +93,32 @@ func TestLabelsAreBoundedAndMadeOnce(t *testing.T) {
 	got := points(t, reader, "carillon.edge.denials")
 	if len(got) != maxRuleNames+2 || got["action=publish,namespace=chat,rule=other"] != 100 || got["action=history,namespace=chat,rule=none"] != 1 {
 		t.Errorf("%d denials: %v", len(got), got)
+	}
+}
+
+// From a latency one gets to the trace of a message that took so long.
+func TestLatencyHasExemplars(t *testing.T) {
+	reader := sdk.NewManualReader()
+	m, err := newMetrics(sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("test"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := tracing.Parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	m.delivered(t.Context(), 1, &message.Message{Channel: "chat.a", Time: time.Now()})
+	m.delivered(inside.In(t.Context()), 1, &message.Message{Channel: "chat.a", Time: time.Now().Add(-time.Second)})
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	var traces []string
+	for _, metric := range all.ScopeMetrics[0].Metrics {
+		if data, ok := metric.Data.(metricdata.Histogram[float64]); ok {
+			for _, exemplar := range data.DataPoints[0].Exemplars {
+				traces = append(traces, fmt.Sprintf("%x", exemplar.TraceID))
+			}
+		}
+	}
+	if len(traces) != 1 || traces[0] != inside.TraceID() {
+		t.Errorf("exemplars of the traces %v", traces)
 	}
 }
