@@ -23,7 +23,7 @@ import (
 // traced is the spans of an edge.
 type traced struct{ exporter *tracetest.InMemoryExporter }
 
-// trace has an edge make spans, of so many of the traces that begin there, and follow so
+// traces has an edge make spans, of so many of the traces that begin there, and follow so
 // many of its clients' a second.
 func traces(t testing.TB, ratio float64, clients int) (*traced, func(*edge.Options)) {
 	t.Helper()
@@ -72,7 +72,7 @@ func (s *traced) await(t testing.TB, count int, name string) []tracetest.SpanStu
 func attributeOf(span tracetest.SpanStub, key attribute.Key) string {
 	for _, a := range span.Attributes {
 		if a.Key == key {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""
@@ -92,8 +92,8 @@ const (
 // of them are told of it; one of another trace has none, and they are told of that.
 func TestADeliveryIsASpan(t *testing.T) {
 	t.Parallel()
-	spans, trace := traces(t, 1, 0)
-	w := start(t, trace)
+	spans, on := traces(t, 1, 0)
+	w := start(t, on)
 	clients := []*client{w.connect(t, "alice"), w.connect(t, "bob")}
 	for _, c := range clients {
 		c.follow(2, "chat.a")
@@ -126,8 +126,8 @@ func TestADeliveryIsASpan(t *testing.T) {
 // subscribe, is told only where there is something to tell.
 func TestCommandsAreSpans(t *testing.T) {
 	t.Parallel()
-	spans, trace := traces(t, 0, 10)
-	w := start(t, trace)
+	spans, on := traces(t, 0, 10)
+	w := start(t, on)
 	c := w.connect(t, "alice")
 	c.say(`{"id":2,"subscribe":{"channel":"chat.a"}}`)
 	c.hear("subscribed")
@@ -179,10 +179,10 @@ func (l *lines) String() string {
 // samples anything, and so for each subscription of connect.
 func TestDenialsAreSpans(t *testing.T) {
 	t.Parallel()
-	spans, trace := traces(t, 0, 0)
+	spans, on := traces(t, 0, 0)
 	var log lines
 	w := start(t, func(o *edge.Options) {
-		trace(o)
+		on(o)
 		o.Logger = slog.New(tracing.Logs(slog.NewTextHandler(&log, nil)))
 	})
 	c := w.dial(t, nil)
@@ -209,8 +209,8 @@ func TestDenialsAreSpans(t *testing.T) {
 // send that is no traceparent is ignored.
 func TestClientTraces(t *testing.T) {
 	t.Parallel()
-	spans, trace := traces(t, 0, 2)
-	w := start(t, trace)
+	spans, on := traces(t, 0, 2)
+	w := start(t, on)
 	c := w.connect(t, "alice")
 	for i := range 20 {
 		c.say(fmt.Sprintf(`{"id":%d,"publish":{"channel":"chat.b","data":1},"traceparent":%q}`, 2+i, sampled))
@@ -228,8 +228,8 @@ func TestClientTraces(t *testing.T) {
 // most 20 of a replay do.
 func TestRecoveredMessagesAreSpans(t *testing.T) {
 	t.Parallel()
-	spans, trace := traces(t, 0, 10)
-	w := start(t, trace)
+	spans, on := traces(t, 0, 10)
+	w := start(t, on)
 	listener := w.connect(t, "listener")
 	listener.follow(2, "chat.ring")
 	for _, source := range []string{"ring", "store"} {
@@ -277,8 +277,8 @@ func TestRecoveredMessagesAreSpans(t *testing.T) {
 // With connect, a subscription that recovers such a message has a span too.
 func TestConnectRecoversMessages(t *testing.T) {
 	t.Parallel()
-	spans, trace := traces(t, 0, 0)
-	w := start(t, trace)
+	spans, on := traces(t, 0, 0)
+	w := start(t, on)
 	at := w.publish(t, "chat.a", `0`)
 	w.publish(t, "chat.a", `"trace `+sampled+`"`)
 	c := w.dial(t, nil)
