@@ -53,6 +53,7 @@ func (s *traced) names() string {
 // await waits until there are so many of a name: a client may have its answer before.
 func (s *traced) await(t testing.TB, count int, name string) []tracetest.SpanStub {
 	t.Helper()
+	deadline := time.After(15 * time.Second)
 	for {
 		spans := s.named(name)
 		if len(spans) >= count {
@@ -63,7 +64,7 @@ func (s *traced) await(t testing.TB, count int, name string) []tracetest.SpanStu
 		}
 		select {
 		case <-time.After(5 * time.Millisecond):
-		case <-t.Context().Done():
+		case <-deadline:
 			t.Fatalf("%d spans %q, want %d; there are %s", len(spans), name, count, s.names())
 		}
 	}
