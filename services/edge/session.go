@@ -206,8 +206,6 @@ func (s *session) Control(size int) bool {
 	return s.payPing(size, maxPingThrottle)
 }
 
-}
-
 // send sends a frame that the client cannot do without: one that does not read is
 // disconnected.
 func (s *session) send(f socket.Frame) { s.insist(s.socket.Send(f)) }
