@@ -145,15 +145,25 @@ func (s *session) unsubscribeFor(c control.Command) bool {
 
 // Connections lists the connections of a user, or of everybody ("").
 func (e *Edge) Connections(user channel.User, limit int) (connections []control.Connection, total int) {
+	sessions := e.latest(user)
+	for _, s := range sessions[:min(limit, len(sessions))] {
+		connections = append(connections, s.describe())
+	}
+	return connections, len(sessions)
+}
+
+// latest are the sessions of a user, or of everybody (""), the latest first.
+func (e *Edge) latest(user channel.User) []*session {
 	sessions := e.index.of(user)
 	slices.SortFunc(sessions, func(a, b *session) int {
 		return cmp.Or(b.opened.Compare(a.opened), cmp.Compare(a.id, b.id))
 	})
-	for _, s := range sessions[:min(limit, len(sessions))] {
-		connections = append(connections, control.Connection{
-			ID: s.id, User: s.user, Address: s.address, ClientName: s.clientName, ClientVersion: s.clientVersion,
-			ConnectedAt: s.opened, ExpiresAt: s.grant.Load().expiresAt(), Subscriptions: int(s.subscribed.Load()),
-		})
+	return sessions
+}
+
+func (s *session) describe() control.Connection {
+	return control.Connection{
+		ID: s.id, User: s.user, Address: s.address, ClientName: s.clientName, ClientVersion: s.clientVersion,
+		ConnectedAt: s.opened, ExpiresAt: s.grant.Load().expiresAt(), Subscriptions: int(s.subscribed.Load()),
 	}
-	return connections, len(sessions)
 }

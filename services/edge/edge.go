@@ -83,7 +83,7 @@ type Verifier interface {
 }
 
 // Options are what an edge works with; all are required but Credentials, Ready,
-// Console, LocalOnly, TLS and Tracer.
+// Console, Incidents, LocalOnly, TLS and Tracer.
 type Options struct {
 	// OpenBroker opens the broker that brings messages to the receiver. The edge does
 	// not close it.
@@ -105,6 +105,9 @@ type Options struct {
 	PresenceGrace time.Duration
 	// Console, if not nil, serves every path but /v1/ws.
 	Console http.Handler
+	// Incidents, if not nil, is told what went wrong; then it is counted too how much goes
+	// through each channel. It is called concurrently and must not block.
+	Incidents func(Incident)
 	// LocalOnly refuses requests that do not name this machine in Host.
 	LocalOnly bool
 	// TLS is what connections begin with; nil: none.
@@ -163,6 +166,7 @@ func New(options Options) (*Edge, error) {
 	e.spans = newSpans(options.Tracer, options.ClientTraces)
 	e.gate = newGate(&e.options, e.metrics)
 	e.hub = newHub(e.metrics, e.spans, options.Logger)
+	e.hub.incidents = options.Incidents
 	e.audiences = newAudiences(options.Roster, e.codecs, e.metrics)
 	if e.hub.broker, err = options.OpenBroker(e.hub); err != nil {
 		return nil, err

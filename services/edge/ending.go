@@ -9,8 +9,9 @@ import (
 // Close codes by which a client says that it leaves for good (RFC 6455, 7.4.1). A
 // browser that goes to another page, or loads the same one again, says 1001.
 const (
-	closeNormal   socket.CloseCode = 1000
-	closeNoStatus socket.CloseCode = 1005
+	closeNormal    socket.CloseCode = 1000
+	closeGoingAway socket.CloseCode = 1001
+	closeNoStatus  socket.CloseCode = 1005
 )
 
 // holdAfter is for how long the user of a connection that the server has closed stays a

@@ -176,6 +176,7 @@ func (e *Edge) chooseCodec(offered []string) (c *codec, echo string, refusal *fa
 func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, refusal *fault.Error) {
 	from := proxies(e.options.TrustedProxies).addressOf(r)
 	e.metrics.handshake(refusal)
+	e.incident(Incident{Kind: Refused, Reason: refusal.Reason, Message: refusal.Message, Address: remoteOf(r, from)})
 	e.refusals.log(r.Context(), e.options.Logger, "handshake refused", refusal, "remote", remoteOf(r, from), "origin", shortened(r.Header.Get("Origin")))
 	if refusal.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((refusal.RetryAfter+time.Second-1)/time.Second)))

@@ -33,6 +33,7 @@ type hub struct {
 	alarms     atomic.Uint64 // how often that was said
 
 	lingering lingering
+	incidents func(Incident) // nil: nobody wants to know, nor how much goes through channels
 }
 
 // hubShards keeps joins, leaves and deliveries of different channels apart.
@@ -80,6 +81,7 @@ type topic struct {
 	// last raised for its own sake.
 	told       message.Offset
 	positioned time.Time
+	tally      *tally // of what is delivered; nil before the first, or if nobody wants to know
 }
 
 // subscription is one session's interest in one topic.
@@ -343,6 +345,7 @@ func (h *hub) send(t *topic, d *delivery, m *message.Message, from, to message.O
 	span, traceparent := h.spans.delivering(m)
 	inside := span.Context()
 	h.metrics.delivered(inside.In(context.Background()), len(t.subscriptions), m)
+	h.count(t, m)
 	d.add(t, delivered{event: frame.Message{Message: m, Traceparent: traceparent}, from: from, to: to, span: span}, m.Size())
 }
 
@@ -364,6 +367,7 @@ func (h *hub) announceGap(t *topic, d *delivery, to message.Offset, reason fault
 	t.ring.reset(to)
 	if len(t.subscriptions) > 0 {
 		h.metrics.gap(reason)
+		h.incident(Incident{Kind: Gap, Reason: reason, Channel: t.name})
 		d.add(t, delivered{event: gapOf(t.name, before, to, reason), from: before.Offset, to: to}, 0)
 	}
 }

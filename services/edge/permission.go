@@ -186,6 +186,7 @@ func (s *session) recheck(ctx context.Context) {
 		}
 		refusal := fault.From(err)
 		s.logger().Info("subscription ended: it is allowed no more", "user_id", string(s.user), "channel", string(sub.topic.name), "rule", refusal.Rule, "error", refusal)
+		s.incident(Incident{Kind: Denied, Reason: refusal.Reason, Rule: refusal.Rule, Message: refusal.Message, Command: "subscribe", Channel: sub.topic.name})
 		s.endSubscription(sub, refusal, checks[i].Action == authorization.Presence)
 	}
 }

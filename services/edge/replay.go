@@ -335,6 +335,7 @@ func (h *hub) advance(ctx context.Context, sub *subscription, at *message.Positi
 // pushGap tells one subscription that is not attached of a gap.
 func (h *hub) pushGap(sub *subscription, at *message.Position, to message.Offset, reason fault.Reason) {
 	h.metrics.gap(reason)
+	sub.session.incident(Incident{Kind: Gap, Reason: reason, Channel: sub.topic.name})
 	sub.session.queue(sub.session.codec.build(0, gapOf(sub.topic.name, *at, to, reason)))
 	at.Offset, sub.told = to, to
 }

@@ -127,6 +127,7 @@ func (s *session) leaveAll(err error) {
 	if code, ok := socket.Received(err); ok && !byServer {
 		s.edge.metrics.closed(code, "client")
 	}
+	s.left(byServer, err)
 	s.debug("connection ended", "user_id", string(s.user), "lasted", time.Since(s.opened))
 	s.edge.expel(s)
 }
@@ -244,6 +245,7 @@ func (s *session) endWith(code socket.CloseCode, name string, cause *fault.Error
 	if first {
 		s.edge.metrics.closed(code, name)
 		s.edge.metrics.limitedBy(cause)
+		s.closed(code, name, cause)
 		s.edge.refusals.log(context.Background(), s.logger(), "disconnecting", cause, "code", int(code))
 	}
 	return first

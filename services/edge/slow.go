@@ -122,6 +122,7 @@ func (sub *subscription) offer(encoded *encodings, event frame.Event, from, to m
 			return true
 		}
 		sub.behind = &behind{}
+		s.incident(Incident{Kind: Slow, Channel: sub.topic.name, Policy: sub.policy.name()})
 		if to > 0 {
 			sub.behind.from = max(from, sub.after) + 1
 		}

@@ -20,6 +20,7 @@ func (s *session) take(command frame.Command, size int) {
 	s.awaitConnect()
 	if refusal, fatal := s.pay(command, size); refusal != nil {
 		s.edge.metrics.refused(refusal)
+		s.failed(s.edge.context, command.Body, refusal)
 		if fatal {
 			s.end(refusal, reconnectAfter(refusal))
 			return
@@ -164,6 +165,7 @@ func (s *session) carryOut(command frame.Command) {
 	if err != nil {
 		refusal := fault.From(err)
 		s.logRefusal(ctx, refusal)
+		s.failed(ctx, command.Body, refusal)
 		event = frame.Refused{Error: refusal}
 	}
 	if event != nil { // else it has been answered
