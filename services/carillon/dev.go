@@ -17,6 +17,7 @@ const devTokenTTL = 24 * time.Hour
 // console serves the page of dev.
 func (p *process) console() http.Handler {
 	return console.Handler(console.Options{
+		API:     p.look.Handler(),
 		Mint:    func(user string) (string, error) { return p.mint(auth.ForClients, user) },
 		Publish: p.listeners.publish.Addr().String(), PublishHTTP: p.listeners.publishHTTP.Addr().String(),
 		CallerToken: p.callerTokenCommand(),

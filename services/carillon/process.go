@@ -17,6 +17,7 @@ import (
 	"github.com/carillon-rt/carillon/services/control"
 	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/edge/authorization"
+	"github.com/carillon-rt/carillon/services/edge/console/api"
 	"github.com/carillon-rt/carillon/services/edge/roster"
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/config"
@@ -54,8 +55,10 @@ type process struct {
 	presence   *rpc.Memory // reaches the presence role of this process; nil without one
 	authorizes *rpc.Server // is that role's
 	edge       *edge.Edge
-	instance   string          // the id of the process, and of its edge
-	agent      *commands.Agent // of edge
+	instance   string                        // the id of the process, and of its edge
+	agent      *commands.Agent               // of edge
+	look       *api.API                      // of the console; nil without one
+	rules      atomic.Pointer[namespace.Set] // as they are now, for the console
 	started    atomic.Bool
 	stopping   atomic.Bool
 
@@ -339,6 +342,10 @@ func (p *process) openEdge(ctx context.Context) error {
 			return p.store, nil
 		},
 	}
+	if p.hasConsole() {
+		p.look = api.New()
+		options.Incidents = p.look.Incident
+	}
 	if p.command == config.Dev {
 		options.Console = p.console()
 	}
@@ -347,16 +354,18 @@ func (p *process) openEdge(ctx context.Context) error {
 	}
 	p.followControl()
 	p.watchRules()
-	return nil
+	return p.openConsole(members)
 }
 
-// startEdge is the last to start, so that it is the first to stop.
+// startEdge is the last to start, so that it is the first to stop; but for its console,
+// whose streams would hold it up.
 func (p *process) startEdge(context.Context) error {
 	listener, err := p.edgeListener()
 	if err != nil {
 		return err
 	}
 	p.parts.Start("edge", func(ctx context.Context) error { return p.edge.Serve(ctx, listener) })
+	p.startConsole()
 	return nil
 }
 

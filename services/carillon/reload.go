@@ -78,6 +78,9 @@ func (p *process) reload(before, now *config.Config) error {
 		}
 		applied = append(applied, part.what)
 	}
+	if p.look != nil {
+		p.showRules(now.Namespaces)
+	}
 	if len(applied) > 0 {
 		p.logger.Info("the configuration has changed", "applied", applied)
 	}

@@ -19,13 +19,13 @@ type ChannelTraffic struct {
 	Rates       Rates
 }
 
-// Traffic lists the channels that have subscribers here, in no order. It looks at each,
-// so it is not for every moment.
-func (e *Edge) Traffic() []ChannelTraffic {
+// Traffic lists the channels that have subscribers here and whose names begin so, in no
+// order. It looks at each, so it is not for every moment.
+func (e *Edge) Traffic(prefix string) []ChannelTraffic {
 	now := time.Now()
 	var all []ChannelTraffic
 	for i := range e.hub.shards {
-		for _, t := range e.hub.shards[i].all() {
+		for _, t := range e.hub.shards[i].begin(prefix) {
 			t.mu.Lock()
 			if n := len(t.subscriptions); n > 0 {
 				all = append(all, ChannelTraffic{t.name, n, t.tally.rates(now)})
@@ -36,14 +36,17 @@ func (e *Edge) Traffic() []ChannelTraffic {
 	return all
 }
 
-func (s *hubShard) all() []*topic {
+// begin are the topics whose names begin so.
+func (s *hubShard) begin(prefix string) []*topic {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]*topic, 0, len(s.topics))
-	for _, t := range s.topics {
-		all = append(all, t)
+	var found []*topic
+	for name, t := range s.topics {
+		if strings.HasPrefix(string(name), prefix) {
+			found = append(found, t)
+		}
 	}
-	return all
+	return found
 }
 
 // UserHere is a user with connections here, or to a channel here.

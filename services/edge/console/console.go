@@ -50,6 +50,8 @@ type Options struct {
 	// Publish and PublishHTTP are the host:port of the Publish API over gRPC and HTTP
 	// in the commands that the page shows; empty: 127.0.0.1:9090 and 127.0.0.1:8081.
 	Publish, PublishHTTP string
+	// API answers below /console/api/, and sees to it who may ask; nil: nothing is there.
+	API http.Handler
 	// CallerToken is the shell command, in those commands, that prints a caller's
 	// token; empty: carillon token --service dev.
 	CallerToken string
@@ -76,12 +78,9 @@ func Handler(o Options) http.Handler {
 	}
 
 	mux := http.NewServeMux()
-	for _, name := range assetNames() {
-		pattern := "GET /" + name
-		if name == "index.html" {
-			pattern = "GET /{$}"
-		}
-		mux.Handle(pattern, asset(name))
+	serveAssets(mux, "/")
+	if o.API != nil {
+		mux.Handle(apiPath, o.API)
 	}
 	mux.HandleFunc("GET /dev/info", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{
@@ -100,8 +99,45 @@ func Handler(o Options) http.Handler {
 	return guard(mux)
 }
 
-// guard sets the headers that every answer carries and refuses foreign Hosts.
+// apiPath is where the page finds its API.
+const apiPath = "/console/api/"
+
+// Page serves the page at /console/ with its assets, for whoever asks, and the API, which
+// sees to it who may ask, below. There are no tokens to be had.
+func Page(api http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	serveAssets(mux, "/console/")
+	mux.Handle(apiPath, api)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, http.StatusNotFound, fault.New(fault.PathUnknown, "", "there is nothing at this path"))
+	})
+	return hardened(mux)
+}
+
+func serveAssets(mux *http.ServeMux, below string) {
+	for _, name := range assetNames() {
+		pattern := "GET " + below + name
+		if name == "index.html" {
+			pattern = "GET " + below + "{$}"
+		}
+		mux.Handle(pattern, asset(name))
+	}
+}
+
+// guard is hardened, and refuses foreign Hosts.
 func guard(next http.Handler) http.Handler {
+	return hardened(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !secure.NamesThisMachine(r.Host) {
+			refuse(w, http.StatusMisdirectedRequest, fault.New(fault.PolicyDenied, "",
+				"the console answers only to localhost and loopback addresses"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	}))
+}
+
+// hardened sets the headers that every answer carries.
+func hardened(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
@@ -109,11 +145,6 @@ func guard(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		if !secure.NamesThisMachine(r.Host) {
-			refuse(w, http.StatusMisdirectedRequest, fault.New(fault.PolicyDenied, "",
-				"the console answers only to localhost and loopback addresses"))
-			return
-		}
 		next.ServeHTTP(w, r)
 	})
 }

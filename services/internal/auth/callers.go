@@ -290,6 +290,22 @@ func (c *Callers) MayLook(name string) error {
 	}
 }
 
+// Patterns tells in which channels a caller may publish, list members and read what is
+// kept; it is for showing.
+func (c *Callers) Patterns(name string) (given struct{ Publish, Presence, History []string }) {
+	g := c.book.Load().byName[name]
+	for _, list := range []struct {
+		patterns []channel.Pattern
+		texts    *[]string
+	}{{g.publish, &given.Publish}, {g.presence, &given.Presence}, {g.history, &given.History}} {
+		*list.texts = []string{}
+		for _, p := range list.patterns {
+			*list.texts = append(*list.texts, p.String())
+		}
+	}
+	return given
+}
+
 func (c *Callers) may(name string, ch channel.Name, list string, patterns func(grants) []channel.Pattern, denied string) error {
 	given, ok := c.book.Load().byName[name]
 	if !ok {

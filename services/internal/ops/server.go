@@ -23,6 +23,7 @@ import (
 	exporter "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 	"github.com/carillon-rt/carillon/services/internal/secure"
@@ -47,9 +48,11 @@ type Server struct {
 	local    bool
 	registry *prometheus.Registry
 	meters   *sdk.MeterProvider
+	reader   sdk.Reader // of /metrics
 
-	mu     sync.Mutex
-	checks []check
+	mu      sync.Mutex
+	checks  []check
+	console http.Handler // nil: there is none
 }
 
 type check struct {
@@ -73,12 +76,21 @@ func New(logger *slog.Logger, profiling bool, options ...sdk.Option) *Server {
 	if err != nil { // only for a collector that is registered already
 		panic(fmt.Sprintf("ops: a new registry refused the exporter: %v", err))
 	}
+	s.reader = reader
 	s.meters = sdk.NewMeterProvider(append(slices.Clip(options), sdk.WithReader(reader))...)
 	return s
 }
 
 // MeterProvider records what /metrics shows.
 func (s *Server) MeterProvider() metric.MeterProvider { return s.meters }
+
+// Collect gives what has been recorded up to now, as /metrics would.
+func (s *Server) Collect(ctx context.Context, to *metricdata.ResourceMetrics) error {
+	if err := s.reader.Collect(ctx, to); err != nil {
+		return fmt.Errorf("collecting metrics: %w", err)
+	}
+	return nil
+}
 
 // CloseMeters hands the readers what was measured last, and ends them.
 func (s *Server) CloseMeters(ctx context.Context) error { return s.meters.Shutdown(ctx) }
@@ -89,6 +101,25 @@ func (s *Server) AddCheck(name string, run func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.checks = append(s.checks, check{name: name, run: run})
+}
+
+// Console has everything below /console/ answered by a handler, which sees to it who may
+// ask. It may be called while the server serves.
+func (s *Server) Console(handler http.Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.console = handler
+}
+
+func (s *Server) serveConsole(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	console := s.console
+	s.mu.Unlock()
+	if console == nil {
+		http.NotFound(w, r)
+		return
+	}
+	console.ServeHTTP(w, r)
 }
 
 // LocalOnly makes the server refuse requests that do not name this machine in Host.
@@ -106,6 +137,7 @@ func (s *Server) Handler() http.Handler {
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", s.ready)
+	mux.HandleFunc("/console/", s.serveConsole)
 	if s.pprof {
 		for path, profile := range map[string]http.HandlerFunc{
 			"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace,
