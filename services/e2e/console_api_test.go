@@ -54,7 +54,7 @@ func (a asker) shows(t *testing.T, path string, parts ...string) {
 		body, err := io.ReadAll(response.Body)
 		text := string(body)
 		if err != nil || response.StatusCode != http.StatusOK { // 429 for who asks all the time
-			return fmt.Errorf("%d %s: %w", response.StatusCode, text, err)
+			return fmt.Errorf("%d %s: %v", response.StatusCode, text, err)
 		}
 		for _, part := range parts {
 			if !strings.Contains(text, part) {
