@@ -113,6 +113,10 @@ truth: bin/nats-server bin/grpcurl ## Hold presence to the truth for some minute
 	$(GO) test -race -count=1 -timeout 10m ./services/e2e/presence -worlds 100
 	$(GO) test -race -count=1 -timeout 10m -v -run '^TestPresenceTells' ./services/e2e -presence.stopped 30s
 
+.PHONY: screenshots
+screenshots: node_modules bin/carillon ## Take the pictures of the console that stand in docs/; wants five minutes
+	$(GO) test -run '^$$' -bench '^BenchmarkScreenshots$$' -benchtime 1x -timeout 15m ./services/e2e
+
 .PHONY: chaos
 chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a quarter of an hour (ARGS="--seed 1 --duration 5m …")
 	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)
