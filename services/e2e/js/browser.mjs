@@ -32,7 +32,8 @@ class Person {
     page.setDefaultTimeout(WAIT_MS);
     page.on("pageerror", (err) => this.complaints.push(`uncaught: ${err.message}`));
     page.on("console", (line) => {
-      if (line.type() === "error") this.complaints.push(line.text());
+      // A page that a team serves itself has no API of the console beside it: "Try it" is all.
+      if (line.type() === "error" && !line.location().url.endsWith("/console/api/session")) this.complaints.push(line.text());
     });
   }
 
