@@ -22,7 +22,7 @@ class Asking {
   }
 
   start() {
-    this.#ask();
+    this.#ask(true);
   }
 
   close() {
@@ -32,8 +32,8 @@ class Asking {
 
   update() {}
 
-  async #ask() {
-    if (!this.context.paused() && !document.hidden) {
+  async #ask(first = false) {
+    if (first || (!this.context.paused() && !document.hidden)) {
       try {
         this.show(await get(this.path, this.#left.signal));
         this.problem.replaceChildren();
