@@ -137,7 +137,7 @@ func BenchmarkScreenshots(b *testing.B) {
 		for i := 0; every(ctx, time.Duration(float64(60*time.Millisecond)/wave(90*time.Second))); i++ {
 			channel := "chat.lobby"
 			if i%3 > 0 {
-				channel = fmt.Sprintf("chat.room-%d", i*i%16)
+				channel = fmt.Sprintf("chat.room-%d", i*7%16)
 			}
 			backend(ctx, s.publishersHTTP[0], token, channel, fmt.Sprintf("order %d has left", 1000+i))
 		}
