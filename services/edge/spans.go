@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -78,7 +79,7 @@ func (p *spans) quiet() *operation {
 	if p.tracer.Off() {
 		return nil
 	}
-	return &operation{span: p.tracer.StartQuiet(tracing.Context{})}
+	return &operation{span: p.tracer.StartPart(tracing.Context{}, time.Now())}
 }
 
 // in is ctx where the operation stands.

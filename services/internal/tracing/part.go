@@ -8,7 +8,7 @@ import (
 )
 
 // StartPart is StartAt for what is of interest only as part of something: outside a
-// trace it is recorded only if it fails.
+// trace it is recorded only if it fails, or is given [Span.Keep].
 func (t *Tracer) StartPart(parent Context, start time.Time) Span {
 	switch {
 	case t == nil:

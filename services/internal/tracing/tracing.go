@@ -162,20 +162,6 @@ func (t *Tracer) StartAt(parent Context, start time.Time) Span {
 	return s
 }
 
-// StartQuiet is Start for an operation that is recorded only if it fails, or is given
-// [Span.Keep], whatever its trace.
-func (t *Tracer) StartQuiet(parent Context) Span {
-	parent.flags = 0
-	if t == nil {
-		return Span{}
-	}
-	s := Span{tracer: t, parent: parent, start: time.Now(), self: Context{trace: parent.trace, span: newSpanID()}}
-	if !parent.Valid() {
-		s.parent, s.self.trace = Context{}, newTraceID()
-	}
-	return s
-}
-
 // Keep has the operation recorded however it ends. What was begun as a part of it before
 // is not.
 func (s *Span) Keep() {
