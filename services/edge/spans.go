@@ -111,7 +111,7 @@ func (s *session) endSpan(o *operation, body any, event frame.Event, err error) 
 	}
 	o.told = true
 	ending := tracing.Ending{Kind: trace.SpanKindServer, Err: err}
-	ending.Name, ending.Attributes = s.describe(body)
+	ending.Name, ending.Attributes = s.commandOf(body)
 	if published, ok := event.(frame.Published); ok {
 		ending.Attributes = append(ending.Attributes, ofReceipt(published.Receipt)...)
 	}
@@ -149,8 +149,8 @@ func (s *session) endEntry(o *operation, e *entry) {
 	s.endSpan(of, e.wanted, nil, e.err)
 }
 
-// describe names a command and tells what there is to tell of it.
-func (s *session) describe(body any) (name string, attributes []attribute.KeyValue) {
+// commandOf names a command and tells what there is to tell of it.
+func (s *session) commandOf(body any) (name string, attributes []attribute.KeyValue) {
 	attributes = []attribute.KeyValue{tracing.ConnectionKey.String(s.id)}
 	if s.user != "" {
 		attributes = append(attributes, tracing.User(string(s.user)))
