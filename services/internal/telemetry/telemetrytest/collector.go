@@ -100,8 +100,12 @@ func (c *Collector) URL() *url.URL {
 // Export implements the receiving of spans.
 func (c *Collector) Export(ctx context.Context, request *tracev1.ExportTraceServiceRequest) (*tracev1.ExportTraceServiceResponse, error) {
 	md, _ := metadata.FromIncomingContext(ctx) // always there
+	headers := http.Header{}
+	for name, values := range md {
+		headers[http.CanonicalHeaderKey(name)] = values
+	}
 	c.mu.Lock()
-	c.headers = append(c.headers, http.Header(md))
+	c.headers = append(c.headers, headers)
 	c.mu.Unlock()
 	c.took(request)
 	return &tracev1.ExportTraceServiceResponse{}, nil
