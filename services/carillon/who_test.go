@@ -115,8 +115,14 @@ func (r *replica) alive(d time.Duration) {
 	r.t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		time.Sleep(min(2*time.Second, time.Until(end)))
-		r.say(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Heartbeat{Heartbeat: &presencev1.Heartbeat{}}})
+		r.beat()
 	}
+}
+
+// beat keeps the edge alive for some seconds.
+func (r *replica) beat() {
+	r.t.Helper()
+	r.say(&presencev1.ReportRequest{Report: &presencev1.ReportRequest_Heartbeat{Heartbeat: &presencev1.Heartbeat{}}})
 }
 
 var then = timestamppb.New(time.Date(2026, 11, 22, 5, 40, 53, 0, time.UTC))
@@ -155,6 +161,7 @@ func TestWho(t *testing.T) {
 		{"--user bob --json", `{"connections":[],"lastSeen":"` + at + `","online":false,"total":0,"userId":"bob"}` + "\n"},
 		{"--user cid", "cid\toffline\tnot seen lately\n"},
 	} {
+		r.beat()
 		var out strings.Builder
 		err := run(t.Context(), append([]string{"who", "--token=x", "--server=" + server + "," + server}, strings.Fields(c.arguments)...), noEnvironment, &out, io.Discard)
 		if err != nil || out.String() != c.want {
