@@ -45,7 +45,10 @@ func Phases() []Phase {
 
 // onRequest are phases that are run only if they are named.
 func onRequest() []Phase {
+	traced := []system.System{system.Carillon{}, system.Carillon{Traced: true}}
 	return []Phase{
+		{"tracing-fanout", "fanout-rate with and without tracing, in turn", traced, fanOutAtRate},
+		{"tracing-unicast", "unicast with and without tracing, in turn", traced, unicast},
 		{"soak", "half of the messages that can be brought, to 1 and to 10 recipients in turn, for --length: memory, goroutines, latency", []system.System{system.Carillon{}}, soak},
 	}
 }
@@ -157,6 +160,11 @@ func (s *stage) deliveries(do func() error) error {
 	count := float64(s.messages.received.Load() - before)
 	s.run.result.Metrics["cpu_us_per_delivery"] = float64(used.CPU.Microseconds()) / count
 	s.run.result.Metrics["deliveries_per_s"] = count / took.Seconds()
+	if server, ok := s.server.(interface{ Spans() (int64, bool) }); ok {
+		if spans, traced := server.Spans(); traced {
+			s.run.result.Metrics["spans"] = float64(spans)
+		}
+	}
 	s.latencies()
 	return nil
 }

@@ -43,6 +43,7 @@ var known = []metric{
 	{"cpu_us_per_message", "CPU µs a message", cost, 0},
 	{"bend", "slope at the end ÷ slope of all", fact, 0},
 	{"connections", "connections", fact, 0},
+	{"spans", "spans sent", fact, 0},
 	{"connections_per_s", "connections/s", rate, 0},
 	{"clients_per_s", "clients/s", rate, 0},
 	{"deliveries_per_s", "deliveries/s", rate, 0},

@@ -244,3 +244,33 @@ func TestInsertReplacesWhatStandsBetweenMarkers(t *testing.T) {
 		t.Errorf("without markers: %v", err)
 	}
 }
+
+// The ratios of five rounds are 1.00, 1.02, 1.04, 1.01 and 1.03: mean 1.02, deviation
+// 0.0158; the quantile of four degrees of freedom is 2.132 (tables of Student's t), so
+// the bound is 1.02 + 2.132 * 0.0158 / sqrt(5).
+func TestPaired(t *testing.T) {
+	t.Parallel()
+	r := report.Report{
+		Phases:  []report.Title{{Name: "p", About: "a phase"}},
+		Systems: []report.Title{{Name: "carillon"}, {Name: "traced"}},
+	}
+	for round, ratio := range []float64{1, 1.02, 1.04, 1.01, 1.03} {
+		base := 5.0 + float64(round) // a machine that becomes slower
+		r.Results = append(
+			r.Results,
+			report.Result{Phase: "p", System: "carillon", Round: round + 1, Metrics: map[string]float64{"cpu_us_per_delivery": base}},
+			report.Result{Phase: "p", System: "traced", Round: round + 1, Metrics: map[string]float64{"cpu_us_per_delivery": base * ratio}},
+		)
+	}
+	paired, ok := r.Paired("p", "traced", "carillon", "cpu_us_per_delivery")
+	if !ok || paired.Pairs != 5 || math.Abs(paired.Mean-1.02) > 1e-9 || math.Abs(paired.Most-1.03508) > 1e-4 {
+		t.Errorf("%+v, %v", paired, ok)
+	}
+	if table := r.Markdown(); !strings.Contains(table, "1.020; 1.035") {
+		t.Errorf("the table lacks it:\n%s", table)
+	}
+	r.Results = r.Results[:8]
+	if paired, ok := r.Paired("p", "traced", "carillon", "cpu_us_per_delivery"); ok {
+		t.Errorf("of four rounds: %+v", paired)
+	}
+}

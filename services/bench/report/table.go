@@ -111,6 +111,9 @@ func (r Report) notes(phase string) string {
 func (r Report) metricTable(phase string) string {
 	first := r.Systems[0].Name
 	rows := [][]string{{"", "system", "median", "min – max", "× " + first}}
+	if r.rounds(phase) >= minPairs {
+		rows[0] = append(rows[0], "round by round; at most (95 %)")
+	}
 	for _, name := range r.metrics(phase) {
 		base, hasBase := r.Summary(phase, first, name)
 		for i, system := range r.systems(phase, name) {
@@ -122,7 +125,11 @@ func (r Report) metricTable(phase string) string {
 			if hasBase && base.Median != 0 && system != first && about(name).kind != fact {
 				ratio = number(summary.Median / base.Median)
 			}
-			rows = append(rows, []string{label, system, number(summary.Median), number(summary.Min) + " – " + number(summary.Max), ratio})
+			row := []string{label, system, number(summary.Median), number(summary.Min) + " – " + number(summary.Max), ratio}
+			if paired, ok := r.Paired(phase, system, first, name); ok && ratio != "" {
+				row = append(row, fmt.Sprintf("%.3f; %.3f", paired.Mean, paired.Most))
+			}
+			rows = append(rows, row)
 		}
 	}
 	if len(rows) == 1 {

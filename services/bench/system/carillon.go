@@ -27,13 +27,24 @@ import (
 )
 
 // Carillon is this system, with every bound and check that is on by default.
-type Carillon struct{}
+type Carillon struct {
+	// Traced has it send spans of its default share of traces, 1 %, and its metrics.
+	Traced bool
+}
 
 // Name is its word.
-func (Carillon) Name() string { return "carillon" }
+func (s Carillon) Name() string {
+	if s.Traced {
+		return "carillon-traced"
+	}
+	return "carillon"
+}
 
 // About says what it is.
-func (Carillon) About() string {
+func (s Carillon) About() string {
+	if s.Traced {
+		return "the same, which sends spans of 1 % of all traces, and its metrics, to a receiver of OTLP, whose CPU does not count"
+	}
 	return "Carillon with its defaults: JWT, rules, limits, metrics, every message stored on disk before it is delivered"
 }
 
@@ -70,13 +81,20 @@ type carillon struct {
 	publish   []string // gRPC
 	presence  string
 	ops       []string // of the processes that have one
+	collector *collector
 }
 
 // Start starts one process with everything, or each role and NATS as processes.
-func (Carillon) Start(ctx context.Context, o Options) (Server, error) {
+func (s Carillon) Start(ctx context.Context, o Options) (Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	c := &carillon{key: filepath.Join(o.Dir, "key")}
+	if s.Traced {
+		var err error
+		if c.collector, err = startCollector(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.start(ctx, o); err != nil {
 		c.Stop()
 		return nil, err
@@ -96,6 +114,9 @@ func (c *carillon) start(ctx context.Context, o Options) error {
 		return err
 	}
 	common := []string{"--config=" + file, "--ops.pprof=" + strconv.FormatBool(o.Profile)}
+	if c.collector != nil {
+		common = append(common, "--telemetry.endpoint="+c.collector.url)
+	}
 	edge := slices.Clone(common)
 	if o.Quiet {
 		edge = append(edge, "--edge.ping-interval=1h")
@@ -204,9 +225,20 @@ func (c *carillon) Ops() []string { return c.ops }
 
 // Stop ends the processes, those first that need others.
 func (c *carillon) Stop() {
-	for i := range c.processes {
-		c.processes[len(c.processes)-1-i].Stop()
+	for _, p := range slices.Backward(c.processes) {
+		p.Stop()
 	}
+	if c.collector != nil {
+		c.collector.stop()
+	}
+}
+
+// Spans is how many spans have come out; false: none are asked for.
+func (c *carillon) Spans() (count int64, ok bool) {
+	if c.collector == nil {
+		return 0, false
+	}
+	return c.collector.spans.Load(), true
 }
 
 func (c *carillon) Client(n, edge int, channels ...Subscription) (herd.Client, error) {
