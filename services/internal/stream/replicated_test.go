@@ -17,9 +17,10 @@ import (
 // writers publish with ids to one channel until they are stopped. Each tries again with
 // the same id where the outcome is unknown, as PROTOCOL asks of clients.
 type writers struct {
-	t    *testing.T
-	stop chan struct{}
-	wg   sync.WaitGroup
+	t     *testing.T
+	stop  chan struct{}
+	ended sync.Once
+	wg    sync.WaitGroup
 
 	mu       sync.Mutex
 	receipts map[string]message.Receipt // by id, acknowledged
@@ -41,6 +42,7 @@ func startWriters(t *testing.T, s *Store, count int) *writers {
 			}
 		})
 	}
+	t.Cleanup(w.end)
 	return w
 }
 
@@ -83,8 +85,9 @@ func insist(t *testing.T, s *Store, p message.Publication) message.Receipt {
 	}
 }
 
+// end may be called again.
 func (w *writers) end() {
-	close(w.stop)
+	w.ended.Do(func() { close(w.stop) })
 	w.wg.Wait()
 }
 
