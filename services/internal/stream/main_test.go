@@ -69,6 +69,7 @@ type external struct {
 	t       testing.TB
 	options server.Options
 	server  *server.Server
+	log     journal
 }
 
 func newExternal(t testing.TB) *external {
@@ -88,6 +89,7 @@ func (x *external) start() {
 	if err != nil {
 		x.t.Fatal(err)
 	}
+	s.SetLoggerV2(&serverLog{logger: slog.New(slog.NewTextHandler(&x.log, nil))}, false, false, false)
 	go s.Start()
 	x.server = s
 	if !s.ReadyForConnections(patience) {

@@ -41,10 +41,13 @@ func (j *journal) Write(p []byte) (int, error) {
 }
 
 // violations are the lines about what a client was refused.
-func (j *journal) violations() []string {
+func (j *journal) violations() []string { return j.lines("Violation") }
+
+// lines are those that hold a text.
+func (j *journal) lines(with string) []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.DeleteFunc(strings.Split(j.text.String(), "\n"), func(line string) bool { return !strings.Contains(line, "Violation") })
+	return slices.DeleteFunc(strings.Split(j.text.String(), "\n"), func(line string) bool { return !strings.Contains(line, with) })
 }
 
 const stranger = `accounts {
