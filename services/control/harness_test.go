@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/metadata"
@@ -28,6 +27,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
+	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 	"github.com/carillon-rt/carillon/services/internal/twin"
 )
 
@@ -106,11 +106,11 @@ func (tokens) Verify(_ context.Context, token string) (auth.Identity, error) {
 
 // api is a running Control API.
 type api struct {
-	client controlv1.ControlServiceClient
-	url    string
-	issuer *issuer
-	log    *output
-	reader *sdk.ManualReader
+	client   controlv1.ControlServiceClient
+	url      string
+	issuer   *issuer
+	log      *output
+	measured func() map[string]int64
 }
 
 type output struct {
@@ -135,10 +135,11 @@ var everything = grants{auth.ControlMethods(), []string{"chat.lobby", "user.ann"
 // start runs the API, gRPC and HTTP, until the test ends.
 func start(t *testing.T, may grants) *api {
 	t.Helper()
-	a := &api{issuer: &issuer{}, log: &output{}, reader: sdk.NewManualReader()}
+	meter, measured := telemetrytest.Measure(t)
+	a := &api{issuer: &issuer{}, log: &output{}, measured: measured}
 	log := slog.New(slog.NewTextHandler(a.log, nil))
 	service, err := control.New(control.Options{
-		Dispatcher: a.issuer, Callers: may, Logger: log, Meter: sdk.NewMeterProvider(sdk.WithReader(a.reader)).Meter("control"),
+		Dispatcher: a.issuer, Callers: may, Logger: log, Meter: meter,
 		Namespaces: namespace.NewSet([]namespace.Namespace{{Name: "chat"}, {Name: "user"}}),
 	})
 	if err != nil {

@@ -5,8 +5,6 @@ import (
 	"maps"
 	"testing"
 
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-
 	controlv1 "github.com/carillon-rt/carillon/gen/carillon/control/v1"
 	commands "github.com/carillon-rt/carillon/services/internal/control"
 )
@@ -24,21 +22,8 @@ func TestCommandsAreCounted(t *testing.T) {
 	issue()
 	a.issuer.err = errors.New("broken")
 	issue()
-	var got metricdata.ResourceMetrics
-	if err := a.reader.Collect(t.Context(), &got); err != nil {
-		t.Fatal(err)
-	}
-	counts := map[string]int64{}
-	for _, m := range got.ScopeMetrics[0].Metrics {
-		sum, _ := m.Data.(metricdata.Sum[int64])
-		for _, p := range sum.DataPoints {
-			command, _ := p.Attributes.Value("command")
-			outcome, _ := p.Attributes.Value("outcome")
-			counts[m.Name+" "+command.AsString()+" "+outcome.AsString()] = p.Value
-		}
-	}
-	of := "carillon.control.commands " + string(commands.DisconnectUser) + " "
-	if want := map[string]int64{of + "done": 1, of + "unreachable": 1, of + "internal": 1}; !maps.Equal(counts, want) {
-		t.Errorf("%v, want %v", counts, want)
+	of := "carillon.control.commands{command=" + string(commands.DisconnectUser) + ",outcome="
+	if got, want := a.measured(), map[string]int64{of + "done}": 1, of + "unreachable}": 1, of + "internal}": 1}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

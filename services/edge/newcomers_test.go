@@ -175,7 +175,7 @@ func TestRefusedHandshakesAreCounted(t *testing.T) {
 		}
 	}
 	want := map[string]int64{"field_invalid": 1, "header_invalid": 3}
-	if got := counted.by(t, "carillon.edge.refusals", "reason"); !maps.Equal(got, want) {
+	if got := counted.by("carillon.edge.refusals", "reason"); !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 	counted.wantCounted(t, "header_bytes")

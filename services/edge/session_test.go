@@ -14,9 +14,6 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/edge/authorization"
@@ -24,6 +21,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 )
 
 func TestMainJob(t *testing.T) {
@@ -307,8 +305,8 @@ func TestIdleConnectionsHaveNoBuffer(t *testing.T) {
 
 func TestClosesAreCountedOnce(t *testing.T) {
 	t.Parallel()
-	reader := metric.NewManualReader()
-	w := start(t, func(o *edge.Options) { o.Meter = metric.NewMeterProvider(metric.WithReader(reader)).Meter("test") })
+	meter, measured := telemetrytest.Measure(t)
+	w := start(t, func(o *edge.Options) { o.Meter = meter })
 	c := w.dial(t, nil)
 	c.say(`hello`)
 	c.hear("disconnect")
@@ -318,18 +316,8 @@ func TestClosesAreCountedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	closes := func() map[string]int64 {
-		var all metricdata.ResourceMetrics
-		if err := reader.Collect(t.Context(), &all); err != nil {
-			t.Fatal(err)
-		}
-		got := map[string]int64{}
-		for _, m := range all.ScopeMetrics[0].Metrics {
-			if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "carillon.edge.closes" {
-				for _, point := range sum.DataPoints {
-					got[point.Attributes.Encoded(attribute.DefaultEncoder())] = point.Value
-				}
-			}
-		}
+		got := measured()
+		maps.DeleteFunc(got, func(series string, _ int64) bool { return !strings.HasPrefix(series, "carillon.edge.closes{") })
 		return got
 	}
 	// A drain that comes before the edge has seen the client go would count as the close.
@@ -339,7 +327,7 @@ func TestClosesAreCountedOnce(t *testing.T) {
 	if err := w.stop(); err != nil { // waits for both sessions
 		t.Fatal(err)
 	}
-	if got, want := closes(), map[string]int64{"code=4400,reason=malformed": 1, "code=1000,reason=client": 1}; !maps.Equal(got, want) {
+	if got, want := closes(), map[string]int64{"carillon.edge.closes{code=4400,reason=malformed}": 1, "carillon.edge.closes{code=1000,reason=client}": 1}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -3,10 +3,11 @@ package edge
 import (
 	"context"
 	"fmt"
+	"maps"
+	"strings"
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/carillon-rt/carillon/services/edge/frame"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
@@ -48,30 +50,9 @@ func TestNoSpansCostNothing(t *testing.T) {
 	}
 }
 
-// points are the values of a metric by their labels.
-func points(t *testing.T, reader *sdk.ManualReader, name string) map[string]int64 {
-	t.Helper()
-	var all metricdata.ResourceMetrics
-	if err := reader.Collect(t.Context(), &all); err != nil {
-		t.Fatal(err)
-	}
-	values := map[string]int64{}
-	for _, scope := range all.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if data, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == name {
-				for _, point := range data.DataPoints {
-					values[point.Attributes.Encoded(attribute.DefaultEncoder())] = point.Value
-				}
-			}
-		}
-	}
-	return values
-}
-
 func TestLabelsAreBoundedAndMadeOnce(t *testing.T) {
-	reader := sdk.NewManualReader()
-	provider := sdk.NewMeterProvider(sdk.WithReader(reader))
-	m, err := newMetrics(provider.Meter("test"), namespace.NewSet([]namespace.Namespace{{Name: "chat"}}))
+	meter, measured := telemetrytest.Measure(t)
+	m, err := newMetrics(meter, namespace.NewSet([]namespace.Namespace{{Name: "chat"}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,15 +64,17 @@ func TestLabelsAreBoundedAndMadeOnce(t *testing.T) {
 	}); allocated != 0 {
 		t.Errorf("%v allocations of a delivery", allocated)
 	}
-	if got := points(t, reader, "carillon.edge.deliveries"); got["namespace=chat"] != 303 {
+	if got := measured(); got["carillon.edge.deliveries{namespace=chat}"] != 303 {
 		t.Errorf("deliveries: %v", got)
 	}
 	for i := range 300 {
 		m.denied(authorization.Check{Action: authorization.Publish, Channel: "chat.a"}, fmt.Sprint("rule", i))
 	}
 	m.denied(authorization.Check{Action: authorization.History, Channel: "chat.a"}, "")
-	got := points(t, reader, "carillon.edge.denials")
-	if len(got) != maxRuleNames+2 || got["action=publish,namespace=chat,rule=other"] != 100 || got["action=history,namespace=chat,rule=none"] != 1 {
+	got := measured()
+	const denials = "carillon.edge.denials"
+	maps.DeleteFunc(got, func(series string, _ int64) bool { return !strings.HasPrefix(series, denials) })
+	if len(got) != maxRuleNames+2 || got[denials+"{action=publish,namespace=chat,rule=other}"] != 100 || got[denials+"{action=history,namespace=chat,rule=none}"] != 1 {
 		t.Errorf("%d denials: %v", len(got), got)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -17,8 +16,6 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	sdk "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -32,6 +29,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 	"github.com/carillon-rt/carillon/services/internal/stream"
+	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 	"github.com/carillon-rt/carillon/services/internal/twin"
 	"github.com/carillon-rt/carillon/services/publish"
 )
@@ -188,24 +186,24 @@ type store interface {
 
 // api is a running Publish API.
 type api struct {
-	conn    *grpc.ClientConn // without credentials
-	client  publishv1.PublishServiceClient
-	history publishv1.HistoryServiceClient
-	url     string // of the HTTP twin of Publish
-	log     *bytes.Buffer
-	reader  *sdk.ManualReader
-	stop    context.CancelFunc
+	conn     *grpc.ClientConn // without credentials
+	client   publishv1.PublishServiceClient
+	history  publishv1.HistoryServiceClient
+	url      string // of the HTTP twin of Publish
+	log      *bytes.Buffer
+	measured func() map[string]int64
+	stop     context.CancelFunc
 }
 
 // start runs the API, gRPC and HTTP, until the test ends.
 func start(t testing.TB, store store) *api {
 	t.Helper()
-	a := &api{log: &bytes.Buffer{}, reader: sdk.NewManualReader()}
+	meter, measured := telemetrytest.Measure(t)
+	a := &api{log: &bytes.Buffer{}, measured: measured}
 	log := slog.New(slog.NewTextHandler(&locked{w: a.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if _, benchmark := t.(*testing.B); benchmark {
 		log = slog.New(slog.DiscardHandler)
 	}
-	meter := sdk.NewMeterProvider(sdk.WithReader(a.reader)).Meter("publish")
 	callers, err := auth.NewCallers([]auth.Caller{
 		{
 			Name: "billing", Publish: []string{"chat.{rest...}", "user.{id}", "cursor.{doc}"},
@@ -356,36 +354,4 @@ func httpRefusal(t *testing.T, text string) refusal {
 	return refusal{code: e.Code, reason: e.Reason, field: e.Field, message: e.Message}
 }
 
-// sums are the values of the counters, by name, namespace and outcome, and the numbers
-// of values in the histograms.
-func (a *api) sums(t *testing.T) map[string]int64 {
-	t.Helper()
-	var collected metricdata.ResourceMetrics
-	if err := a.reader.Collect(t.Context(), &collected); err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]int64{}
-	for _, scope := range collected.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			switch data := m.Data.(type) {
-			case metricdata.Sum[int64]:
-				for _, p := range data.DataPoints {
-					ns, _ := p.Attributes.Value("namespace")
-					outcome, _ := p.Attributes.Value("outcome")
-					got[fmt.Sprintf("%s{%s,%s}", m.Name, ns.AsString(), outcome.AsString())] = p.Value
-				}
-			case metricdata.Histogram[float64]:
-				for _, p := range data.DataPoints {
-					ns, _ := p.Attributes.Value("namespace")
-					got[fmt.Sprintf("%s{%s}", m.Name, ns.AsString())] = int64(p.Count)
-				}
-			}
-		}
-	}
-	return got
-}
-
-func openStreams(t *testing.T, a *api) int64 {
-	t.Helper()
-	return a.sums(t)["carillon.publish.streams{,}"]
-}
+func openStreams(a *api) int64 { return a.measured()["carillon.publish.streams"] }

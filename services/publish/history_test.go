@@ -385,12 +385,12 @@ func TestHistoryMetrics(t *testing.T) {
 	}
 	_, _ = a.history.PurgeChannel(ctx, purgeOf("chat.a"))
 	_, _ = a.client.PublishBatch(ctx, batchOf(toChannel("chat.a", "1"), toChannel("chat.a", "{"), toChannel("nope.a", "1")))
-	got := a.sums(t)
+	got := a.measured()
 	for name, want := range map[string]int64{
-		"carillon.publish.history{chat,listed}": 2, "carillon.publish.history{chat,purged}": 1,
-		"carillon.publish.history{,channel_invalid}": 1, "carillon.publish.history{cursor,field_invalid}": 1,
-		"carillon.publish.history.duration{chat}": 3, "carillon.publish.messages{chat,stored}": 1,
-		"carillon.publish.messages{chat,payload_invalid}": 1, "carillon.publish.messages{,namespace_unknown}": 1,
+		"carillon.publish.history{namespace=chat,outcome=listed}": 2, "carillon.publish.history{namespace=chat,outcome=purged}": 1,
+		"carillon.publish.history{namespace=,outcome=channel_invalid}": 1, "carillon.publish.history{namespace=cursor,outcome=field_invalid}": 1,
+		"carillon.publish.history.duration{namespace=chat}": 3, "carillon.publish.messages{namespace=chat,outcome=stored}": 1,
+		"carillon.publish.messages{namespace=chat,outcome=payload_invalid}": 1, "carillon.publish.messages{namespace=,outcome=namespace_unknown}": 1,
 	} {
 		if got[name] != want {
 			t.Errorf("%s = %d, want %d; all: %v", name, got[name], want, got)

@@ -186,11 +186,11 @@ func TestMetrics(t *testing.T) {
 		})
 	}
 	want := map[string]int64{
-		"carillon.publish.bytes{chat,}": 1, "carillon.publish.duration{chat}": 2, "carillon.publish.duration{}": 3,
-		"carillon.publish.messages{,channel_invalid}": 2, "carillon.publish.messages{,namespace_unknown}": 1,
-		"carillon.publish.messages{chat,duplicate}": 1, "carillon.publish.messages{chat,stored}": 1,
+		"carillon.publish.bytes{namespace=chat}": 1, "carillon.publish.duration{namespace=chat}": 2, "carillon.publish.duration{namespace=}": 3,
+		"carillon.publish.messages{namespace=,outcome=channel_invalid}": 2, "carillon.publish.messages{namespace=,outcome=namespace_unknown}": 1,
+		"carillon.publish.messages{namespace=chat,outcome=duplicate}": 1, "carillon.publish.messages{namespace=chat,outcome=stored}": 1,
 	}
-	if got := a.sums(t); !maps.Equal(got, want) {
+	if got := a.measured(); !maps.Equal(got, want) {
 		t.Errorf("metrics %v, want %v", got, want)
 	}
 }

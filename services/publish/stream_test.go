@@ -351,7 +351,7 @@ func TestStreamOfACallerThatIsGone(t *testing.T) {
 		s.send(id+1, toChannel("chat.a", "1"))
 	}
 	g.await(t, 3)
-	if n := openStreams(t, a); n != 1 {
+	if n := openStreams(a); n != 1 {
 		t.Errorf("%d streams are counted, want 1", n)
 	}
 	cancel()
@@ -360,7 +360,7 @@ func TestStreamOfACallerThatIsGone(t *testing.T) {
 	}
 	<-g.closing
 	close(g.open)
-	for deadline := time.Now().Add(10 * time.Second); openStreams(t, a) != 0; {
+	for deadline := time.Now().Add(10 * time.Second); openStreams(a) != 0; {
 		if time.Now().After(deadline) {
 			t.Fatal("the stream has not ended")
 		}

@@ -6,9 +6,7 @@ import (
 	"testing"
 	"time"
 
-	sdk "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-
+	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 	"github.com/carillon-rt/carillon/services/internal/tracing"
 	"github.com/carillon-rt/carillon/services/internal/tracing/tracingtest"
 )
@@ -18,10 +16,10 @@ import (
 func TestChecksAreSpans(t *testing.T) {
 	t.Parallel()
 	tracer, recorded := tracingtest.Record(t, 1)
-	reader := sdk.NewManualReader()
+	meter, measured := telemetrytest.Measure(t)
 	s := &service{cacheFor: time.Minute}
 	c := client(t, s)
-	if err := c.Observe(tracer, sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("authorization")); err != nil {
+	if err := c.Observe(tracer, meter); err != nil {
 		t.Fatal(err)
 	}
 	ann := subject("ann", "chat.a", "chat.b")
@@ -52,23 +50,11 @@ func TestChecksAreSpans(t *testing.T) {
 	if spans := recorded(); len(spans) != 3 || spans[2].Status.Description != "AUTHORIZATION_UNAVAILABLE" {
 		t.Fatalf("%+v", spans)
 	}
-	var got metricdata.ResourceMetrics
-	if err := reader.Collect(t.Context(), &got); err != nil {
-		t.Fatal(err)
+	want := map[string]int64{
+		"carillon.authorization.checks{outcome=allowed}": 3, "carillon.authorization.checks{outcome=denied}": 2,
+		"carillon.authorization.checks{outcome=error}": 1, "carillon.authorization.duration": 4,
 	}
-	counts, timed := map[string]int64{}, uint64(0)
-	for _, m := range got.ScopeMetrics[0].Metrics {
-		switch data := m.Data.(type) {
-		case metricdata.Sum[int64]:
-			for _, p := range data.DataPoints {
-				outcome, _ := p.Attributes.Value("outcome")
-				counts[outcome.AsString()] = p.Value
-			}
-		case metricdata.Histogram[float64]:
-			timed += data.DataPoints[0].Count
-		}
-	}
-	if want := map[string]int64{"allowed": 3, "denied": 2, "error": 1}; !maps.Equal(counts, want) || timed != 4 {
-		t.Errorf("%v, %d timed, want %v, 4 timed", counts, timed, want)
+	if got := measured(); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

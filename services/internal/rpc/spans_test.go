@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"testing"
 
-	sdk "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/metadata"
@@ -16,6 +15,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
+	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 	"github.com/carillon-rt/carillon/services/internal/tracing"
 	"github.com/carillon-rt/carillon/services/internal/tracing/tracingtest"
 )
@@ -165,9 +165,9 @@ func TestCallsOfRoles(t *testing.T) {
 // Calls are counted by what became of them; what is not there is not.
 func TestCallsAreMeasured(t *testing.T) {
 	t.Parallel()
-	reader := sdk.NewManualReader()
+	meter, measured := telemetrytest.Measure(t)
 	opts := options(io.Discard)
-	opts.Meter = sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("rpc")
+	opts.Meter = meter
 	fail := false
 	r := start(t, opts, &service{publish: func(context.Context, *publishv1.PublishRequest) (*publishv1.PublishResponse, error) {
 		if fail {
@@ -180,26 +180,12 @@ func TestCallsAreMeasured(t *testing.T) {
 		_, _ = client.Publish(t.Context(), request())
 	}
 	_ = r.conn.Invoke(t.Context(), "/made.up/Method", request(), request())
-	var got metricdata.ResourceMetrics
-	if err := reader.Collect(t.Context(), &got); err != nil {
-		t.Fatal(err)
+	want := map[string]int64{
+		"carillon.rpc.calls{code=OK,method=Publish,service=" + publishService + "}":                  2,
+		"carillon.rpc.calls{code=FAILED_PRECONDITION,method=Publish,service=" + publishService + "}": 1,
+		"carillon.rpc.duration{method=Publish,service=" + publishService + "}":                       3,
 	}
-	counts, timed := map[string]int64{}, uint64(0)
-	for _, m := range got.ScopeMetrics[0].Metrics {
-		switch data := m.Data.(type) {
-		case metricdata.Sum[int64]:
-			for _, p := range data.DataPoints {
-				code, _ := p.Attributes.Value("code")
-				method, _ := p.Attributes.Value("method")
-				counts[method.AsString()+" "+code.AsString()] = p.Value
-			}
-		case metricdata.Histogram[float64]:
-			for _, p := range data.DataPoints {
-				timed += p.Count
-			}
-		}
-	}
-	if len(counts) != 2 || counts["Publish OK"] != 2 || counts["Publish FAILED_PRECONDITION"] != 1 || timed != 3 {
-		t.Errorf("%v, %d timed", counts, timed)
+	if got := measured(); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

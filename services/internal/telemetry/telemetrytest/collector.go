@@ -1,5 +1,5 @@
-// Package telemetrytest is a collector for tests: it receives OTLP over gRPC and HTTP, on
-// loopback, and shows what came.
+// Package telemetrytest shows tests what a meter of theirs has measured, and what was sent
+// to a collector, which receives OTLP over gRPC and HTTP on loopback.
 package telemetrytest
 
 import (
