@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,28 +15,23 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 )
 
-// Each method becomes the same command over gRPC and over HTTP.
-func TestMethodsBecomeCommands(t *testing.T) {
-	t.Parallel()
-	a := start(t, everything)
-	ctx := as(t.Context(), "billing")
-	seen := time.Now().Add(-5 * time.Second).Truncate(time.Millisecond)
-	a.issuer.outcome = commands.Outcome{
-		Sequence: 7, Edges: []commands.EdgeResult{{EdgeID: "A", Connections: 2}, {EdgeID: "B"}},
-		Unreachable: []commands.Unreachable{{EdgeID: "C", LastSeen: seen}},
-	}
-	done := fmt.Sprintf(`{"edges":[{"edgeId":"A","connections":2},{"edgeId":"B","connections":0}],"unreachable":[{"edgeId":"C","lastSeen":%d}]}`, seen.UnixMilli())
+// method is a call of a method over gRPC, the same request over HTTP, and the command
+// that both become, which is kept for so long.
+type method struct {
+	call       func() (answered, error)
+	path, body string
+	want       commands.Command
+	keep       time.Duration
+}
+
+// methods are calls by ctx's caller.
+func methods(ctx context.Context, client controlv1.ControlServiceClient) []method {
 	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
 	issued, expires := time.Unix(1_700_000_000, 0), time.Now().Add(time.Hour).Truncate(time.Millisecond)
-	for _, test := range []struct {
-		call       func() (answered, error)
-		path, body string
-		want       commands.Command
-		keep       time.Duration
-	}{
+	return []method{
 		{
 			func() (answered, error) {
-				return a.client.DisconnectUser(ctx, &controlv1.DisconnectUserRequest{UserId: "ann", Message: "bye"})
+				return client.DisconnectUser(ctx, &controlv1.DisconnectUserRequest{UserId: "ann", Message: "bye"})
 			},
 			"disconnect-user", `{"userId":"ann","message":"bye"}`,
 			commands.Command{Kind: commands.DisconnectUser, User: "ann", Message: "bye"},
@@ -43,7 +39,7 @@ func TestMethodsBecomeCommands(t *testing.T) {
 		},
 		{
 			func() (answered, error) {
-				return a.client.DisconnectConnection(ctx, &controlv1.DisconnectConnectionRequest{ConnectionId: "C1"})
+				return client.DisconnectConnection(ctx, &controlv1.DisconnectConnectionRequest{ConnectionId: "C1"})
 			},
 			"disconnect-connection", `{"connectionId":"C1"}`,
 			commands.Command{Kind: commands.DisconnectConnection, Connection: "C1"},
@@ -51,7 +47,7 @@ func TestMethodsBecomeCommands(t *testing.T) {
 		},
 		{
 			func() (answered, error) {
-				return a.client.SubscribeUser(ctx, &controlv1.SubscribeUserRequest{UserId: "ann", Channel: "user.ann", ConnectionId: "C1"})
+				return client.SubscribeUser(ctx, &controlv1.SubscribeUserRequest{UserId: "ann", Channel: "user.ann", ConnectionId: "C1"})
 			},
 			"subscribe-user", `{"userId":"ann","channel":"user.ann","connectionId":"C1"}`,
 			commands.Command{Kind: commands.SubscribeUser, User: "ann", Channel: "user.ann", Connection: "C1"},
@@ -59,7 +55,7 @@ func TestMethodsBecomeCommands(t *testing.T) {
 		},
 		{
 			func() (answered, error) {
-				return a.client.UnsubscribeUser(ctx, &controlv1.UnsubscribeUserRequest{UserId: "ann", Channel: "user.bob"})
+				return client.UnsubscribeUser(ctx, &controlv1.UnsubscribeUserRequest{UserId: "ann", Channel: "user.bob"})
 			},
 			"unsubscribe-user", ` { "channel" : "user.bob" , "userId" : "\u0061nn" } `,
 			commands.Command{Kind: commands.UnsubscribeUser, User: "ann", Channel: "user.bob"},
@@ -67,7 +63,7 @@ func TestMethodsBecomeCommands(t *testing.T) {
 		},
 		{
 			func() (answered, error) {
-				return a.client.RevokeTokens(ctx, &controlv1.RevokeTokensRequest{UserId: "ann", TokenId: "t", ExpiresAt: timestamppb.New(expires)})
+				return client.RevokeTokens(ctx, &controlv1.RevokeTokensRequest{UserId: "ann", TokenId: "t", ExpiresAt: timestamppb.New(expires)})
 			},
 			"revoke-tokens", fmt.Sprintf(`{"userId":"ann","tokenId":"t","expiresAt":%d}`, expires.UnixMilli()),
 			commands.Command{Kind: commands.RevokeTokens, User: "ann", TokenID: "t"},
@@ -75,13 +71,26 @@ func TestMethodsBecomeCommands(t *testing.T) {
 		},
 		{
 			func() (answered, error) {
-				return a.client.RevokeTokens(ctx, &controlv1.RevokeTokensRequest{UserId: "ann", IssuedBefore: timestamppb.New(issued.Add(999 * time.Millisecond)), Message: "m"})
+				return client.RevokeTokens(ctx, &controlv1.RevokeTokensRequest{UserId: "ann", IssuedBefore: timestamppb.New(issued.Add(999 * time.Millisecond)), Message: "m"})
 			},
 			"revoke-tokens", `{"userId":"ann","issuedBefore":1700000000999,"message":"m"}`,
 			commands.Command{Kind: commands.RevokeTokens, User: "ann", IssuedBefore: issued, Message: "m"},
 			year,
 		},
-	} {
+	}
+}
+
+// Each method becomes the same command over gRPC and over HTTP.
+func TestMethodsBecomeCommands(t *testing.T) {
+	t.Parallel()
+	a := start(t, everything)
+	seen := time.Now().Add(-5 * time.Second).Truncate(time.Millisecond)
+	a.issuer.outcome = commands.Outcome{
+		Sequence: 7, Edges: []commands.EdgeResult{{EdgeID: "A", Connections: 2}, {EdgeID: "B"}},
+		Unreachable: []commands.Unreachable{{EdgeID: "C", LastSeen: seen}},
+	}
+	done := fmt.Sprintf(`{"edges":[{"edgeId":"A","connections":2},{"edgeId":"B","connections":0}],"unreachable":[{"edgeId":"C","lastSeen":%d}]}`, seen.UnixMilli())
+	for _, test := range methods(as(t.Context(), "billing"), a.client) {
 		answer, err := test.call()
 		if err != nil {
 			t.Errorf("%s: %v", test.path, err)

@@ -16,71 +16,61 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/carillon-rt/carillon/services/edge"
 	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 )
 
-// counts are what carillon.edge.limits has counted.
-type counts struct{ reader *metric.ManualReader }
+// counts are what an edge's meter has measured.
+type counts func() map[string]int64
 
-func (c counts) of(t *testing.T) map[string]int64 {
-	t.Helper()
-	return c.by(t, "carillon.edge.limits", "limit")
-}
+// limits are the limits that have held something back, and how often.
+func (c counts) limits() map[string]int64 { return c.by("carillon.edge.limits", "limit") }
 
-// by is what a counter has counted by a label.
-func (c counts) by(t *testing.T, name, label string) map[string]int64 {
-	t.Helper()
-	var all metricdata.ResourceMetrics
-	if err := c.reader.Collect(t.Context(), &all); err != nil {
-		t.Fatal(err)
-	}
+// by is what a counter with one label has counted, by that label.
+func (c counts) by(name, label string) map[string]int64 {
 	got := map[string]int64{}
-	for _, scope := range all.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			sum, ok := m.Data.(metricdata.Sum[int64])
-			if !ok || m.Name != name {
-				continue
-			}
-			for _, point := range sum.DataPoints {
-				value, _ := point.Attributes.Value(attribute.Key(label))
-				got[value.AsString()] = point.Value
-			}
+	for series, value := range c() {
+		if of, ok := strings.CutPrefix(series, name+"{"+label+"="); ok {
+			got[strings.TrimSuffix(of, "}")] = value
 		}
 	}
 	return got
 }
 
-// limited is an edge with limits, which are counted.
 func limited(t *testing.T, change func(*edge.Options)) (*world, counts) {
 	t.Helper()
-	c := counts{metric.NewManualReader()}
+	meter, measured := telemetrytest.Measure(t)
 	return start(t, func(o *edge.Options) {
-		o.Meter = metric.NewMeterProvider(metric.WithReader(c.reader)).Meter("test")
+		o.Meter = meter
 		change(o)
-	}), c
+	}), measured
 }
 
 // wantCounted fails unless these limits, and no others, have held something back.
 func (c counts) wantCounted(t *testing.T, limits ...string) {
 	t.Helper()
-	got := slices.Sorted(maps.Keys(c.of(t)))
+	got := slices.Sorted(maps.Keys(c.limits()))
 	if !slices.Equal(got, limits) {
-		t.Errorf("counted %v, want %v", c.of(t), limits)
+		t.Errorf("counted %v, want %v", c.limits(), limits)
 	}
 }
 
 const hour = time.Hour
 
-// Each bucket refuses what it has no room for, says which bound that was, and is counted
-// under its name; shared ones are shared.
-func TestBuckets(t *testing.T) {
-	t.Parallel()
+// bucket is one that is emptied: by what, and what is said then.
+type bucket struct {
+	change  func(*edge.Options)
+	users   []string // one connection each
+	command string
+	passes  int // of these commands, in turn
+	message string
+	limit   string
+}
+
+func buckets() map[string]bucket {
 	publish := func(name channel.Name, data string) string {
 		return fmt.Sprintf(`{"id":7,"publish":{"channel":%q,"data":%s}}`, name, data)
 	}
@@ -92,14 +82,7 @@ func TestBuckets(t *testing.T) {
 			o.Namespaces["wide"] = &ns
 		}
 	}
-	for name, tt := range map[string]struct {
-		change  func(*edge.Options)
-		users   []string // one connection each
-		command string
-		passes  int // of these commands, in turn
-		message string
-		limit   string
-	}{
+	return map[string]bucket{
 		"messages of a connection": {
 			func(o *edge.Options) { o.Limits.Rate = namespace.Rate{Messages: 4, Per: hour} },
 			[]string{"alice"},
@@ -151,7 +134,14 @@ func TestBuckets(t *testing.T) {
 			[]string{"alice", "bob"},
 			publish("wide.a", large), 3, "more than 3500 bytes at once and 0.972 a second into the namespace, from all connections of an edge", "namespace_total_bytes",
 		},
-	} {
+	}
+}
+
+// Each bucket refuses what it has no room for, says which bound that was, and is counted
+// under its name; shared ones are shared.
+func TestBuckets(t *testing.T) {
+	t.Parallel()
+	for name, tt := range buckets() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w, counted := limited(t, tt.change)
@@ -329,7 +319,7 @@ func TestOtherLimitsAreCounted(t *testing.T) {
 	w.policy.mu.Unlock()
 	c.say(`{"id":8,"publish":{"channel":"chat.a","data":1}}`)
 	c.say(`{"id":9,"publish":{"channel":"chat.a","data":1}}`)
-	for deadline := time.Now().Add(10 * time.Second); counted.of(t)["inflight"] == 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Second); counted.limits()["inflight"] == 0 && time.Now().Before(deadline); {
 		<-time.After(time.Millisecond)
 	}
 	close(hold)
@@ -418,8 +408,8 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 		refused.wantClose(4429, "connection_limit")
 	}
 	counted.wantCounted(t, "address_connections")
-	if counted.of(t)["address_connections"] != 3 {
-		t.Errorf("counted %v", counted.of(t))
+	if counted.limits()["address_connections"] != 3 {
+		t.Errorf("counted %v", counted.limits())
 	}
 	if n := logged.holding("level=WARN", "edge.trusted_proxies", "address=203.0.113.1", "option=edge.max_connections_per_address"); n != 1 || logged.holding("edge.trusted_proxies") != 1 {
 		t.Errorf("warned %d times", n)

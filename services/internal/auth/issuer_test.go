@@ -14,8 +14,14 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/auth"
 )
 
-func TestProblems(t *testing.T) {
-	t.Parallel()
+// misfit is a change to a good issuer, and parts of what is said about it, if anything.
+type misfit struct {
+	change func(*auth.Issuer)
+	want   []string // each a part of the line of that place
+}
+
+func misfits(t *testing.T) map[string]misfit {
+	t.Helper()
 	p256 := ecdsaKey(t, elliptic.P256())
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
@@ -29,10 +35,7 @@ func TestProblems(t *testing.T) {
 		return auth.Secret{Env: string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))}
 	}
 	ec := publicPEM(t, p256.Public())
-	for name, c := range map[string]struct {
-		change func(*auth.Issuer)
-		want   []string // each a part of the line of that place
-	}{
+	return map[string]misfit{
 		"good":               {func(*auth.Issuer) {}, nil},
 		"name":               {func(i *auth.Issuer) { i.Name = "a b" }, []string{`[0].name: "a b" is not a name`}},
 		"name of the roles":  {func(i *auth.Issuer) { i.Name = "roles" }, []string{"[0].name: "}},
@@ -85,7 +88,12 @@ func TestProblems(t *testing.T) {
 		"audience of roles":        {func(i *auth.Issuer) { i.For, i.Audience = auth.ForCallers, auth.RoleAudience }, []string{"[0].audience: \"carillon-role\" is kept"}},
 		"prefix of services":       {func(i *auth.Issuer) { i.UserPrefix = "service:a" }, []string{"[0].user_prefix: "}},
 		"prefix for callers":       {func(i *auth.Issuer) { i.For, i.UserPrefix = auth.ForCallers, "x-" }, []string{"[0].user_prefix: is only for clients"}},
-	} {
+	}
+}
+
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	for name, c := range misfits(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			issuer := hmacIssuer(auth.ForClients)

@@ -183,93 +183,113 @@ func TestARangeGoesOnWhereConsumersAreRefused(t *testing.T) {
 	}
 }
 
+// consumption makes consumers of the only partition of a store.
+type consumption struct {
+	s       *Store
+	stream  string
+	reached uint64 // by the last that next brought
+}
+
+func (c *consumption) consume(t *testing.T, after message.Offset) *consumer {
+	t.Helper()
+	made, err := c.s.direct.consume(t.Context(), c.stream, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(made.close)
+	return made
+}
+
+func (c *consumption) next(t *testing.T, of *consumer, count int) (int, error) {
+	t.Helper()
+	return of.next(t.Context(), count, func(_ *nats.Msg, place *nats.MsgMetadata) error {
+		c.reached = place.Sequence.Stream
+		return nil
+	})
+}
+
+func (c *consumption) wantNext(t *testing.T, of *consumer, count, want int) {
+	t.Helper()
+	if n, err := c.next(t, of, count); n != want || err != nil {
+		t.Errorf("%d up to %d, %v, want %d", n, c.reached, err, want)
+	}
+}
+
+// What is told of a partition depends on what was done to it before: in this order.
 func TestConsumer(t *testing.T) {
 	t.Parallel()
 	s := readyStore(t, Options{Embedded: startEmbedded(t), Namespaces: testNamespaces(one)})
 	fillPartition(t, s)
-	part := partitionNamed(t, s, manyOf(0))
-	consume := func(after message.Offset) *consumer {
-		c, err := s.direct.consume(t.Context(), part.stream, after)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(c.close)
-		return c
-	}
-	var reached uint64
-	next := func(c *consumer, count int) (int, error) {
-		return c.next(t.Context(), count, func(_ *nats.Msg, place *nats.MsgMetadata) error {
-			reached = place.Sequence.Stream
-			return nil
-		})
-	}
+	c := &consumption{s: s, stream: partitionNamed(t, s, manyOf(0)).stream}
+	t.Run("a purge takes what is its own, and leaves the rest", c.purged)
+	t.Run("the end is told at once, and so is what comes later", c.ended)
+	t.Run("what is too much at once comes the next time", c.tooMuch)
+	t.Run("nothing is left out unnoticed", c.leftOut)
+}
 
-	// A purge takes what is its own, and leaves the rest.
-	c := consume(10)
-	if n, err := next(c, 10); n != 10 || err != nil || reached != 20 {
-		t.Errorf("%d up to %d, %v", n, reached, err)
+func (c *consumption) purged(t *testing.T) {
+	of := c.consume(t, 10)
+	if c.wantNext(t, of, 10, 10); c.reached != 20 {
+		t.Errorf("up to %d", c.reached)
 	}
-	if _, err := s.Purge(t.Context(), manyOf(30)); err != nil { // the 31st, and each 50th after it
+	if _, err := c.s.Purge(t.Context(), manyOf(30)); err != nil { // the 31st, and each 50th after it
 		t.Fatal(err)
 	}
-	if n, err := next(c, 60); n != 60 || err != nil || reached != 82 {
-		t.Errorf("%d up to %d, %v", n, reached, err)
+	if c.wantNext(t, of, 60, 60); c.reached != 82 {
+		t.Errorf("up to %d", c.reached)
 	}
+}
 
-	// The end is told at once, and so is what comes later.
-	c = consume(many)
-	if n, err := next(c, 10); n != 1 || err != nil { // the mark of the purge
-		t.Error(n, err)
-	}
-	if n, err := next(c, 10); n != 0 || err != nil {
-		t.Error(n, err)
-	}
-	publish(t, s, text(manyOf(0), "1"))
+func (c *consumption) ended(t *testing.T) {
+	of := c.consume(t, many)
+	c.wantNext(t, of, 10, 1) // the mark of the purge
+	c.wantNext(t, of, 10, 0)
+	publish(t, c.s, text(manyOf(0), "1"))
 	eventually(t, "what came later", func() bool {
-		n, err := next(c, 10)
+		n, err := c.next(t, of, 10)
 		return n == 1 && err == nil
 	})
+}
 
-	// What is too much at once comes the next time, also where it is just not too much.
+// Also where it is just not too much.
+func (c *consumption) tooMuch(t *testing.T) {
 	large := func(bytes int) message.Offset {
-		return publish(t, s, text(manyOf(0), strconv.Quote(strings.Repeat("x", bytes)))).Offset
+		return publish(t, c.s, text(manyOf(0), strconv.Quote(strings.Repeat("x", bytes)))).Offset
 	}
 	const half = batchBytes/2 - 200 // with all that is beside it
-	c = consume(large(half) - 1)
+	of := c.consume(t, large(half)-1)
 	size := 0
-	if _, err := c.next(t.Context(), 1, func(m *nats.Msg, _ *nats.MsgMetadata) error { size = m.Size(); return nil }); err != nil {
+	if _, err := of.next(t.Context(), 1, func(m *nats.Msg, _ *nats.MsgMetadata) error { size = m.Size(); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	c = consume(large(half+batchBytes/2-size) - 1)
+	of = c.consume(t, large(half+batchBytes/2-size)-1)
 	large(half + batchBytes/2 - size)
 	large(half)
 	began := time.Now()
-	for _, want := range []int{2, 1} {
-		if n, err := next(c, 10); n != want || err != nil {
-			t.Errorf("%d of what is large, %v", n, err)
-		}
-	}
+	c.wantNext(t, of, 10, 2)
+	c.wantNext(t, of, 10, 1)
 	if took := time.Since(began); took >= requestTimeout {
 		t.Errorf("that took %v", took)
 	}
+}
 
-	// Nothing is left out unnoticed.
-	c = consume(0)
-	c.taken--
-	if n, err := next(c, 10); n != 0 || err == nil {
+func (c *consumption) leftOut(t *testing.T) {
+	of := c.consume(t, 0)
+	of.taken--
+	if n, err := c.next(t, of, 10); n != 0 || err == nil {
 		t.Error(n, err)
 	}
-	c = consume(0)
-	c.reached = 1
-	if n, err := next(c, 10); n != 0 || err == nil {
+	of = c.consume(t, 0)
+	of.reached = 1
+	if n, err := c.next(t, of, 10); n != 0 || err == nil {
 		t.Error(n, err)
 	}
-	c = consume(0)
-	if err := c.sub.Unsubscribe(); err != nil {
+	of = c.consume(t, 0)
+	if err := of.sub.Unsubscribe(); err != nil {
 		t.Fatal(err)
 	}
-	s.direct.lost()
-	if n, err := next(c, 10); n != 0 || !errors.Is(err, nats.ErrDisconnected) {
+	c.s.direct.lost()
+	if n, err := c.next(t, of, 10); n != 0 || !errors.Is(err, nats.ErrDisconnected) {
 		t.Error(n, err)
 	}
 }
