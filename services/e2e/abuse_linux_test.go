@@ -53,11 +53,7 @@ namespaces:
   - name: chat
     history: {max_bytes: 256MiB}
     presence: true
-    rules: [{channel: "chat.{rest...}", subscribe: "true", publish: "true"}]
-  - name: user
-    history: {max_bytes: 64MiB}
-    rules: [{channel: "user.{id}", subscribe: "id == user"}]
-`
+    rules: [{channel: "chat.{rest...}", subscribe: "true", publish: "true"}]` + userNamespace + "\n"
 
 // abuse is a kind that the abuser knows, with its tokens.
 type abuse struct {

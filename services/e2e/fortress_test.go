@@ -64,14 +64,7 @@ namespaces:
   - name: chat
     history: {max_bytes: 64MiB}
     presence: true
-    rules: [{channel: "chat.{rest...}", subscribe: "true", publish: "message_type != 'adminAction' || claims.role == 'admin'"}]
-  - name: user
-    history: {max_bytes: 64MiB}
-    rules: [{channel: "user.{id}", subscribe: "id == user"}]
-  - name: news
-    history: {max_bytes: 64MiB}
-    rules: [{channel: "news.{rest...}", subscribe: "true"}]
-`
+    rules: [{channel: "chat.{rest...}", subscribe: "true", publish: "message_type != 'adminAction' || claims.role == 'admin'"}]` + userNamespace + newsNamespace + "\n"
 
 // Secrets of the fortress.
 var (

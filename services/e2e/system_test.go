@@ -128,21 +128,7 @@ callers:
     presence: ["{rest...}"]
     subscribe: ["chat.{rest...}"]
     control: [DisconnectUser, DisconnectConnection, SubscribeUser, UnsubscribeUser, RevokeTokens, ListConnections]
-namespaces:
-  - name: chat
-    history: {max_bytes: 64MiB}
-    presence: true
-    rules: [{channel: "chat.{rest...}", subscribe: "true", publish: "true"}]
-  - name: user
-    history: {max_bytes: 64MiB}
-    rules: [{channel: "user.{id}", subscribe: "id == user"}]
-  - name: news
-    history: {max_bytes: 64MiB}
-    rules: [{channel: "news.{rest...}", subscribe: "true"}]
-  - name: cursor
-    ephemeral: true
-    rules: [{channel: "cursor.{rest...}", subscribe: "true", publish: "true"}]
-`
+namespaces:` + chatNamespace + userNamespace + newsNamespace + cursorNamespace + "\n"
 
 func newCluster(t testing.TB, nats string) *cluster {
 	t.Helper()
