@@ -345,7 +345,7 @@ func (p *pass) run() {
 			p.begin(epoch, offset)
 		}
 	}
-	if !s.closed && p.running { // it should have everything
+	if p.running { // it should have everything
 		if p.read {
 			p.ends[p.finalEpoch] = math.MaxUint64
 		} else {

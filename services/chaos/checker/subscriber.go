@@ -8,7 +8,7 @@ import (
 // Subscriber is somebody who follows a channel, over any number of connections. Its
 // methods may not be called concurrently. Of the events of a carillon.Session, Subscribed
 // is Start, or Resumed if it is recovered; Reset, Message, Gap and Moved are named alike.
-// A Subscriber that is not closed is expected to have everything in the end.
+// A Subscriber is expected to have everything in the end.
 type Subscriber struct {
 	name    string
 	channel *channel
@@ -16,8 +16,7 @@ type Subscriber struct {
 	log     []byte
 	last    int64         // sighting of the last message in log
 	marked  time.Duration // last time in log
-	closed  bool
-	reasons []string // of gaps; few
+	reasons []string      // of gaps; few
 }
 
 // Subscriber makes a subscriber of a channel.
@@ -111,10 +110,6 @@ func (s *Subscriber) see(epoch string, offset uint64, who identity, content uint
 	}
 	return ch.sighting(sighting{ch.epoch(epoch), ch.message(who.publisher, who.id), offset, content})
 }
-
-// Close takes down that the subscriber went away: what comes later is none of its
-// business.
-func (s *Subscriber) Close() { s.closed = true }
 
 func (s *Subscriber) mark() {
 	now := time.Since(s.begun)
