@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/carillon-rt/carillon/services/internal/auth"
 	"github.com/carillon-rt/carillon/services/internal/stream"
 )
 
@@ -52,28 +54,75 @@ func observeStore(meter metric.Meter, stats func() stream.Stats) error {
 		metric.WithDescription("Messages that a stream keeps, as its leader last told this process."))
 	bytes, err4 := meter.Int64ObservableGauge("carillon.nats.stream.bytes", metric.WithUnit("By"),
 		metric.WithDescription("Bytes that a stream keeps, as its leader last told this process."))
+	limits, err6 := meter.Int64ObservableGauge("carillon.nats.stream.limit.bytes", metric.WithUnit("By"),
+		metric.WithDescription("Bytes that a stream may keep, as this process is configured; beyond them the oldest messages are dropped."))
 	slots, err5 := meter.Int64ObservableGauge("carillon.store.slots.used",
 		metric.WithDescription("Messages on their way into the store, of 256; more wait in line."))
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return err
 	}
 	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		s := stats()
 		for _, c := range s.Connections {
-			of, is := metric.WithAttributes(attribute.String("connection", c.Role)), int64(0)
-			if c.Connected {
-				is = 1
-			}
-			o.ObserveInt64(connected, is, of)
+			of := metric.WithAttributes(attribute.String("connection", c.Role))
+			o.ObserveInt64(connected, oneIf(c.Connected), of)
 			o.ObserveInt64(reconnects, int64(c.Reconnects), of)
 		}
 		for _, kept := range s.Streams {
 			of := metric.WithAttributes(attribute.String("stream", kept.Name))
 			o.ObserveInt64(messages, int64(kept.Messages), of)
 			o.ObserveInt64(bytes, int64(kept.Bytes), of)
+			o.ObserveInt64(limits, int64(kept.MaxBytes), of)
 		}
 		o.ObserveInt64(slots, int64(s.Slots))
 		return nil
-	}, connected, reconnects, messages, bytes, slots)
+	}, connected, reconnects, messages, bytes, limits, slots)
 	return err
+}
+
+// observeControl makes the gauge of how far behind the control log an edge may be.
+func observeControl(meter metric.Meter, stats func() stream.Stats) error {
+	_, err := meter.Float64ObservableGauge("carillon.control.lag", metric.WithUnit("s"),
+		metric.WithDescription("Time since the edge was last told where the control log ends: what was commanded later it may not know."),
+		metric.WithFloat64Callback(func(_ context.Context, o metric.Float64Observer) error {
+			if told := stats().ControlTold; !told.IsZero() {
+				o.Observe(time.Since(told).Seconds())
+			}
+			return nil
+		}))
+	return err
+}
+
+// observeKeys makes the gauge of the keys that issuers publish.
+func observeKeys(meter metric.Meter, verifiers ...*auth.Verifier) error {
+	_, err := meter.Int64ObservableGauge("carillon.auth.keys.current",
+		metric.WithDescription("Whether the latest fetch of an issuer's keys succeeded: 1 or 0, by issuer."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			for _, v := range verifiers {
+				for issuer, current := range v.KeysCurrent() {
+					o.Observe(oneIf(current), metric.WithAttributes(attribute.String("issuer", issuer)))
+				}
+			}
+			return nil
+		}))
+	return err
+}
+
+// observeBuild makes the gauge that says which version runs.
+func observeBuild(meter metric.Meter, version, command string) error {
+	_, err := meter.Int64ObservableGauge("carillon.build.info",
+		metric.WithDescription("1, with the version of the binary and the command that runs."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(1, metric.WithAttributes(attribute.String("version", version), attribute.String("command", command)))
+			return nil
+		}))
+	return err
+}
+
+// oneIf is 1 or 0, which is how a gauge says yes or no.
+func oneIf(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
 }

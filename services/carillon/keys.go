@@ -25,7 +25,9 @@ func (p *process) loadKeys() error {
 	if p.roleKey, err = roleKey(c.Auth.RolesSecret, load); err != nil {
 		return err
 	}
+	var followed []*auth.Verifier
 	follow := func(name string, v *auth.Verifier) {
+		followed = append(followed, v)
 		p.parts.Start(name, func(ctx context.Context) error {
 			v.Run(ctx, p.logger)
 			return nil
@@ -37,7 +39,7 @@ func (p *process) loadKeys() error {
 	if p.has(config.PublishRole) || p.has(config.PresenceRole) {
 		follow("keys of callers", p.callerTokens)
 	}
-	return nil
+	return observeKeys(p.meter, followed...)
 }
 
 // verifierOf checks the tokens of clients or of callers.

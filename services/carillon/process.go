@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"google.golang.org/grpc"
 
 	"github.com/carillon-rt/carillon/services/control"
@@ -46,6 +47,7 @@ type process struct {
 	ops        *ops.Server
 	tracer     *tracing.Tracer // nil: tracing is off
 	level      *slog.LevelVar
+	metering   []sdk.Option // of the meter provider, beside what the configuration asks for
 	meter      metric.Meter
 	namespaces namespace.Set
 	callers    *auth.Callers
@@ -115,6 +117,9 @@ func (p *process) start(ctx context.Context) error {
 		return err
 	}
 	p.meter = p.ops.MeterProvider().Meter(meterName)
+	if err := p.observe(); err != nil {
+		return err
+	}
 	p.ops.AddCheck("process", func() error {
 		switch {
 		case p.stopping.Load():
@@ -350,6 +355,9 @@ func (p *process) openEdge(ctx context.Context) error {
 		options.Console = p.console()
 	}
 	if p.edge, err = edge.New(options); err != nil {
+		return err
+	}
+	if err := observeControl(p.meter, p.store.Stats); err != nil {
 		return err
 	}
 	p.followControl()

@@ -25,6 +25,12 @@ func (p *process) watchConfiguration(context.Context) error {
 	if err != nil {
 		return err
 	}
+	current, err := p.meter.Int64Gauge("carillon.config.current",
+		metric.WithDescription("Whether the configuration's file, as it was last found, was taken: 0 if it was refused, and the one before holds."))
+	if err != nil {
+		return err
+	}
+	current.Record(context.Background(), 1)
 	ask := make(chan os.Signal, 1)
 	if p.command != config.Dev {
 		signal.Notify(ask, syscall.SIGHUP)
@@ -37,6 +43,7 @@ func (p *process) watchConfiguration(context.Context) error {
 			if !holds {
 				outcome = "refused"
 			}
+			current.Record(context.Background(), oneIf(holds))
 			reloads.Add(context.Background(), 1, metric.WithAttributes(attribute.String("outcome", outcome)))
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ const meterName = "github.com/carillon-rt/carillon"
 // openTelemetry makes what measures and, if there is a collector, what sends to it. It
 // is opened before all others and so closed after them.
 func (p *process) openTelemetry(ctx context.Context) error {
-	var options []metric.Option
+	options := slices.Clone(p.metering)
 	closeTraces := func(context.Context) error { return nil }
 	var dropped func() uint64
 	if p.config.Telemetry.Endpoint != "" {
@@ -65,6 +66,13 @@ func (p *process) openTelemetry(ctx context.Context) error {
 			return nil
 		}))
 	return err
+}
+
+// observe measures the process itself.
+func (p *process) observe() error {
+	info, _ := debug.ReadBuildInfo() // nil in a binary without modules
+	version, _ := versionOf(info)
+	return errors.Join(p.ops.Observe(p.meter), observeBuild(p.meter, version, string(p.command)))
 }
 
 func (p *process) newExporter(ctx context.Context) (*telemetry.Exporter, error) {

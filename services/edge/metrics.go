@@ -94,7 +94,23 @@ func newMetrics(meter metric.Meter, namespaces namespace.Set) (*metrics, error) 
 	m.latency, err = meter.Float64Histogram("carillon.edge.delivery.latency", metric.WithUnit("s"),
 		metric.WithDescription("Time from storing a message to queueing it to the recipients, by namespace."),
 		metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5))
-	return &m, errors.Join(append(errs, err)...)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	m.begin()
+	return &m, nil
+}
+
+// begin has what has no labels begin at 0: a rate does not see what a counter counts
+// before it is first looked at.
+func (m *metrics) begin() {
+	ctx := context.Background()
+	for _, balance := range []metric.Int64UpDownCounter{m.connections, m.subscriptions} {
+		balance.Add(ctx, 0)
+	}
+	for _, counter := range []metric.Int64Counter{m.opened, m.received, m.repairs, m.pushes} {
+		counter.Add(ctx, 0)
+	}
 }
 
 // of are the labels of a channel's namespace.
@@ -121,7 +137,13 @@ func (m *metrics) watch(meter metric.Meter, e *Edge) error {
 			o.Observe(e.hub.channels())
 			return nil
 		}))
-	return errors.Join(queued, channels)
+	_, limit := meter.Int64ObservableGauge("carillon.edge.connections.limit",
+		metric.WithDescription("Connections that the edge takes at most: edge.max_connections."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(int64(e.options.Limits.MaxConnections))
+			return nil
+		}))
+	return errors.Join(queued, channels, limit)
 }
 
 // queued is how many bytes wait for clients.

@@ -57,6 +57,13 @@ type keySet struct {
 	failed bool          // whether the latest fetch did
 }
 
+// current tells whether the keys are what the issuer published when it was last asked.
+func (s *keySet) current() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.failed && s.published.Load() != nil
+}
+
 func newKeySet(i Issuer) *keySet {
 	s := &keySet{issuer: i.Name, url: i.JWKSURL, every: i.JWKSRefresh, wanted: make(chan struct{}, 1)}
 	if s.every <= 0 {

@@ -64,6 +64,16 @@ func (t table) keySets() map[*keySet]bool {
 	return all
 }
 
+// KeysCurrent tells, by the name of each issuer with a jwks_url, whether the latest fetch
+// of its keys has succeeded. Only a verifier that runs fetches any.
+func (v *Verifier) KeysCurrent() map[string]bool {
+	current := map[string]bool{}
+	for set := range v.table.Load().keySets() {
+		current[set.issuer] = set.current()
+	}
+	return current
+}
+
 // reread loads the keys that are kept in files and takes those that have changed.
 func (v *Verifier) reread(logger *slog.Logger, noted map[string]string) {
 	for _, i := range *v.table.Load() {

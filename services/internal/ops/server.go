@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/otlptranslator"
+	"go.opentelemetry.io/otel/attribute"
 	exporter "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
@@ -151,12 +152,32 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+// Observe makes the gauge of readiness, as /readyz sees it.
+func (s *Server) Observe(meter metric.Meter) error {
+	_, err := meter.Int64ObservableGauge("carillon.ready",
+		metric.WithDescription("Whether a check of /readyz passes: 1 or 0, by check."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			for _, c := range s.allChecks() {
+				passes := int64(1)
+				if c.run() != nil {
+					passes = 0
+				}
+				o.Observe(passes, metric.WithAttributes(attribute.String("check", c.name)))
+			}
+			return nil
+		}))
+	return err
+}
+
+func (s *Server) allChecks() []check {
 	s.mu.Lock()
-	checks := slices.Clip(s.checks)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	return slices.Clip(s.checks)
+}
+
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	var failed strings.Builder
-	for _, c := range checks {
+	for _, c := range s.allChecks() {
 		if err := c.run(); err != nil {
 			reason := strings.Join(strings.Fields(err.Error()), " ") // one line each
 			fmt.Fprintf(&failed, "%s: %s\n", c.name, reason)

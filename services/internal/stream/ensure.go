@@ -137,7 +137,7 @@ func streamConfig(base jetstream.StreamConfig, ns *namespace.Namespace, p *parti
 	base.Discard = jetstream.DiscardOld
 	base.Replicas = ns.Replicas
 	base.MaxAge = ns.History.MaxAge
-	base.MaxBytes = int64(ns.History.MaxBytes) / int64(ns.Partitions)
+	base.MaxBytes = maxBytesOf(ns)
 	base.MaxMsgs = -1
 	base.MaxMsgsPerSubject = -1
 	base.MaxMsgSize = -1
@@ -146,4 +146,9 @@ func streamConfig(base jetstream.StreamConfig, ns *namespace.Namespace, p *parti
 	base.DenyDelete = false
 	base.DenyPurge = false
 	return base
+}
+
+// maxBytesOf is what each stream of a namespace may keep.
+func maxBytesOf(ns *namespace.Namespace) int64 {
+	return int64(ns.History.MaxBytes) / int64(ns.Partitions)
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Stats is the state of a Store's NATS, as far as it is known without asking.
@@ -12,6 +13,9 @@ type Stats struct {
 	Streams     []StreamStats // in the order of their names
 	// Slots are how many publications are under way, of 256.
 	Slots int
+	// ControlTold is when a follower of the control log was last told where that ends; zero
+	// where nobody follows it, or it has not been found yet.
+	ControlTold time.Time
 }
 
 // ConnectionStats is one of a Store's connections to NATS.
@@ -25,6 +29,8 @@ type ConnectionStats struct {
 type StreamStats struct {
 	Name            string
 	Messages, Bytes uint64
+	// MaxBytes is what it may keep, as this process is configured.
+	MaxBytes uint64
 }
 
 // Stats tells how it is with NATS. It does not block.
@@ -38,6 +44,9 @@ func (s *Store) Stats() Stats {
 		add("subscriber", s.subscriber)
 	}
 	add("reader", s.reader)
+	if told := s.control.found.Load(); told != 0 {
+		stats.ControlTold = time.Unix(0, told)
+	}
 	for g := range maps.Values(s.groups) {
 		for _, p := range g.partitions {
 			if kept := p.kept.Load(); kept != nil {
