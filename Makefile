@@ -21,7 +21,7 @@ PARALLEL ?= 5 # tests of a package at once: most wait for something, and leave t
 help: ## This index
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: dev
 dev: ## Run every role on this machine, with a console page (ARGS="…" for flags)
@@ -117,6 +117,20 @@ truth: bin/nats-server bin/grpcurl ## Hold presence to the truth for some minute
 screenshots: node_modules bin/carillon ## Take the pictures of the console that stand in docs/; wants five minutes
 	$(GO) test -run '^$$' -bench '^BenchmarkScreenshots$$' -benchtime 1x -timeout 15m ./services/e2e
 
+.PHONY: observability
+observability: node_modules bin/carillon bin/nats-server bin/grpcurl bin/prometheus bin/promtool bin/otelcol ## Check and test alerts, dashboards and collector, then watch a running system with them (first build: ten minutes)
+	@$(STEP) 'dashboards' $(GO) -C tools/observability run ./dashboards -check $(CURDIR)/$(DASHBOARDS)
+	@$(STEP) 'promtool check config' bin/promtool check config --lint=all deployments/observability/prometheus.yaml
+	@$(STEP) 'promtool test rules' bin/promtool test rules deployments/observability/alerts_test.yaml
+	@$(STEP) 'otelcol validate' bin/otelcol validate --config deployments/observability/collector.yaml
+	$(GO) test -run '^$$' -bench '^BenchmarkObservability$$' -benchtime 1x -timeout 15m ./services/e2e
+
+DASHBOARDS := deployments/observability/grafana/dashboards
+
+.PHONY: dashboards
+dashboards: ## Make the Grafana dashboards from tools/observability/dashboards
+	$(GO) -C tools/observability run ./dashboards $(CURDIR)/$(DASHBOARDS)
+
 .PHONY: chaos
 chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a quarter of an hour (ARGS="--seed 1 --duration 5m …")
 	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)
@@ -157,6 +171,13 @@ bin/gofumpt bin/staticcheck bin/grpcurl: tools/go.mod tools/go.sum
 
 bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 	@$(STEP) $@ $(GO) -C tools/lint build -trimpath -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# Without the ways of finding targets that clouds have: they are most of what it is made of.
+bin/prometheus bin/promtool: tools/observability/go.mod tools/observability/go.sum
+	@$(STEP) $@ nice $(GO) -C tools/observability build -trimpath -tags remove_all_sd -o ../../$@ github.com/prometheus/prometheus/cmd/$(@F)
+
+bin/otelcol: tools/collector/go.mod tools/collector/go.sum tools/collector/main.go
+	@$(STEP) $@ nice $(GO) -C tools/collector build -trimpath -o ../../$@ .
 
 installed := tools/node_modules/.package-lock.json services/e2e/js/node_modules/.package-lock.json
 .PHONY: node_modules
