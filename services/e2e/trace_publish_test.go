@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -33,11 +32,7 @@ func startTracedPublishing(t *testing.T) *tracedPublishing {
 	address := reserve(t)
 	startNATS(t, t.TempDir(), address)
 	c := newCluster(t, address)
-	text, err := os.ReadFile(c.file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, c.file, strings.Replace(string(text), "namespaces:\n", "  - {name: narrow, publish: [\"chat.{rest...}\"]}\nnamespaces:\n", 1))
+	c.narrow(t)
 	p := &tracedPublishing{collector: telemetrytest.New(t)}
 	role := c.start(t, "publish", "--telemetry.endpoint="+p.collector.Endpoint(), "--telemetry.sample-ratio=1")
 	role.ready(t)

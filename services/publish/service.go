@@ -131,6 +131,7 @@ func (s *Service) Publish(ctx context.Context, request *publishv1.PublishRequest
 	publication, err := s.publication(ctx, request, traceOf(ctx))
 	if err != nil {
 		s.metrics.refused(ctx, publication.Channel, err, time.Since(start))
+		s.traceRefused(ctx, publication, start, err)
 		return nil, err
 	}
 	receipt, err := s.store.Publish(ctx, publication)

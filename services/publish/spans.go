@@ -34,7 +34,8 @@ func traceparent(request *publishv1.PublishRequest, ofCall string) string {
 	return ofCall
 }
 
-// traceRefused records a message of a batch or a stream that never came to the store.
+// traceRefused records a message that never came to the store: whoever looks for its
+// channel finds it.
 func (s *Service) traceRefused(ctx context.Context, p message.Publication, start time.Time, err error) {
 	span, back := s.tracer.StartIn(ctx, tracing.Parse(p.Traceparent), start)
 	refusal := refusedMessage(err)
