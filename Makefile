@@ -21,7 +21,7 @@ PARALLEL ?= 5 # tests of a package at once: most wait for something, and leave t
 help: ## This index
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: dev
 dev: ## Run every role on this machine, with a console page (ARGS="…" for flags)
@@ -113,6 +113,10 @@ truth: bin/nats-server bin/grpcurl ## Hold presence to the truth for some minute
 	$(GO) test -race -count=1 -timeout 10m ./services/e2e/presence -worlds 100
 	$(GO) test -race -count=1 -timeout 10m -v -run '^TestPresenceTells' ./services/e2e -presence.stopped 30s
 
+.PHONY: e2e-jaeger
+e2e-jaeger: bin/jaeger bin/nats-server ## Follow messages through a real Jaeger (its first build takes minutes)
+	$(GO) test -race -count=1 -timeout 10m -v -run '^TestTraces$$' ./services/e2e -jaeger '$(CURDIR)/bin/jaeger'
+
 .PHONY: screenshots
 screenshots: node_modules bin/carillon ## Take the pictures of the console that stand in docs/; wants five minutes
 	$(GO) test -run '^$$' -bench '^BenchmarkScreenshots$$' -benchtime 1x -timeout 15m ./services/e2e
@@ -178,6 +182,9 @@ bin/prometheus bin/promtool: tools/observability/go.mod tools/observability/go.s
 
 bin/otelcol: tools/collector/go.mod tools/collector/go.sum tools/collector/main.go
 	@$(STEP) $@ nice $(GO) -C tools/collector build -trimpath -o ../../$@ .
+
+bin/jaeger: tools/jaeger/go.mod tools/jaeger/go.sum
+	@$(STEP) $@ $(GO) -C tools/jaeger build -trimpath -o ../../$@ github.com/jaegertracing/jaeger/cmd/all-in-one
 
 installed := tools/node_modules/.package-lock.json services/e2e/js/node_modules/.package-lock.json
 .PHONY: node_modules
