@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"maps"
 	"runtime/debug"
+	"slices"
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/edge/console"
@@ -14,6 +16,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/presence/policy"
 )
 
 // hasConsole tells whether the edge of this process has one.
@@ -39,12 +42,14 @@ func (p *process) openConsole(members *roster.Roster) error {
 		Limits: api.Limits{
 			MaxConnections: p.config.Edge.MaxConnections, MaxQueueBytes: int(p.config.Edge.MaxQueueBytes), MaxPayloadBytes: message.MaxPayloadBytes,
 		},
-		TraceURL: p.config.Console.TraceURL, Logger: p.logger, Tracer: p.tracer,
+		TraceURL: p.config.Console.TraceURL, Logger: p.logger, Tracer: p.tracer, Meter: p.meter, Deciders: p.deciders,
 	}
 	if p.command == config.Dev {
 		options.Dev = &auth.Identity{Kind: auth.ForCallers, Issuer: config.DevIssuerName(auth.ForCallers), Subject: config.DevCaller}
 	}
-	p.look.Open(options)
+	if err := p.look.Open(options); err != nil {
+		return err
+	}
 	if p.command != config.Dev {
 		p.ops.Console(console.Page(p.look.Handler()))
 	}
@@ -76,6 +81,35 @@ func (p *process) showRules(now []namespace.Namespace) {
 		shown[name] = &one
 	}
 	p.rules.Store(&shown)
+	version := policy.VersionOf(now)
+	p.rulesVersion.Store(&version)
+}
+
+// deciders tells who decides what users may do, and of replicas of the presence role
+// whether they do by the rules that the console shows. What version a service of the
+// operator's own tells is its own affair.
+func (p *process) deciders() api.Deciders {
+	d := api.Deciders{Who: api.ByPresence, Replicas: []api.Decider{}}
+	switch {
+	case len(p.config.Authorization.Addresses) > 0:
+		d.Who = api.ByService
+	case len(p.config.Presence.Addresses) == 0:
+		d.Who = api.ByProcess
+		return d
+	}
+	versions := p.authorizer.Versions()
+	for _, address := range slices.Sorted(maps.Keys(p.authorities)) {
+		one := api.Decider{Address: address}
+		switch version := versions[address]; {
+		case d.Who == api.ByService || version == "":
+		case version == *p.rulesVersion.Load():
+			one.Rules = api.RulesSame
+		default:
+			one.Rules = api.RulesOther
+		}
+		d.Replicas = append(d.Replicas, one)
+	}
+	return d
 }
 
 // attendance asks presence: of channels as the edge does, of users through the API.

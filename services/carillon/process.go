@@ -61,8 +61,10 @@ type process struct {
 	agent      *commands.Agent               // of edge
 	look       *api.API                      // of the console; nil without one
 	rules      atomic.Pointer[namespace.Set] // as they are now, for the console
-	started    atomic.Bool
-	stopping   atomic.Bool
+	// rulesVersion is that of rules, as a presence role would tell it.
+	rulesVersion atomic.Pointer[string]
+	started      atomic.Bool
+	stopping     atomic.Bool
 
 	// clientTokens and callerTokens check tokens; auth.Replace takes both at once.
 	clientTokens *auth.Verifier
@@ -133,6 +135,11 @@ func (p *process) start(ctx context.Context) error {
 	if p.command == config.Dev {
 		p.ops.LocalOnly()
 	}
+	opsTLS, err := p.serverTLS("ops", p.config.Ops.TLS, secure.HTTP1)
+	if err != nil {
+		return err
+	}
+	p.ops.TLS = opsTLS
 	p.parts.Start("ops", func(ctx context.Context) error { return p.ops.Serve(ctx, p.listeners.ops) })
 	if err := p.loadKeys(); err != nil {
 		return err
@@ -174,7 +181,7 @@ func (p *process) listen(ctx context.Context) error {
 		tls     string // the option; empty if there is none
 		files   config.ServerTLS
 	}{
-		{p.command, "ops", c.Ops.Listen, &p.listeners.ops, "", config.ServerTLS{}},
+		{p.command, "ops", c.Ops.Listen, &p.listeners.ops, p.opsTLS(), c.Ops.TLS},
 		{config.PresenceRole, "presence", c.Presence.Listen, &p.listeners.presence, "presence.tls", c.Presence.TLS},
 		{config.PublishRole, "publish", c.Publish.Listen, &p.listeners.publish, "publish.tls", c.Publish.TLS},
 		{config.PublishRole, "publish.http", c.Publish.HTTPListen, &p.listeners.publishHTTP, "publish.tls", c.Publish.TLS},
@@ -421,7 +428,7 @@ func (p *process) startPublish(context.Context) error {
 	if err != nil {
 		return err
 	}
-	handler.LocalOnly = p.command == config.Dev
+	handler.LocalOnly, handler.Tracer = p.command == config.Dev, p.tracer
 	if handler.TLS, err = p.serverTLS("publish", p.config.Publish.TLS, secure.HTTP1); err != nil {
 		return err
 	}

@@ -31,6 +31,15 @@ func (p *process) serverTLS(name string, files config.ServerTLS, protocol string
 	return c, nil
 }
 
+// opsTLS is the option for TLS of ops.listen where tokens go through that: those of callers
+// who look at the console.
+func (p *process) opsTLS() string {
+	if p.command != config.Dev && p.has(config.EdgeRole) && p.config.Console.Enabled {
+		return "ops.tls"
+	}
+	return ""
+}
+
 // dial reaches gRPC servers, over TLS if the options at path say so.
 func (p *process) dial(addresses []string, creds credentials.PerRPCCredentials, path string, options config.ClientTLS, how ...rpc.Option) (*grpc.ClientConn, error) {
 	if !secure.Client(options).Used() {

@@ -82,7 +82,15 @@ func TestConsoleOfEdges(t *testing.T) {
 	write(t, c.file, strings.Replace(string(text), "\ncallers:\n", "\nconsole: {enabled: true}\ncallers:"+callers, 1))
 	presence, publish := c.start(t, "presence"), c.start(t, "publish")
 	told := presences(presence.address(t, "presence"))
-	here, there := c.start(t, "edge", told), c.start(t, "edge", told)
+	// One edge has other rules in its file; it does not decide by them.
+	other := *c
+	other.file = c.file + ".other"
+	whole, err := os.ReadFile(c.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, other.file, strings.Replace(string(whole), `{channel: "news.{rest...}", subscribe: "true"}`, `{channel: "news.{rest...}", subscribe: "true", publish: "true"}`, 1))
+	here, there := c.start(t, "edge", told), other.start(t, "edge", told)
 	s := c.system(t, presence.ready(t), publish.ready(t), here.ready(t), there.ready(t))
 
 	onCall, elsewhere := asker{here.address(t, "ops"), s.token(t, "service", "on-call")}, asker{there.address(t, "ops"), s.token(t, "service", "on-call")}
@@ -97,14 +105,16 @@ func TestConsoleOfEdges(t *testing.T) {
 	}
 
 	alice := s.connect(t, here.address(t, "edge"), "alice", "chat.lobby")
-	s.connect(t, there.address(t, "edge"), "bob", "chat.lobby")
+	bob := s.connect(t, there.address(t, "edge"), "bob", "chat.lobby")
 	elsewhere.ask(t, http.StatusOK, http.MethodPost, "api/send", `{"channel":"chat.lobby","data":{"text":"hello"}}`)
 	if m := alice.message(t, "chat.lobby"); m.GetPublisher() != "service:on-call" {
 		t.Errorf("came %v", m)
 	}
 	onCall.ask(t, http.StatusForbidden, http.MethodPost, "api/send", `{"channel":"news.all","data":1}`)
-	if _, err := alice.Publish(t.Context(), "news.all", `"denied"`, ""); !refusedAs(err, "PERMISSION_DENIED", "POLICY_DENIED") {
-		t.Errorf("published what is denied: %v", err)
+	for _, c := range []client{alice, bob} {
+		if _, err := c.Publish(t.Context(), "news.all", `"denied"`, ""); !refusedAs(err, "PERMISSION_DENIED", "POLICY_DENIED") {
+			t.Errorf("published what is denied: %v", err)
+		}
 	}
 
 	onCall.shows(t, "api/users/alice", `"subscriptions":["chat.lobby","user.alice"]`, `"here":true`, `"kind":"denied"`, `"channel":"news.all"`)
@@ -115,6 +125,9 @@ func TestConsoleOfEdges(t *testing.T) {
 	onCall.shows(t, "api/search?q=chat", `"channels":[{"channel":"chat.lobby","subscribers":1}]`)
 	onCall.shows(t, "api/channels", `"channel":"chat.lobby"`)
 	onCall.shows(t, "api/namespaces", `"name":"cursor"`, `"subscribe":"id == user"`)
+	for edge, rules := range map[asker]string{onCall: "same", elsewhere: "other"} {
+		edge.shows(t, "api/namespaces", fmt.Sprintf(`"deciders":{"by":"presence","replicas":[{"address":%q,"rules":%q}]}`, presence.address(t, "presence"), rules))
+	}
 	onCall.shows(t, "api/overview", `"connections":1`, `"errors":[{"command":"publish","code":"PERMISSION_DENIED","count":1}]`)
 	consoleEndsWithTheEdge(t, onCall, here)
 }

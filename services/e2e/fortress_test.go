@@ -38,6 +38,7 @@ type fortress struct {
 const fortressConfig = `
 nats: {url: "nats://%[1]s"}
 log: {format: json, level: debug}
+console: {enabled: true}
 edge:
   listen: "127.0.0.1:0"
   rate: {messages: 10000, per: 1s}
@@ -60,6 +61,7 @@ auth:
 callers:
   - {name: backend, publish: ["{rest...}"], presence: ["{rest...}"], history: ["{rest...}"], control: [DisconnectUser, RevokeTokens, ListConnections]}
   - {name: narrow, publish: ["news.{topic}"]}
+  - {name: on-call, console: true, publish: ["chat.{rest...}"]}
 namespaces:
   - name: chat
     history: {max_bytes: 64MiB}

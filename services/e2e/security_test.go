@@ -452,7 +452,10 @@ func TestNoTokenInLogs(t *testing.T) {
 		c.say(t, "connect", map[string]any{"token": use(userToken(t, "refresher", nil))})
 		c.say(t, "refresh", map[string]any{"token": made("refresher")})
 		execute(t, nil, program(t, grpcurlProgram), "-plaintext", "-H", "authorization: Bearer "+made("service"), "-d", `{"channel":"chat.a","json":"1"}`, f.publishers[0], publishMethod)
+		f.askEverywhere(t, made)
 	}
+	caller := use(signedWith(t, jwt.SigningMethodHS256, []byte(callersSecret), "", claims("on-call", jwt.MapClaims{"aud": "carillon-api"})))
+	f.askEverywhere(t, func(string) string { return caller })
 	const payload = "a-payload-that-nobody-else-may-see"
 	c, _ := handshake(t, f.edges[0], "", nil)
 	c.say(t, "connect", map[string]any{"token": use(userToken(t, "publisher", nil)), "subscriptions": []any{map[string]string{"channel": "chat.a"}}})
@@ -477,6 +480,7 @@ func TestNoTokenInLogs(t *testing.T) {
 		}
 	}
 	f.edgeLog(0).line(t, &f.edgeLog(0).stderr, "TOKEN_EXPIRED") // the log is of that
+	f.processes[1].line(t, &f.processes[1].stderr, "PATH_UNKNOWN")
 	for _, p := range slices.Concat(f.processes) {
 		log := p.stderr.text() + p.stdout.text()
 		if strings.Contains(log, payload) {
@@ -490,5 +494,34 @@ func TestNoTokenInLogs(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// askEverywhere shows tokens to what is asked over HTTP: the twins of the Publish API and
+// the console, where they belong and where they do not.
+func (f *fortress) askEverywhere(t *testing.T, token func(user string) string) {
+	t.Helper()
+	console := f.edgeLog(0).address(t, "ops") + "/console/api/"
+	for _, at := range []struct{ method, path, body string }{
+		{http.MethodPost, f.publishersHTTP[0] + "/v1/publish", `{"channel":"chat.a","data":1}`},
+		{http.MethodPost, f.publishersHTTP[0] + "/v1/publish", `{"channel":`},
+		{http.MethodPost, f.publishersHTTP[0] + "/v1/publish/" + token("path"), "{}"},
+		{http.MethodGet, f.publishersHTTP[0] + "/v1/messages?channel=chat.a&access_token=" + token("query"), ""},
+		{http.MethodGet, console + "session", ""},
+		{http.MethodGet, console + "session?access_token=" + token("query"), ""},
+		{http.MethodGet, console + token("path"), ""},
+		{http.MethodPost, console + "send", `{"channel":"chat.a","data":"by hand"}`},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), at.method, "http://"+at.path, strings.NewReader(at.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+token("header"))
+		r.Header.Set("Content-Type", "application/json")
+		response, err := httpClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
 	}
 }

@@ -32,6 +32,7 @@ type delivered struct {
 	encoded  encodings
 	span     tracing.Span // of a message in a sampled trace
 	sent     int          // to how many subscriptions, beside the whole delivery
+	slow     int          // subscriptions whose clients had no room for it
 }
 
 // deliveries are empty.
@@ -75,7 +76,7 @@ func (d *delivery) trace() {
 	for i := range d.events {
 		e := &d.events[i]
 		if m, ok := e.event.(frame.Message); ok && e.span.Kept(nil) {
-			endDelivery(&e.span, m.Message, d.wholes+e.sent)
+			endDelivery(&e.span, m.Message, d.wholes+e.sent, e.slow)
 		}
 	}
 }
@@ -120,10 +121,15 @@ func (sub *subscription) takeWhole(d *delivery) bool {
 func (sub *subscription) takeEach(d *delivery) {
 	for i := range d.events {
 		e := &d.events[i]
-		if (e.to == 0 || e.to > sub.after) && sub.offer(&e.encoded, e.event, e.from, e.to) {
-			sub.told = e.to
-			e.sent++
-			d.sent += len(e.encoded[sub.session.codec.index])
+		if e.to != 0 && e.to <= sub.after {
+			continue
 		}
+		if !sub.offer(&e.encoded, e.event, e.from, e.to) {
+			e.slow++
+			continue
+		}
+		sub.told = e.to
+		e.sent++
+		d.sent += len(e.encoded[sub.session.codec.index])
 	}
 }

@@ -131,8 +131,9 @@ func (h *hub) recovered(from start, recovered bool) {
 
 // Where missed messages come from, as metrics and spans have it.
 const (
-	sourceRing  = "ring"
-	sourceStore = "store"
+	sourceRing   = "ring"
+	sourceStore  = "store"
+	sourceLatest = "latest" // what is kept for those who are behind, as their policy has it
 )
 
 // canResume tells whether the ring has what was missed.

@@ -10,6 +10,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // slowPolicy is what a client gets that reads more slowly than it is sent to.
@@ -61,7 +62,7 @@ type behind struct {
 	to     message.Offset // where it ends
 	purged message.Offset // up to here a purge has taken it away; 0: none has
 	lost   bool           // there is something beside latest
-	latest *message.Message
+	latest frame.Message  // as the others were sent it; of no message if there is none
 }
 
 // add makes an event one of those that were not sent.
@@ -69,10 +70,10 @@ func (b *behind) add(event frame.Event, to message.Offset) {
 	b.to = to
 	switch e := event.(type) {
 	case frame.Message:
-		b.lost = b.lost || b.latest != nil
-		b.latest = e.Message
+		b.lost = b.lost || b.latest.Message != nil
+		b.latest = e
 	case frame.Gap:
-		b.latest = nil
+		b.latest = frame.Message{}
 		if b.lost = e.Reason != fault.ChannelPurged; !b.lost {
 			b.purged = to
 		}
@@ -90,7 +91,7 @@ func (b *behind) told(t *topic, policy slowPolicy, now time.Time) []frame.Event 
 	}
 	lost, end := b.lost, b.to
 	switch {
-	case b.latest == nil:
+	case b.latest.Message == nil:
 	case policy == slowDrop:
 		lost = true
 	case !b.latest.Expired(now) && end > 0:
@@ -103,19 +104,21 @@ func (b *behind) told(t *topic, policy slowPolicy, now time.Time) []frame.Event 
 	default:
 		events = append(events, gapOf(t.name, at, end, fault.SlowConsumer))
 	}
-	if policy == slowLatest && b.latest != nil && !b.latest.Expired(now) {
-		events = append(events, frame.Message{Message: b.latest, Traceparent: b.latest.Traceparent})
+	if policy == slowLatest && b.latest.Message != nil && !b.latest.Expired(now) {
+		events = append(events, b.latest)
 	}
 	return events
 }
 
-// offer queues an event that takes the topic from one offset to another, or notes that
-// there was no room for it; it tells which. The caller holds topic.mu.
+// offer queues an event that takes the topic from one offset to another, and tells
+// whether there was room for it: if not, the client is disconnected, or told later. The
+// caller holds topic.mu.
 func (sub *subscription) offer(encoded *encodings, event frame.Event, from, to message.Offset) bool {
 	s := sub.session
 	if sub.policy == slowDisconnect {
-		s.send(encoded.frame(s.codec, event))
-		return true
+		err := s.socket.Send(encoded.frame(s.codec, event))
+		s.insist(err)
+		return !errors.Is(err, socket.ErrFull)
 	}
 	if sub.behind == nil {
 		if s.sendLossy(encoded.frame(s.codec, event)) {
@@ -129,7 +132,7 @@ func (sub *subscription) offer(encoded *encodings, event frame.Event, from, to m
 		s.lag(sub)
 		s.edge.metrics.slow(sub.policy)
 	}
-	if _, ok := event.(frame.Message); ok && (sub.policy == slowDrop || sub.behind.latest != nil) {
+	if _, ok := event.(frame.Message); ok && (sub.policy == slowDrop || sub.behind.latest.Message != nil) {
 		s.edge.metrics.dropped(dropSlow, 1)
 	}
 	sub.behind.add(event, to)
@@ -188,14 +191,24 @@ func (sub *subscription) tellBehind() (done bool, room int) {
 		return true, 0
 	}
 	var frames socket.Frame // as one, so that there is room for all or none
-	for _, event := range sub.behind.told(t, sub.policy, time.Now()) {
-		frames = append(frames, s.codec.build(0, event)...)
-		if gap, ok := event.(frame.Gap); ok {
-			s.edge.metrics.gap(gap.Reason)
+	var span tracing.Span
+	events := sub.behind.told(t, sub.policy, time.Now())
+	for i := range events {
+		if latest, ok := events[i].(frame.Message); ok {
+			events[i], span = s.edge.spans.belated(latest)
 		}
+		frames = append(frames, s.codec.build(0, events[i])...)
 	}
 	if len(frames) > 0 && !s.sendLossy(frames) {
 		return false, s.edge.options.Limits.MaxQueueBytes/lossyPart - len(frames)
+	}
+	for _, event := range events {
+		switch e := event.(type) {
+		case frame.Gap:
+			s.edge.metrics.gap(e.Reason)
+		case frame.Message:
+			s.endRecovery(&span, e.Message, sourceLatest)
+		}
 	}
 	if len(frames) > 0 { // else it was one message whose TTL has passed
 		sub.told = sub.behind.to

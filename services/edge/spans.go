@@ -21,10 +21,15 @@ type spans struct {
 	tracer *tracing.Tracer
 	// clients bounds the traces a second that clients have sampled.
 	clients *rate.Limiter
+	// late bounds the spans a second of messages that slow clients are given after all.
+	late *rate.Limiter
 }
 
 func newSpans(tracer *tracing.Tracer, clientTraces int) *spans {
-	return &spans{tracer: tracer, clients: rate.NewLimiter(rate.Limit(clientTraces), clientTraces)}
+	return &spans{
+		tracer: tracer, clients: rate.NewLimiter(rate.Limit(clientTraces), clientTraces),
+		late: rate.NewLimiter(maxRecoverySpans, maxRecoverySpans),
+	}
 }
 
 // parentOf is the trace that a client says that its command is part of. Clients are
@@ -200,14 +205,45 @@ func (p *spans) delivering(m *message.Message) (span tracing.Span, traceparent s
 	return span, inside.Traceparent()
 }
 
-// endDelivery records the delivery of a message to so many.
-func endDelivery(span *tracing.Span, m *message.Message, recipients int) {
+// endDelivery records the delivery of a message to so many, and that there was no room
+// for it in the queues of others, who read too slowly.
+func endDelivery(span *tracing.Span, m *message.Message, recipients, slow int) {
+	if !span.Kept(nil) {
+		return
+	}
+	attributes := append(ofMessage("deliver", "process", m), tracing.RecipientsKey.Int(recipients))
+	if slow > 0 {
+		attributes = append(attributes, tracing.SlowKey.Int(slow))
+	}
+	span.End(tracing.Ending{Name: "deliver " + m.Channel.Namespace(), Kind: trace.SpanKindConsumer, Attributes: attributes})
+}
+
+// belated is the latest message of a channel as a client gets it that was too slow for it
+// before, and the span of that: a part of the delivery that it was left out of.
+func (p *spans) belated(m frame.Message) (frame.Message, tracing.Span) {
+	if m.Traceparent == "" || p.tracer.Off() {
+		return m, tracing.Span{}
+	}
+	delivery := tracing.Parse(m.Traceparent)
+	if !delivery.Sampled() || !p.late.Allow() {
+		return m, tracing.Span{}
+	}
+	span := p.tracer.Start(delivery)
+	inside := span.Context()
+	m.Traceparent = inside.Traceparent()
+	return m, span
+}
+
+// endRecovery records that a session was sent a message that it had missed; back is what
+// that goes back to.
+func (s *session) endRecovery(span *tracing.Span, m *message.Message, source string, back ...tracing.Context) {
 	if !span.Kept(nil) {
 		return
 	}
 	span.End(tracing.Ending{
-		Name: "deliver " + m.Channel.Namespace(), Kind: trace.SpanKindConsumer,
-		Attributes: append(ofMessage("deliver", "process", m), tracing.RecipientsKey.Int(recipients)),
+		Name: "recover " + m.Channel.Namespace(), Kind: trace.SpanKindConsumer, Links: back,
+		Attributes: append(ofMessage("recover", "receive", m),
+			tracing.SourceKey.String(source), tracing.ConnectionKey.String(s.id), tracing.User(string(s.user))),
 	})
 }
 
@@ -223,14 +259,15 @@ func ofMessage(name, kind string, m *message.Message) []attribute.KeyValue {
 	return attributes
 }
 
-// maxRecoverySpans bounds the messages of a replay that have a span.
+// maxRecoverySpans bounds the messages of a replay that have a span, and of those that slow
+// clients are given after all the ones of a second.
 const maxRecoverySpans = 20
 
 // recovery makes the spans of the messages of one replay. A nil *recovery makes none.
 type recovery struct {
 	spans   *spans
 	session *session
-	source  string     // ring or store
+	source  string     // sourceRing or sourceStore
 	command *operation // that the replay is part of; nil: none, or it has ended unrecorded
 	left    int
 }
@@ -277,14 +314,10 @@ func (r *recovery) end(span *tracing.Span, m *message.Message) {
 	if r == nil || !span.Kept(nil) {
 		return
 	}
-	ending := tracing.Ending{
-		Name: "recover " + m.Channel.Namespace(), Kind: trace.SpanKindConsumer,
-		Attributes: append(ofMessage("recover", "receive", m),
-			tracing.SourceKey.String(r.source), tracing.ConnectionKey.String(r.session.id), tracing.User(string(r.session.user))),
-	}
+	var back []tracing.Context
 	if r.command != nil {
 		r.command.span.Keep()
-		ending.Links = []tracing.Context{r.command.span.Context()}
+		back = []tracing.Context{r.command.span.Context()}
 	}
-	span.End(ending)
+	r.session.endRecovery(span, m, r.source, back...)
 }

@@ -37,7 +37,7 @@ func TestNoSpansCostNothing(t *testing.T) {
 			t.Error("a client's trace does not go on")
 		}
 		span, traceparent := p.delivering(m)
-		endDelivery(&span, m, 1)
+		endDelivery(&span, m, 1, 0)
 		r := p.recovering(nil, sourceRing, nil)
 		event, span := r.message(m)
 		r.end(&span, m)

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/carillon-rt/carillon/services/edge"
+	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
@@ -290,5 +291,44 @@ func TestConnectRecoversMessages(t *testing.T) {
 	command, span := spans.await(t, 1, "client subscribe")[0], spans.await(t, 1, "recover chat")[0]
 	if len(span.Links) != 1 || span.Links[0].SpanContext.TraceID() != command.SpanContext.TraceID() || attributeOf(command, "messaging.destination.name") != "chat.a" {
 		t.Errorf("%+v of %+v", span, command)
+	}
+}
+
+// A delivery says how many had no room for it; who then is given the latest message after
+// all has a span of that, which is part of the delivery, and is told of it.
+func TestWhatSlowConsumersMissIsInTheSpan(t *testing.T) {
+	t.Parallel()
+	for policy, latest := range map[string]int{"latest": 1, "drop": 0} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			spans, on := traces(t, 0, 0)
+			w := start(t, func(o *edge.Options) {
+				on(o)
+				o.Limits.MaxQueueBytes = slowQueue
+			})
+			name := policy + ".busy"
+			watcher, slow := w.connect(t, "watcher"), w.connect(t, "slow")
+			watcher.follow(2, name)
+			slow.follow(2, name)
+			w.stall(t, watcher, channel.Name(name))
+			last := w.publish(t, channel.Name(name), `"trace `+sampled+`"`)
+			told := watcher.hear("message")["traceparent"]
+			delivery := spans.await(t, 1, "deliver "+policy)[0]
+			if inside := contextOf(delivery); told != inside.Traceparent() || attributeOf(delivery, tracing.RecipientsKey) != "1" || attributeOf(delivery, tracing.SlowKey) != "1" {
+				t.Errorf("told %v: %+v", told, delivery)
+			}
+			for !strings.HasPrefix(slow.next(), `{"gap"`) { // it reads again
+			}
+			if latest == 1 {
+				m := slow.hear("message")
+				belated := spans.await(t, 1, "recover "+policy)[0]
+				if inside := contextOf(belated); m["offset"] != float64(last.Offset) || m["traceparent"] != inside.Traceparent() || belated.Parent.SpanID() != delivery.SpanContext.SpanID() ||
+					attributeOf(belated, tracing.SourceKey) != "latest" || attributeOf(belated, "user.id") != "slow" {
+					t.Errorf("%v: %+v", m, belated)
+				}
+			}
+			slow.quiet(4)
+			spans.await(t, latest, "recover "+policy)
+		})
 	}
 }

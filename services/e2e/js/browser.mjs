@@ -13,28 +13,20 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { chromium } from "playwright-core";
+
+import { Looked, launch, run } from "./chromium.mjs";
 
 const CHANNEL = "chat.lobby";
-const WAIT_MS = 20_000;
 const STDIN_MS = 60_000;
 
 const { values: options } = parseArgs({
   options: { alice: { type: "string" }, bob: { type: "string" }, screenshot: { type: "string" } },
 });
 
-class Person {
-  complaints = [];
-
+class Person extends Looked {
   constructor(name, page) {
-    this.name = name;
-    this.page = page;
-    page.setDefaultTimeout(WAIT_MS);
-    page.on("pageerror", (err) => this.complaints.push(`uncaught: ${err.message}`));
-    page.on("console", (line) => {
-      // A page that a team serves itself has no API of the console beside it: "Try it" is all.
-      if (line.type() === "error" && !line.location().url.endsWith("/console/api/session")) this.complaints.push(line.text());
-    });
+    // A page that a team serves itself has no API of the console beside it: "Try it" is all.
+    super(name, page, (line) => line.location().url.endsWith("/console/api/session"));
   }
 
   async signIn(url) {
@@ -71,17 +63,10 @@ class Person {
     await this.page.keyboard.press("Enter");
   }
 
-  async see(what, selector) {
-    await this.page.waitForSelector(selector).catch(() => this.miss(what));
-  }
-
   async miss(what) {
     const state = await this.page.locator("#state-text").textContent({ timeout: 1000 }).catch(() => "?");
-    const errors = await this.page.locator(".error:not(:empty), .note.warning").allTextContents().catch(() => []);
     const frames = await this.page.locator("#frame-list li").allTextContents().catch(() => []);
-    throw new Error(
-      [`${this.name} does not see ${what} within ${WAIT_MS} ms`, `state: ${state}`, ...errors, ...this.complaints, ...frames.slice(-20)].join("\n  "),
-    );
+    await super.miss(what, `state: ${state}`, ...frames.slice(-20));
   }
 }
 
@@ -117,20 +102,13 @@ async function meet(alice, bob) {
   await alice.seeMessage(typed, '="alice"');
   await bob.seeMembers("alice", "bob");
 
-  for (const { name, complaints } of [alice, bob]) {
-    if (complaints.length > 0) throw new Error(`${name}'s page complains:\n  ${complaints.join("\n  ")}`);
-  }
+  alice.content();
+  bob.content();
 }
 
 async function main() {
   if (!options.alice || !options.bob) throw new Error("usage: browser.mjs --alice URL --bob URL [--screenshot DIR]");
-  const browser = await chromium.launch({
-    executablePath: "/usr/bin/chromium",
-    args: [
-      "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-      "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    ],
-  });
+  const browser = await launch();
   const people = [];
   try {
     for (const [name, colorScheme] of [["alice", "light"], ["bob", "dark"]]) {
@@ -149,10 +127,4 @@ async function main() {
   }
 }
 
-main().then(
-  () => process.exit(0),
-  (err) => {
-    console.error(err.message);
-    process.exit(1);
-  },
-);
+run(main);

@@ -1,43 +1,38 @@
 // Drives real Chromium over the console as somebody on call would, by keyboard where
 // there is a key for it, and has axe-core look at every view in light and dark.
 //
-//   node console.mjs --url URL [--token TOKEN] [--screenshots DIR]
+//   node console.mjs --url URL [--token TOKEN] [--traces URL] [--screenshots DIR]
 //
 // The edge at URL has a user "alice" connected and subscribed to chat.lobby, and somebody
 // who was denied something by a rule, "mallory". With --token it asks for a caller's
-// token, is first given a bad one, and has no "Try it". --screenshots writes
-// console-light.png and console-dark.png there, of the overview, and looks at nothing else.
-// Prints a line when a part is done: overview, search, send, keyboard, light, dark, narrow.
+// token, is first given a bad one, and has no "Try it". --traces is console.trace_url: what
+// was denied and what is sent must have a link to its trace, whose ids are printed, "denied"
+// and "sent" before them. --screenshots writes console-light.png and console-dark.png there, of
+// the overview, and looks at nothing else. Prints a line when a part is done: overview,
+// search, send, keyboard, light, dark, narrow.
 // Exits 0 when all was as it should be, 1 with a reason on standard error.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { chromium } from "playwright-core";
 
-const WAIT_MS = 20_000;
+import { Looked, launch, run } from "./chromium.mjs";
+
 const WIDE = { width: 1280, height: 900 };
 const NARROW = { width: 360, height: 740 };
 const VIEWS = ["overview", "channels", "channels/chat.lobby", "users", "users/alice", "namespaces", "events", "send"];
 
 const { values: options } = parseArgs({
-  options: { url: { type: "string" }, token: { type: "string" }, screenshots: { type: "string" } },
+  options: { url: { type: "string" }, token: { type: "string" }, traces: { type: "string" }, screenshots: { type: "string" } },
 });
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
-class Page {
-  complaints = [];
-
+class Page extends Looked {
   constructor(page, scheme) {
-    this.page = page;
+    // A refused token is answered with 401, which Chromium tells of.
+    super("the person on call", page, (line) => Boolean(options.token) && line.text().includes("401"));
     this.scheme = scheme;
-    page.setDefaultTimeout(WAIT_MS);
-    page.on("pageerror", (err) => this.complaints.push(`uncaught: ${err.message}`));
-    page.on("console", (line) => {
-      // A refused token is answered with 401, which Chromium tells of.
-      if (line.type() === "error" && !(options.token && line.text().includes("401"))) this.complaints.push(line.text());
-    });
   }
 
   async open(view = "overview") {
@@ -59,26 +54,23 @@ class Page {
     await this.see(`the view ${view}`, "#view h1");
   }
 
-  async press(...keys) {
-    for (const key of keys) await this.page.keyboard.press(key);
-  }
-
-  async see(what, selector, hasText) {
-    await this.page.locator(selector, hasText ? { hasText } : {}).first().waitFor().catch(() => this.miss(what));
-  }
-
   // A level line has no height, which Playwright takes for invisible.
   async seeLine(chart) {
     await this.page.locator(`.plot[aria-label="${chart}"] .line[d*="L"]`).first().waitFor({ state: "attached" }).catch(() => this.miss(`a line of ${chart}`));
   }
 
-  async focused(what, expression) {
-    await this.page.waitForFunction(expression).catch(() => this.miss(`the focus on ${what}`));
-  }
-
-  async miss(what) {
-    const text = await this.page.locator("body").innerText({ timeout: 1000 }).catch(() => "");
-    throw new Error([`${what} is not seen within ${WAIT_MS} ms`, ...this.complaints, text.slice(0, 4000)].join("\n  "));
+  // traced wants a link to a trace, and prints the id.
+  async traced(what, within) {
+    if (!options.traces) return;
+    const link = this.page.locator(`${within} a.trace`).first();
+    await link.waitFor().catch(() => this.miss(`the trace of what was ${what}`));
+    const [href, target, rel] = await Promise.all(["href", "target", "rel"].map((name) => link.getAttribute(name)));
+    const [before, after] = options.traces.split("{trace}");
+    const id = href.slice(before.length, href.length - after.length);
+    if (href !== `${before}${id}${after}` || !/^[0-9a-f]{32}$/.test(id) || target !== "_blank" || !rel.includes("noopener")) {
+      throw new Error(`the trace of what was ${what} is at ${href}, target ${target}, rel ${rel}`);
+    }
+    console.log(what, id);
   }
 
   // What axe-core calls serious or critical, and anything that makes a page scroll sideways.
@@ -103,6 +95,7 @@ async function overview(p) {
   await p.see("a connection", ".metric .headline", /^[1-9]/);
   await p.see("the busiest channel", "#busiest td a", "chat.lobby");
   await p.see("a denial", '.event[data-kind="denied"]', "mallory");
+  await p.traced("denied", '.event[data-kind="denied"]');
 
   await p.page.locator('.plot[aria-label="Connections"]').focus();
   await p.press("ArrowLeft");
@@ -116,7 +109,7 @@ async function overview(p) {
   await p.page.waitForTimeout(2500); // more than two samples
   if ((await line()) !== held) throw new Error("the charts go on while paused");
   await p.press("p");
-  await p.page.waitForFunction((old) => document.querySelector('.plot[aria-label="Connections"] .line').getAttribute("d") !== old, held).catch(() => p.miss("that it goes on"));
+  await p.holds("that it goes on", (old) => document.querySelector('.plot[aria-label="Connections"] .line').getAttribute("d") !== old, held);
 }
 
 async function search(p) {
@@ -157,6 +150,7 @@ async function send(p) {
   await p.page.locator("#view").getByLabel("JSON", { exact: true }).fill(JSON.stringify({ text }));
   await p.press("Control+Enter");
   await p.see("that it was stored", "#send-answer", /Stored in chat\.lobby/);
+  await p.traced("sent", "#send-answer");
   await p.page.locator("#send-answer a").first().click();
   await p.see("the message in its channel", ".messages .preview", text);
   await p.see("who sent it", ".messages .who");
@@ -207,14 +201,8 @@ async function look(p) {
 }
 
 async function main() {
-  if (!options.url) throw new Error("usage: console.mjs --url URL [--token TOKEN] [--screenshots DIR]");
-  const browser = await chromium.launch({
-    executablePath: "/usr/bin/chromium",
-    args: [
-      "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-      "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    ],
-  });
+  if (!options.url) throw new Error("usage: console.mjs --url URL [--token TOKEN] [--traces URL] [--screenshots DIR]");
+  const browser = await launch();
   const open = async (scheme, viewport, reducedMotion = "reduce") => {
     const context = await browser.newContext({ colorScheme: scheme, viewport, reducedMotion, deviceScaleFactor: options.screenshots ? 1.5 : 1 });
     return new Page(await context.newPage(), scheme);
@@ -236,7 +224,7 @@ async function main() {
       await theme(p);
       await look(p);
       console.log(scheme);
-      if (p.complaints.length > 0) throw new Error(`the page complains:\n  ${p.complaints.join("\n  ")}`);
+      p.content();
     }
     if (options.screenshots) return;
     const narrow = await open("light", NARROW);
@@ -252,10 +240,4 @@ async function main() {
   }
 }
 
-main().then(
-  () => process.exit(0),
-  (err) => {
-    console.error(err.message);
-    process.exit(1);
-  },
-);
+run(main);

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -74,6 +75,9 @@ type Client struct {
 
 	tracer  *tracing.Tracer // nil: no spans are made
 	metrics *metrics        // nil: nothing is measured
+
+	mu       sync.Mutex
+	versions map[string]string // see Versions
 }
 
 // key is a question. Equal digests mean the same user and claims. An answer stands

@@ -3,6 +3,7 @@ package authorization
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -35,6 +36,7 @@ func (c *Client) Watch(ctx context.Context, conns map[string]grpc.ClientConnInte
 	for address, conn := range conns {
 		w := watcher{
 			service: authzv1.NewAuthorizationServiceClient(conn), logger: logger.With("address", address),
+			tells: func(version string) { c.tells(address, version) },
 			changed: func() {
 				c.forget()
 				changed()
@@ -46,10 +48,29 @@ func (c *Client) Watch(ctx context.Context, conns map[string]grpc.ClientConnInte
 	<-ctx.Done()
 }
 
+// Versions names the rules by which each replica that Watch follows decides, by its
+// address: equal for equal rules; "" of one that does not tell now.
+func (c *Client) Versions() map[string]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.versions)
+}
+
+// tells notes what a replica tells.
+func (c *Client) tells(address, version string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.versions == nil {
+		c.versions = map[string]string{}
+	}
+	c.versions[address] = version
+}
+
 // watcher follows one replica.
 type watcher struct {
 	service authzv1.AuthorizationServiceClient
 	logger  *slog.Logger
+	tells   func(version string) // "": it does not, now
 	changed func()
 	told    bool   // whether a version was told yet
 	version string // the last
@@ -61,6 +82,7 @@ func (w *watcher) run(ctx context.Context) {
 	failures := 0
 	for {
 		started := time.Now()
+		w.tells("")
 		err := w.follow(ctx)
 		if ctx.Err() != nil {
 			return
@@ -122,5 +144,6 @@ func (w *watcher) follow(ctx context.Context) error {
 			w.told, w.version = true, version
 			w.changed()
 		}
+		w.tells(w.version)
 	}
 }

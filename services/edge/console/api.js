@@ -3,7 +3,7 @@
 const BASE = new URL(location.pathname.endsWith("/console/") ? "api/" : "console/api/", location.origin + location.pathname);
 const TOKEN = "carillon.callerToken";
 const ANSWER_MS = 15_000;
-const SILENCE_MS = 40_000; // the stream says something each 15 s
+const SILENCE_MS = 10_000; // the stream has a sample each second
 const BACK_FIRST_MS = 1000;
 const BACK_MAX_MS = 15_000;
 

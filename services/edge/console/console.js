@@ -11,6 +11,7 @@ import { Overview } from "./overview.js";
 import { startPlayground } from "./playground.js";
 import { Search } from "./search.js";
 import { SendView } from "./send.js";
+import { moment } from "./words.js";
 
 const TRY_IT = "try";
 
@@ -86,7 +87,7 @@ class Console {
   #become(session) {
     this.#session = session;
     this.#context.session = session;
-    $("forget-token").hidden = session.mode !== "ops";
+    $("forget-token").hidden = !token.get(); // there is none in dev, nor with a client certificate
     for (const tab of document.querySelectorAll("[data-tab]")) tab.hidden = tab.dataset.tab === TRY_IT ? !session.tryIt : Boolean(session.alone);
     $("search").hidden = $("pause").hidden = $("live").hidden = Boolean(session.alone);
     this.#route();
@@ -106,7 +107,7 @@ class Console {
     $("forget-token").hidden = true;
     const input = h("input", { id: "token", type: "password", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "token-problem" });
     const problem = h("p", { id: "token-problem", class: "error", role: "alert" });
-    if (refusal && (had || refusal.reason !== "TOKEN_MISSING")) problem.textContent = refusal.mayNot ? `${refusal.message}: the caller needs console: true.` : refusal.message;
+    if (refusal && (had || refusal.reason !== "TOKEN_MISSING")) problem.textContent = refusal.reason === "CALLER_DENIED" ? `${refusal.message}: it needs console: true.` : refusal.message;
     const form = h(
       "form",
       { class: "card form", novalidate: true },
@@ -196,16 +197,22 @@ class Console {
   }
 
   #showState() {
-    if (!this.#session || this.#session.alone) return;
     const { name, why, retryAt, refusal } = this.#feed.state;
+    const away = name === "waiting" && Boolean(this.#session);
+    $("stale").hidden = !away || this.#view === null;
+    if (!this.#session || this.#session.alone) return;
     if (name === "refused") return this.#askToken(refusal);
     const state = this.#paused && name === "live" ? "paused" : name;
-    const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
     $("live").dataset.state = state;
-    $("live").title = name === "waiting" ? `${why}; again in ${seconds} s` : "";
-    set($("live-text"), { connecting: "Connecting", live: "Live", paused: "Paused", waiting: why }[state]);
+    set($("live-text"), { connecting: "Connecting", live: "Live", paused: "Paused", waiting: "Not live" }[state]);
+    if (!away) return;
+    const { latest } = this.#feed;
+    const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
+    set($("stale"), `${sentence(why)}${latest ? ` What stands here is of ${moment(latest.at)}.` : ""} Asking again ${seconds > 0 ? `in ${seconds} s` : "now"}.`);
   }
 }
+
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;
 
 function themeToggle() {
   const dark = matchMedia("(prefers-color-scheme: dark)");

@@ -112,7 +112,7 @@ export class ChannelView extends Asking {
     this.facts.show({ ...channel, users: 0, members: 0, messages: 0, events: 0 }, () => [
       facts([
         ["Namespace", h("a", { href: `#/namespaces/${encodeURIComponent(channel.namespace)}` }, channel.namespace)],
-        ["Rule", channel.rule ? h("code", {}, channel.rule) : "none: nobody may do anything"],
+        [session.deciders === "process" ? "Rule" : "Rule in this edge’s file", channel.rule ? h("code", {}, channel.rule) : "none: nobody may do anything"],
         ["Subscribers here", exact(channel.subscribers)],
         ["Messages/s", count(rates.messages)],
         ["Deliveries/s", count(rates.deliveries)],
@@ -291,11 +291,13 @@ export class NamespacesView extends Asking {
   constructor(context, wanted) {
     super(context, "namespaces");
     this.#wanted = wanted;
-    this.element.append(h("h1", {}, "Namespaces"), this.problem, this.body.element);
+    this.deciders = new Part({ class: "deciders" });
+    this.element.append(h("h1", {}, "Namespaces"), this.problem, this.deciders.element, this.body.element);
     this.load = new Map();
   }
 
-  show({ namespaces }) {
+  show({ namespaces, deciders }) {
+    this.deciders.show(deciders, drawDeciders);
     const policies = namespaces.map(({ channels, subscribers, messages, deliveries, ...policy }) => policy);
     this.body.show(policies, () => [h("div", { class: "namespaces" }, ...policies.map((policy) => this.#draw(policy)))]);
     for (const { name, channels, subscribers, messages, deliveries } of namespaces) {
@@ -340,6 +342,26 @@ export class NamespacesView extends Asking {
       rules.length === 0 && h("p", { class: "nothing" }, "No rule: nobody may do anything."),
     );
   }
+}
+
+const DECIDERS = {
+  process: "Who may do what is decided here, by the rules shown.",
+  presence: "Who may do what is decided by presence, by the rules of its own file. Those shown are of this edge’s file.",
+  service: "Who may do what is decided by a service of your own. The rules shown are of this edge’s file, and are not asked.",
+};
+const RULES = { same: ["pill good", "the same rules"], other: ["pill bad", "other rules"] };
+
+// Whose the rules are: an edge alone shows those of its own file, by which others may not decide.
+function drawDeciders({ by, replicas }) {
+  const compared = by === "presence";
+  return [
+    h("p", { class: "about" }, DECIDERS[by] ?? ""),
+    replicas.length > 0 &&
+      h("ul", { "aria-label": "Who decides" }, ...replicas.map(({ address, rules }) => {
+        const [shape, text] = RULES[rules] ?? ["pill", "does not tell now"];
+        return h("li", {}, h("code", {}, address), compared && h("span", { class: shape }, text));
+      })),
+  ];
 }
 
 function perTime({ messages, perMs, bytes: size }) {

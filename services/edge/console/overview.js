@@ -116,8 +116,17 @@ export class Overview {
       ),
       h("div", { class: "board" }, ...charts),
       h("dl", { class: "stats" }, ...small),
-      h("div", { class: "board" }, this.#busiest(), card("Lately", { actions: [h("a", { href: "#/events" }, "All events")] }, this.#events.element),
-        card("Connections closed", { about: "5 min" }, this.#closes.element), card("Errors and refusals", { about: "5 min" }, this.#wrong.element)),
+      h(
+        "div",
+        { class: "board" },
+        h("div", { class: "stack" }, this.#busiest(), card("Connections closed", { about: "5 min" }, this.#closes.element)),
+        h(
+          "div",
+          { class: "stack" },
+          card("Lately", { actions: [h("a", { href: "#/events" }, "All events")] }, this.#events.element),
+          card("Errors and refusals", { about: "5 min" }, this.#wrong.element),
+        ),
+      ),
     );
   }
 

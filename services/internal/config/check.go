@@ -71,7 +71,8 @@ func (c *Config) checkTogether(r *report) {
 	require(t.Headers.IsZero() || t.Endpoint != "", "telemetry.headers", "needs telemetry.endpoint")
 	require(t.TLS == ClientTLS{} || strings.HasPrefix(t.Endpoint, "https://"), "telemetry.tls", "needs a telemetry.endpoint that begins with https://")
 	for i, caller := range c.Callers {
-		require(caller.Certificate == "" || c.Publish.TLS.ClientCAFile != "", fmt.Sprintf("callers[%d].certificate", i), "needs publish.tls.client_ca_file")
+		require(caller.Certificate == "" || c.Publish.TLS.ClientCAFile != "" || c.Ops.TLS.ClientCAFile != "", fmt.Sprintf("callers[%d].certificate", i),
+			"needs publish.tls.client_ca_file, or ops.tls.client_ca_file for the console")
 	}
 }
 

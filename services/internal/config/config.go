@@ -150,8 +150,9 @@ type Publish struct {
 
 // Ops is what an operator looks at.
 type Ops struct {
-	Listen string `yaml:"listen" default:":9464" check:"listen" help:"Address of /metrics, /healthz and /readyz."`
-	PProf  bool   `yaml:"pprof" default:"false" help:"Serves /debug/pprof/ too; ops.listen must then be loopback."`
+	Listen string    `yaml:"listen" default:":9464" check:"listen" help:"Address of /metrics, /healthz and /readyz."`
+	PProf  bool      `yaml:"pprof" default:"false" help:"Serves /debug/pprof/ too; ops.listen must then be loopback."`
+	TLS    ServerTLS `yaml:"tls" help:"TLS of ops.listen; nothing given: none. With authorities of client certificates, callers that are known by theirs may look at the console."`
 }
 
 // Telemetry says where traces and metrics are sent, over OTLP.

@@ -11,15 +11,20 @@ import (
 // even be allowed to read a key.
 func (c *Config) checkTLS(r *report, command Command) {
 	for _, l := range []struct {
-		path string
-		role Command
-		tls  ServerTLS
-	}{{"edge.tls", EdgeRole, c.Edge.TLS}, {"presence.tls", PresenceRole, c.Presence.TLS}, {"publish.tls", PublishRole, c.Publish.TLS}} {
+		path  string
+		roles []Command
+		tls   ServerTLS
+	}{
+		{"edge.tls", []Command{EdgeRole}, c.Edge.TLS},
+		{"presence.tls", []Command{PresenceRole}, c.Presence.TLS},
+		{"publish.tls", []Command{PublishRole}, c.Publish.TLS},
+		{"ops.tls", []Command{EdgeRole, PresenceRole, PublishRole}, c.Ops.TLS},
+	} {
 		if l.tls.ClientCAFile != "" && l.tls.CertFile == "" {
 			r.add(l.path, "client_ca_file needs cert_file and key_file")
 		}
 		c.checkPair(r, l.path, l.tls.CertFile, l.tls.KeyFile)
-		if command.has(l.role) {
+		if slices.ContainsFunc(l.roles, command.has) {
 			r.addAll(l.path, secure.Server(l.tls).Problems())
 		}
 	}

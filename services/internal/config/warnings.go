@@ -7,18 +7,23 @@ import "fmt"
 // are the policy's to tell.
 func (c *Config) Warnings(command Command) []string {
 	var lines []string
-	for _, l := range []struct {
+	type listening struct {
 		role    Command
 		path    string // of the options of TLS
 		listen  string
 		address string
 		tls     ServerTLS
-	}{
+	}
+	listeners := []listening{
 		{EdgeRole, "edge.tls", "edge.listen", c.Edge.Listen, c.Edge.TLS},
 		{PresenceRole, "presence.tls", "presence.listen", c.Presence.Listen, c.Presence.TLS},
 		{PublishRole, "publish.tls", "publish.listen", c.Publish.Listen, c.Publish.TLS},
 		{PublishRole, "publish.tls", "publish.http_listen", c.Publish.HTTPListen, c.Publish.TLS},
-	} {
+	}
+	if c.Console.Enabled && command != Dev { // else no token goes there
+		listeners = append(listeners, listening{EdgeRole, "ops.tls", "ops.listen", c.Ops.Listen, c.Ops.TLS})
+	}
+	for _, l := range listeners {
 		if command.has(l.role) && l.tls.CertFile == "" && !isLoopback(l.address) {
 			lines = append(lines, fmt.Sprintf("%s: %s is %q, whose connections are not encrypted; give cert_file and key_file, or put a proxy that ends TLS before it",
 				l.path, l.listen, l.address))

@@ -5,6 +5,7 @@ package ops
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -44,6 +45,9 @@ const (
 
 // Server answers /metrics, /healthz, /readyz and, if asked to, /debug/pprof/.
 type Server struct {
+	// TLS is what connections begin with; nil: none. It is set before Serve.
+	TLS *tls.Config
+
 	log      *slog.Logger
 	pprof    bool
 	local    bool
@@ -204,6 +208,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	if s.pprof && !loopback(listener.Addr()) {
 		_ = listener.Close() // the error below is what matters
 		return fmt.Errorf("profiles are served on loopback only, not on %s: set ops.listen to 127.0.0.1 or leave ops.pprof out", listener.Addr())
+	}
+	if s.TLS != nil {
+		listener = tls.NewListener(listener, s.TLS)
 	}
 	server := &http.Server{
 		Handler:           s.Handler(),

@@ -18,9 +18,12 @@ const (
 	DuplicateKey = attribute.Key("carillon.duplicate")
 	// RecipientsKey is to how many connections of an edge a message went.
 	RecipientsKey = attribute.Key("carillon.recipients")
+	// SlowKey is to how many it did not go then, since their clients read too slowly.
+	SlowKey = attribute.Key("carillon.slow_consumers")
 	// ConnectionKey is a connection's id; an edge's is service.instance.id.
 	ConnectionKey = attribute.Key("carillon.connection.id")
-	// SourceKey is where missed messages were recovered from: ring or store.
+	// SourceKey is where missed messages were recovered from: ring, store, or latest,
+	// the message that was kept for a client that read too slowly.
 	SourceKey = attribute.Key("carillon.recovery.source")
 )
 

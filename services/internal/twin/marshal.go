@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 )
@@ -14,6 +15,7 @@ import (
 type requestBody struct {
 	io.ReadCloser
 	refusal error
+	began   time.Time // the request
 }
 
 // marshaler is the JSON mapping of the APIs together.

@@ -28,13 +28,13 @@ func (h *HTTP) fail(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler,
 		w.WriteHeader(runtime.HTTPStatusFromCode(codes.Canceled))
 		return
 	}
-	e := fromGRPC(err, h.methods[r.URL.Path].away)
-	if e.Cause != nil { // not a word of the server's, so perhaps not in its log either
-		h.log.LogAttrs(r.Context(), slog.LevelWarn, "request failed",
+	e := h.worded(r, fromGRPC(err, h.methods[r.URL.Path].away))
+	if e.Cause != nil { // not a word of the server's, so perhaps not in its log and its spans either
+		h.log.LogAttrs(h.traced(r, e, 0), slog.LevelWarn, "request failed",
 			slog.String("code", rpc.CodeName(e.Code())), slog.String("reason", string(e.Reason)), slog.String("peer", r.RemoteAddr),
 			slog.String("cause", e.Cause.Error()))
 	}
-	writeError(w, h.worded(r, e), 0)
+	writeError(w, e, 0)
 }
 
 // unreadable is the refusal of a body, with a status other than that of its code
@@ -94,13 +94,21 @@ func (h *HTTP) lost(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler,
 	}
 }
 
-// refuse answers a request that the gRPC server never saw, and logs it as that
+// refuse answers a request that the gRPC server never saw, and logs and records it as that
 // would have.
 func (h *HTTP) refuse(w http.ResponseWriter, r *http.Request, e *fault.Error, status int) {
-	h.log.LogAttrs(r.Context(), slog.LevelInfo, "request refused",
+	h.log.LogAttrs(h.traced(r, e, status), slog.LevelInfo, "request refused",
 		slog.String("method", r.Method), slog.String("code", rpc.CodeName(e.Code())), slog.String("reason", string(e.Reason)),
 		slog.String("field", e.Field), slog.String("peer", r.RemoteAddr))
 	writeError(w, e, status)
+}
+
+// statusOf is the given status; of 0 that of the error's code.
+func statusOf(e *fault.Error, status int) int {
+	if status == 0 {
+		return runtime.HTTPStatusFromCode(e.Code())
+	}
+	return status
 }
 
 // errorBody is the body of every error.
@@ -119,9 +127,7 @@ type ErrorFields struct {
 
 // writeError answers with an error and the given status; 0 for that of its code.
 func writeError(w http.ResponseWriter, e *fault.Error, status int) {
-	if status == 0 {
-		status = runtime.HTTPStatusFromCode(e.Code())
-	}
+	status = statusOf(e, status)
 	header := w.Header()
 	header.Set("Content-Type", "application/json")
 	if status == http.StatusUnauthorized { // RFC 6750 section 3

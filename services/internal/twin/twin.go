@@ -22,6 +22,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 	"github.com/carillon-rt/carillon/services/internal/secure"
+	"github.com/carillon-rt/carillon/services/internal/tracing"
 )
 
 // Bounds of the HTTP server.
@@ -85,6 +86,9 @@ type HTTP struct {
 	// LocalOnly, TLS: see Serve. They are set before it.
 	LocalOnly bool
 	TLS       *tls.Config
+	// Tracer makes a span of each request that is refused before the gRPC server, which
+	// makes those of all others, has seen it; nil: none are made. It is set before Serve.
+	Tracer *tracing.Tracer
 
 	log     *slog.Logger
 	mux     *runtime.ServeMux
@@ -128,7 +132,7 @@ func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout+readTimeout)
 	defer cancel()
 	r = r.WithContext(rpc.OnBehalf(ctx, r.TLS))
-	r.Body = &requestBody{ReadCloser: http.MaxBytesReader(w, r.Body, MaxBodyBytes)}
+	r.Body = &requestBody{ReadCloser: http.MaxBytesReader(w, r.Body, MaxBodyBytes), began: time.Now()}
 	// What the gateway would make metadata of, beyond what is meant to pass: the
 	// client's own deadline, and names of hosts that nobody has vouched for.
 	r.Header.Del("Grpc-Timeout")

@@ -47,7 +47,7 @@ func Compile(namespaces []namespace.Namespace) (*Policy, []string) {
 		return nil, []string{fmt.Sprintf("namespaces: CEL cannot be set up: %v", err)}
 	}
 	c := compiler{base: base}
-	p := &Policy{namespaces: make(map[string][]rule, len(namespaces)), version: versionOf(namespaces)}
+	p := &Policy{namespaces: make(map[string][]rule, len(namespaces)), version: VersionOf(namespaces)}
 	for _, n := range namespaces {
 		rules := make([]rule, 0, len(n.Rules))
 		for i, r := range n.Rules {
@@ -85,8 +85,9 @@ func environment() (*cel.Env, error) {
 	)
 }
 
-// versionOf is a digest of all that decisions depend on.
-func versionOf(namespaces []namespace.Namespace) string {
+// VersionOf is the version of a Policy that is compiled of these: a digest of all that
+// decisions depend on.
+func VersionOf(namespaces []namespace.Namespace) string {
 	digest := sha256.New()
 	for _, n := range slices.SortedFunc(slices.Values(namespaces), func(a, b namespace.Namespace) int { return strings.Compare(a.Name, b.Name) }) {
 		fmt.Fprintf(digest, "%q %d\n", n.Name, len(n.Rules))

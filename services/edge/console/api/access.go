@@ -98,7 +98,7 @@ func (a *API) guard(method string, next func(http.ResponseWriter, *request)) htt
 		}
 		// Of who is not known yet no more than this is done at once.
 		if !enter(a.visitors.requests) {
-			refuse(w, 0, tooOften("%d requests are being answered", maxRequests))
+			a.turnAway(w, r, tooOften("%d requests are being answered", maxRequests))
 			return
 		}
 		leave := sync.OnceFunc(func() { <-a.visitors.requests })
@@ -112,7 +112,7 @@ func (a *API) guard(method string, next func(http.ResponseWriter, *request)) htt
 			err = tooOften("more than %d requests a second", askRate)
 		}
 		if err != nil {
-			refuse(w, 0, fault.From(err))
+			a.turnAway(w, r, fault.From(err))
 			return
 		}
 		if method != "" && r.Method != method {
@@ -127,6 +127,12 @@ func (a *API) guard(method string, next func(http.ResponseWriter, *request)) htt
 	})
 }
 
+// turnAway refuses somebody who may not look, or not now.
+func (a *API) turnAway(w http.ResponseWriter, r *http.Request, err *fault.Error) {
+	a.metrics.refused(r.Context(), err)
+	refuse(w, 0, err)
+}
+
 // identify tells who asks. The error is a *fault.Error; also if that caller may not look.
 func (a *API) identify(r *http.Request) (auth.Identity, error) {
 	if a.options.Dev != nil {
@@ -135,7 +141,11 @@ func (a *API) identify(r *http.Request) (auth.Identity, error) {
 		}
 		return *a.options.Dev, a.options.Callers.MayLook(a.options.Dev.Subject)
 	}
-	token, err := rpc.BearerToken(r.Header.Values("Authorization"))
+	header := r.Header.Values("Authorization")
+	if len(header) == 0 && secure.Verified(r.TLS) {
+		return a.certified(r)
+	}
+	token, err := rpc.BearerToken(header)
 	if err != nil {
 		return auth.Identity{}, err
 	}
@@ -146,10 +156,27 @@ func (a *API) identify(r *http.Request) (auth.Identity, error) {
 	return caller, a.mayLook(caller)
 }
 
-// mayLook tells whether somebody who has shown a good token may look still.
+// certified is identify by a client certificate. A browser shows it whichever page asks,
+// so only the console's own may.
+func (a *API) certified(r *http.Request) (auth.Identity, error) {
+	if !fromPage(r) {
+		return auth.Identity{}, fault.New(fault.OriginForbidden, "", "with a client certificate the console answers its own page only")
+	}
+	caller, err := a.options.Callers.OfCertificate(r.TLS.VerifiedChains[0][0])
+	if err != nil {
+		return auth.Identity{}, err
+	}
+	return caller, a.mayLook(caller)
+}
+
+// mayLook tells whether somebody who has shown a good token or certificate may look still.
 func (a *API) mayLook(caller auth.Identity) error {
 	if !caller.ExpiresAt.IsZero() && !time.Now().Before(caller.ExpiresAt) {
-		return fault.New(fault.TokenExpired, "", "the token has expired")
+		what := "token"
+		if caller.Issuer == auth.CertificateIssuer {
+			what = "client certificate"
+		}
+		return fault.New(fault.TokenExpired, "", "the %s has expired", what)
 	}
 	if a.options.Dev == nil {
 		if err := a.options.Callers.Known(caller); err != nil {

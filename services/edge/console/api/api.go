@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/carillon-rt/carillon/services/edge"
@@ -72,11 +73,15 @@ type Options struct {
 	Presence Presence
 	// Namespaces are those of the moment.
 	Namespaces func() namespace.Set
-	// Collect gives the metrics of the process.
+	// Deciders tells who decides what users may do at the moment.
+	Deciders func() Deciders
+	// Collect gives the metrics of the process, and Meter takes those of the console.
 	Collect func(ctx context.Context, to *metricdata.ResourceMetrics) error
+	Meter   metric.Meter
 	Callers *auth.Callers
-	// Verifier checks the tokens of those who look. With Dev nobody needs one: whoever is
-	// on this machine, and whose requests come from the page itself, is that caller.
+	// Verifier checks the tokens of those who look and show no client certificate. With Dev
+	// nobody needs one: whoever is on this machine, and whose requests come from the page
+	// itself, is that caller.
 	Verifier Verifier
 	Dev      *auth.Identity
 
@@ -99,6 +104,7 @@ type Limits struct {
 // API answers the console. Its methods may be called concurrently.
 type API struct {
 	options  Options
+	metrics  meters
 	started  time.Time
 	samples  *samples
 	events   *events
@@ -117,8 +123,13 @@ func New() *API {
 // Incident takes in what went wrong. It may be called before Open.
 func (a *API) Incident(i edge.Incident) { a.events.add(eventOf(i), time.Now()) }
 
-// Open gives it what it works with. It is called once, before Handler and Run.
-func (a *API) Open(o Options) { a.options = o }
+// Open gives it what it works with. It is called once, before Handler and Run. The error
+// is the meter's.
+func (a *API) Open(o Options) (err error) {
+	a.options = o
+	a.metrics, err = newMeters(o.Meter)
+	return err
+}
 
 // sampleInterval is how often a sample is taken.
 const sampleInterval = time.Second

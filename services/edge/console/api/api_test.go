@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.uber.org/goleak"
 
 	"github.com/carillon-rt/carillon/services/edge"
@@ -28,6 +29,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/message"
 	"github.com/carillon-rt/carillon/services/internal/namespace"
+	"github.com/carillon-rt/carillon/services/internal/tracing/tracingtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -130,6 +132,8 @@ type world struct {
 	server *httptest.Server
 	edge   *somebody
 	meter  metric.Meter
+	reader *sdk.ManualReader
+	spans  func() tracetest.SpanStubs
 	stop   func()
 	dev    bool
 }
@@ -142,11 +146,13 @@ func start(t *testing.T, dev bool) *world {
 		{Name: "on-call", Console: true, Publish: []string{"chat.{rest...}"}, History: []string{"chat.lobby"}, Presence: []string{"chat.lobby", "user.{id}"}},
 		{Name: "onlooker", Console: true},
 		{Name: "billing", Publish: []string{"{rest...}"}},
+		{Name: "by-certificate", Certificate: "ops-1.example", Console: true, Publish: []string{"chat.{rest...}"}},
+		{Name: "backend", Certificate: "backend.example", Publish: []string{"{rest...}"}},
 	}, auth.Issuer{Name: "services", For: auth.ForCallers})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, api: api.New(), edge: &somebody{published: make(chan message.Publication, 100)}, meter: provider.Meter("test"), dev: dev}
+	w := &world{T: t, api: api.New(), edge: &somebody{published: make(chan message.Publication, 100)}, meter: provider.Meter("test"), reader: reader, dev: dev}
 	namespaces := namespace.NewSet([]namespace.Namespace{
 		{
 			Name: "chat", History: &namespace.History{MaxMessages: 10, MaxAge: time.Hour, MaxBytes: 1 << 20}, Presence: true, Partitions: 1, Replicas: 1,
@@ -155,12 +161,18 @@ func start(t *testing.T, dev bool) *world {
 	})
 	options := api.Options{
 		Edge: w.edge, Store: w.edge, Presence: w.edge, Namespaces: func() namespace.Set { return namespaces }, Collect: reader.Collect,
-		Callers: callers, Verifier: tokens{}, EdgeID: "edge-1", Version: "v1", Logger: slog.New(slog.DiscardHandler),
+		Callers: callers, Verifier: tokens{}, EdgeID: "edge-1", Version: "v1", Logger: slog.New(slog.DiscardHandler), Meter: w.meter,
+		TraceURL: "https://jaeger.example/trace/{trace}", Deciders: func() api.Deciders {
+			return api.Deciders{Who: api.ByPresence, Replicas: []api.Decider{{Address: "p0:1", Rules: api.RulesSame}, {Address: "p1:1"}}}
+		},
 	}
+	options.Tracer, w.spans = tracingtest.Record(t, 1)
 	if dev {
 		options.Dev = &auth.Identity{Kind: auth.ForCallers, Issuer: "services", Subject: "on-call"}
 	}
-	w.api.Open(options)
+	if err := w.api.Open(options); err != nil {
+		t.Fatal(err)
+	}
 	w.server = httptest.NewServer(w.api.Handler())
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan struct{})
@@ -232,7 +244,8 @@ func TestWhoMayLook(t *testing.T) {
 		}
 	}
 	status, session, _ := w.ask("on-call", "session", "")
-	if status != 200 || session["mode"] != "ops" || session["caller"] != "on-call" || session["tryIt"] != false || session["tokenExpiresAt"] == nil {
+	if status != 200 || session["mode"] != "ops" || session["caller"] != "on-call" || session["tryIt"] != false || session["tokenExpiresAt"] == nil ||
+		session["traceUrl"] != "https://jaeger.example/trace/{trace}" || session["deciders"] != "presence" {
 		t.Errorf("session: %d %v", status, session)
 	}
 	if rights := session["rights"].(map[string]any); fmt.Sprint(rights["publish"], rights["history"]) != "[chat.{rest...}] [chat.lobby]" {
@@ -298,6 +311,7 @@ func TestViews(t *testing.T) {
 	}
 	has("on-call", "channels?limit=1", `"byDeliveries":[{"bytes":90,"channel":"news.all","deliveries":9,"messages":3,"subscribers":3}]`, `"bySubscribers":[{"bytes":0,"channel":"chat.quiet"`, `"total":3`)
 	has("on-call", "namespaces", `"rules":[{"channel":"chat.{room}","history":"","name":"chat[0]"`, `"rate":{"bytes":0,"messages":5,"perMs":1000}`, `"channels":2`, `"subscribers":11`, `"name":"cursor"`)
+	has("on-call", "namespaces", `"deciders":{"by":"presence","replicas":[{"address":"p0:1","rules":"same"},{"address":"p1:1"}]}`)
 	has("on-call", "search?q=C1", `"connections":[{"connectionId":"C1","user":"alice"}]`, `"channels":[]`)
 	has("on-call", "search?q=chat.l", `"channels":[{"channel":"chat.lobby","subscribers":2}]`)
 	has("on-call", "users/alice", `"subscriptions":["chat.lobby"]`, `"queueBytes":7`, `"edgeId":"other","here":false`, `"rule":"chat[0].publish"`, `"total":1`)

@@ -37,31 +37,25 @@ type sent struct {
 
 // send answers send.
 func (a *API) send(r *request) (any, error) {
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return nil, fault.New(fault.NotSupported, "", "the content type must be application/json")
-	}
-	if !a.visitors.of(r.caller.Subject).sends.Allow() {
-		return nil, tooOften("more than %d messages a second", sendRate)
-	}
-	publication, err := a.publication(r)
-	if err != nil {
-		return nil, err
-	}
 	span := a.options.Tracer.Start(tracing.Context{})
-	receipt, err := a.options.Store.Publish(span.Context().In(r.Context()), publication)
-	ns := publication.Channel.Namespace()
+	ctx := span.Context().In(r.Context())
+	publication, receipt, err := a.publish(&request{r.WithContext(ctx), r.caller})
+	a.metrics.sent(ctx, publication.Channel, err)
 	answer := sent{Epoch: receipt.Epoch, Offset: receipt.Offset, MessageID: publication.ID}
 	if span.Kept(err) {
-		span.End(tracing.Ending{
-			Name: "console send " + ns, Kind: trace.SpanKindServer, Err: err,
-			Attributes: tracing.Operation("publish", "send", publication.Channel),
-		})
+		ending := tracing.Ending{Name: "console send", Kind: trace.SpanKindServer, Err: err}
+		if publication.Channel != "" {
+			ending.Name += " " + publication.Channel.Namespace()
+			ending.Attributes = tracing.Operation("publish", "send", publication.Channel)
+		}
+		ending.Attributes = append(ending.Attributes, tracing.User(auth.ServicePrefix+r.caller.Subject))
+		span.End(ending)
 		answer.TraceID = span.Context().TraceID()
 	}
 	if err != nil {
 		return nil, err
 	}
-	a.options.Logger.InfoContext(span.Context().In(r.Context()), "message sent through the console", "by", r.caller.Subject,
+	a.options.Logger.InfoContext(ctx, "message sent through the console", "by", r.caller.Subject,
 		"channel", string(publication.Channel), "offset", uint64(receipt.Offset))
 	a.events.add(event{
 		Kind: kindSent, Channel: publication.Channel, Caller: r.caller.Subject, Offset: uint64(receipt.Offset), TraceID: answer.TraceID,
@@ -69,7 +63,25 @@ func (a *API) send(r *request) (any, error) {
 	return answer, nil
 }
 
-// publication is what a request to send asks for, if the caller may publish it.
+// publish publishes what a request to send asks for. The publication is as publication has
+// it.
+func (a *API) publish(r *request) (message.Publication, message.Receipt, error) {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return message.Publication{}, message.Receipt{}, fault.New(fault.NotSupported, "", "the content type must be application/json")
+	}
+	if !a.visitors.of(r.caller.Subject).sends.Allow() {
+		return message.Publication{}, message.Receipt{}, tooOften("more than %d messages a second", sendRate)
+	}
+	publication, err := a.publication(r)
+	if err != nil {
+		return publication, message.Receipt{}, err
+	}
+	receipt, err := a.options.Store.Publish(r.Context(), publication)
+	return publication, receipt, err
+}
+
+// publication is what a request to send asks for, if the caller may publish it; else, with
+// the error, no more than its channel, if that is of a namespace that there is.
 func (a *API) publication(r *request) (message.Publication, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxSendBytes))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
@@ -92,10 +104,10 @@ func (a *API) publication(r *request) (message.Publication, error) {
 		return message.Publication{}, err
 	}
 	if err := a.options.Callers.MayPublish(r.caller.Subject, name); err != nil {
-		return message.Publication{}, err
+		return message.Publication{Channel: name}, err
 	}
 	if len(s.Data) == 0 {
-		return message.Publication{}, fault.New(fault.FieldRequired, "data", "data is required")
+		return message.Publication{Channel: name}, fault.New(fault.FieldRequired, "data", "data is required")
 	}
 	payload, err := message.JSON("data", s.Data)
 	return message.Publication{

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -42,10 +43,14 @@ func (a *API) stream(w http.ResponseWriter, r *request) {
 		return
 	}
 	if !enter(a.visitors.streams) {
-		refuse(w, 0, tooOften("%d look already", maxStreams))
+		a.turnAway(w, r.Request, tooOften("%d look already", maxStreams))
 		return
 	}
-	defer func() { <-a.visitors.streams }()
+	a.metrics.streams.Add(r.Context(), 1)
+	defer func() {
+		a.metrics.streams.Add(context.WithoutCancel(r.Context()), -1)
+		<-a.visitors.streams
+	}()
 	s := &streaming{api: a, request: r, writer: w, control: http.NewResponseController(w), event: after}
 	_ = s.control.SetReadDeadline(time.Time{}) // the server's is for requests that end; tests' writers have none
 	w.Header().Set("Content-Type", "text/event-stream")

@@ -21,6 +21,7 @@ type session struct {
 	Now            int64  `json:"now"`
 	TraceURL       string `json:"traceUrl,omitempty"`
 	TryIt          bool   `json:"tryIt"`
+	Deciders       string `json:"deciders"`
 	Rights         rights `json:"rights"`
 	Limits         Limits `json:"limits"`
 }
@@ -37,7 +38,7 @@ func (a *API) session(r *request) (any, error) {
 	s := session{
 		Mode: "ops", Caller: r.caller.Subject, EdgeID: a.options.EdgeID, Version: a.options.Version,
 		StartedAt: a.started.UnixMilli(), Now: time.Now().UnixMilli(), TraceURL: a.options.TraceURL, Limits: a.options.Limits,
-		Rights: rights{given.Publish, given.History, given.Presence},
+		Rights: rights{given.Publish, given.History, given.Presence}, Deciders: a.options.Deciders().Who,
 	}
 	switch {
 	case a.options.Dev != nil:
@@ -126,8 +127,36 @@ func (a *API) namespaces(*request) (any, error) {
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b space) int { return cmp.Compare(a.Name, b.Name) })
-	return map[string]any{"namespaces": all}, nil
+	return map[string]any{"namespaces": all, "deciders": a.options.Deciders()}, nil
 }
+
+// Who decides what users may do.
+const (
+	ByProcess  = "process"  // this one: the rules that are shown
+	ByPresence = "presence" // replicas of the presence role, by rules of their own file
+	ByService  = "service"  // an AuthorizationService of the operator's own
+)
+
+// Deciders are who decides what users may do, by which rules. The rules that the console
+// shows are those of this process's own configuration.
+type Deciders struct {
+	Who      string    `json:"by"`
+	Replicas []Decider `json:"replicas"`
+}
+
+// Decider is one replica.
+type Decider struct {
+	Address string `json:"address"`
+	// Rules is RulesSame or RulesOther than those that are shown; empty: it does not tell, or
+	// what it tells is not comparable.
+	Rules string `json:"rules,omitempty"`
+}
+
+// What a decider's rules are.
+const (
+	RulesSame  = "same"
+	RulesOther = "other"
+)
 
 // Bounds of a search.
 const (
