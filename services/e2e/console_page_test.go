@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -47,8 +48,14 @@ func TestConsolePage(t *testing.T) {
 	t.Parallel()
 	t.Run("dev", func(t *testing.T) {
 		t.Parallel()
-		_, s := startDev(t, t.TempDir(), fast...)
-		lookAtConsole(t, s, "--url", s.pages[0])
+		dir := t.TempDir()
+		p, s := startDev(t, dir, fast...)
+		page := lookAtConsole(t, s, "--url", s.pages[0], "--away")
+		p.kill(t)
+		page.line(t, &page.stdout, "away")
+		startDev(t, dir, append(slices.Clip(fast), "--edge.listen="+s.edges[0])...)
+		page.line(t, &page.stdout, "back")
+		ended(t, page)
 	})
 	t.Run("ops", func(t *testing.T) {
 		t.Parallel()
@@ -67,10 +74,12 @@ func TestConsolePage(t *testing.T) {
 			linked := strings.Fields(page.line(t, &page.stdout, what+" "))[1]
 			collector.AwaitTrace(t, linked, names...)
 		}
+		ended(t, page)
 	})
 }
 
-// lookAtConsole has alice talk in chat.lobby and mallory be denied, and looks.
+// lookAtConsole has alice talk in chat.lobby and mallory be denied, and looks: until the
+// last view is seen.
 func lookAtConsole(t *testing.T, s *system, arguments ...string) *process {
 	t.Helper()
 	installed(t, "/usr/bin/chromium", "make deps")
@@ -98,10 +107,15 @@ func lookAtConsole(t *testing.T, s *system, arguments ...string) *process {
 	for _, part := range []string{"overview", "search", "send", "keyboard", "light", "dark", "narrow"} {
 		p.line(t, &p.stdout, part)
 	}
-	if status := p.status(t); status != 0 {
-		t.Errorf("exit status %d: %s", status, p.stderr.text())
-	}
 	return p
+}
+
+// ended wants a good end of what looked.
+func ended(t *testing.T, page *process) {
+	t.Helper()
+	if status := page.status(t); status != 0 {
+		t.Errorf("exit status %d: %s", status, page.stderr.text())
+	}
 }
 
 // every waits, and tells whether ctx goes on.

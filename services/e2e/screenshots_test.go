@@ -20,26 +20,29 @@ import (
 
 // fairConfig has a namespace of every kind, and little patience with slow readers.
 const fairConfig = `
-edge: {max_queue_bytes: 128KiB}
+edge: {max_queue_bytes: 512KiB}
 console: {trace_url: "http://localhost:16686/trace/{trace}"}
 namespaces:
   - name: chat
+    history: {max_bytes: 512MiB}
     presence: true
     rules: [{channel: "chat.{room}", subscribe: "true", publish: "true"}]
   - name: cursor
     ephemeral: true
     rules: [{channel: "cursor.{doc}", subscribe: "true", publish: "true"}]
   - name: board
-    history: {max_bytes: 256MiB}
+    history: {max_bytes: 512MiB}
     slow_consumer: latest
     rules: [{channel: "board.{name}", subscribe: "true"}]
   - name: ticker
-    history: {max_bytes: 256MiB}
+    history: {max_bytes: 512MiB}
     slow_consumer: drop
     rules: [{channel: "ticker.{name}", subscribe: "true"}]
   - name: user
+    history: {max_bytes: 64MiB}
     rules: [{channel: "user.{id}", subscribe: "id == user"}]
   - name: news
+    history: {max_bytes: 64MiB}
     rules: [{channel: "news.{topic}", subscribe: "true", publish: "claims.role == 'editor'"}]
 `
 
@@ -107,7 +110,7 @@ type position struct {
 
 // visit is one stay of a user in chat.lobby and other channels.
 func (f *fair) visit(ctx context.Context, user string, stay time.Duration, last position, channels ...string) position {
-	c := f.dial(ctx, user, nil, channels...)
+	c := f.dial(ctx, user, carillon.Options{Subscriptions: channels})
 	if c == nil {
 		return last
 	}
@@ -138,14 +141,13 @@ func (f *fair) visit(ctx context.Context, user string, stay time.Duration, last 
 }
 
 // dial connects a user; nil if that was not to be.
-func (f *fair) dial(ctx context.Context, user string, client *http.Client, channels ...string) *carillon.Client {
+func (f *fair) dial(ctx context.Context, user string, options carillon.Options) *carillon.Client {
 	token, err := f.userToken(ctx, user)
 	if err != nil {
 		return nil // ctx has ended
 	}
-	c, err := carillon.Dial(ctx, carillon.Options{
-		URL: "ws://" + f.edges[0] + "/v1/ws", Token: token, Name: "web", Version: "2.3", Subscriptions: channels, PushBuffer: 4096, HTTPClient: client,
-	})
+	options.URL, options.Token, options.Name, options.Version = "ws://"+f.edges[0]+"/v1/ws", token, "web", "2.3"
+	c, err := carillon.Dial(ctx, options)
 	if err != nil {
 		return nil
 	}
@@ -157,7 +159,7 @@ func (f *fair) draw(ctx context.Context) {
 	for i := range 12 {
 		f.Go(func() {
 			document := fmt.Sprintf("cursor.doc-%d", i%3)
-			c := f.dial(ctx, fmt.Sprintf("gita-%d", i), nil, document)
+			c := f.dial(ctx, fmt.Sprintf("gita-%d", i), carillon.Options{Subscriptions: []string{document}})
 			if c == nil {
 				return
 			}
@@ -207,7 +209,7 @@ func (f *fair) flood(ctx context.Context) {
 	for i, channel := range []string{"board.sales", "ticker.fx", "board.sales", "chat.exports"} {
 		f.Go(func() {
 			for every(ctx, time.Duration(2+i)*time.Second) {
-				c := f.dial(ctx, fmt.Sprintf("hugo-%d", i), narrow, channel)
+				c := f.dial(ctx, fmt.Sprintf("hugo-%d", i), carillon.Options{Subscriptions: []string{channel}, PushBuffer: 1, HTTPClient: narrow})
 				if c == nil {
 					continue
 				}
@@ -222,9 +224,9 @@ func (f *fair) flood(ctx context.Context) {
 		})
 	}
 	f.Go(func() {
-		text := strings.Repeat("0123456789abcdef", 40<<10/16)
-		for i := 0; every(ctx, 400*time.Millisecond); i++ {
-			if i/50%3 == 2 { // for a while everybody keeps up
+		text := strings.Repeat("0123456789abcdef", 120<<10/16)
+		for i := 0; every(ctx, 200*time.Millisecond); i++ {
+			if i/100%3 == 2 { // for a while everybody keeps up
 				continue
 			}
 			for _, channel := range []string{"board.sales", "ticker.fx", "chat.exports"} {
@@ -238,7 +240,7 @@ func (f *fair) flood(ctx context.Context) {
 func (f *fair) trespass(ctx context.Context) {
 	f.Go(func() {
 		for i := 1; every(ctx, time.Duration(3+i%5)*time.Second); i++ {
-			if c := f.dial(ctx, "mallory", nil); c != nil {
+			if c := f.dial(ctx, "mallory", carillon.Options{}); c != nil {
 				_, _ = c.Publish(ctx, "news.today", `{"text":"sold out"}`, "")
 				_, _ = c.Subscribe(ctx, "user.ada-0")
 				_ = c.Close()

@@ -1,7 +1,7 @@
 // Drives real Chromium over the console as somebody on call would, by keyboard where
 // there is a key for it, and has axe-core look at every view in light and dark.
 //
-//   node console.mjs --url URL [--token TOKEN] [--traces URL] [--screenshots DIR]
+//   node console.mjs --url URL [--token TOKEN] [--traces URL] [--away] [--screenshots DIR]
 //
 // The edge at URL has a user "alice" connected and subscribed to chat.lobby, and somebody
 // who was denied something by a rule, "mallory". With --token it asks for a caller's
@@ -9,7 +9,8 @@
 // was denied and what is sent must have a link to its trace, whose ids are printed, "denied"
 // and "sent" before them. --screenshots writes console-light.png and console-dark.png there, of
 // the overview, and looks at nothing else. Prints a line when a part is done: overview,
-// search, send, keyboard, light, dark, narrow.
+// search, send, keyboard, light, dark, narrow. With --away it then waits for the edge to be
+// killed, prints "away" when the page says so, and "back" when it is live again.
 // Exits 0 when all was as it should be, 1 with a reason on standard error.
 
 import { readFileSync } from "node:fs";
@@ -24,7 +25,7 @@ const NARROW = { width: 360, height: 740 };
 const VIEWS = ["overview", "channels", "channels/chat.lobby", "users", "users/alice", "namespaces", "events", "send"];
 
 const { values: options } = parseArgs({
-  options: { url: { type: "string" }, token: { type: "string" }, traces: { type: "string" }, screenshots: { type: "string" } },
+  options: { url: { type: "string" }, token: { type: "string" }, traces: { type: "string" }, away: { type: "boolean" }, screenshots: { type: "string" } },
 });
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -200,8 +201,18 @@ async function look(p) {
   }
 }
 
+// away: what is old does not pass for what is.
+async function away(p) {
+  await p.see("that it is not live", "#live[data-state=waiting]", "Not live");
+  await p.see("since when", "#stale", /What stands here is of \d\d:\d\d:\d\d\. Asking again/);
+  console.log("away");
+  await p.see("that it is live again", "#live[data-state=live]");
+  await p.page.locator("#stale").waitFor({ state: "hidden" }).catch(() => p.miss("an end of what was old"));
+  console.log("back");
+}
+
 async function main() {
-  if (!options.url) throw new Error("usage: console.mjs --url URL [--token TOKEN] [--traces URL] [--screenshots DIR]");
+  if (!options.url) throw new Error("usage: console.mjs --url URL [--token TOKEN] [--traces URL] [--away] [--screenshots DIR]");
   const browser = await launch();
   const open = async (scheme, viewport, reducedMotion = "reduce") => {
     const context = await browser.newContext({ colorScheme: scheme, viewport, reducedMotion, deviceScaleFactor: options.screenshots ? 1.5 : 1 });
@@ -235,6 +246,7 @@ async function main() {
       await narrow.fits(view);
     }
     console.log("narrow");
+    if (options.away) await away(narrow);
   } finally {
     await browser.close();
   }

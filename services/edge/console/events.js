@@ -24,9 +24,29 @@ export function traceLink(id, { traceUrl } = {}) {
   return h("a", { class: "trace", href: traceUrl.replaceAll("{trace}", encodeURIComponent(id)), target: "_blank", rel: "noopener noreferrer", "aria-label": `Trace ${short}, opens in a new tab` }, `trace ${short}`);
 }
 
+const alike = ({ kind, reason, command, channel, user, connectionId, address, rule, message, policy, code, by, caller }) =>
+  JSON.stringify([kind, reason, command, channel, user, connectionId, address, rule, message, policy, code, by, caller]);
+
+// fold makes one of events that follow each other and are alike, the latest, and says how
+// often and since when: what a limit holds back comes by the dozen.
+export function fold(events) {
+  const folded = [];
+  let key = null;
+  for (const event of events) {
+    const own = alike(event);
+    if (own === key) {
+      const last = folded.at(-1);
+      last.times = (last.times ?? 1) + 1;
+      last.since = event.at;
+    } else folded.push({ ...event });
+    key = own;
+  }
+  return folded;
+}
+
 // drawEvent draws one, with links to what it is about.
-export function drawEvent(event, session) {
-  const { id, at, kind, reason, code, by, rule, command, channel, user, address, connectionId, message, policy, seconds, caller, offset, traceId } = event;
+function drawEvent(event, session) {
+  const { times, since, id, at, kind, reason, code, by, rule, command, channel, user, address, connectionId, message, policy, seconds, caller, offset, traceId } = event;
   const facts = [
     channel && h("a", { href: channelLink(channel) }, channel),
     user && h("a", { href: userLink(user) }, user),
@@ -37,7 +57,7 @@ export function drawEvent(event, session) {
   ];
   const why = [
     command,
-    rule && `rule ${rule}`,
+    rule && !message?.includes(rule) && `rule ${rule}`,
     policy && `policy ${policy}`,
     code != null && `code ${code || "of its own"}`,
     by && `by ${by.replaceAll("_", " ")}`,
@@ -52,7 +72,7 @@ export function drawEvent(event, session) {
     h(
       "div",
       { class: "said" },
-      h("p", {}, h("strong", {}, message || reason || KINDS[kind]?.about || kind), message && reason && h("code", {}, reason)),
+      h("p", {}, h("strong", {}, message || reason || KINDS[kind]?.about || kind), message && reason && h("code", {}, reason), times && h("span", { class: "times", title: `since ${moment(since)}` }, `${exact(times)} times`)),
       h("p", { class: "where" }, ...why.filter(Boolean).map((text) => h("span", { class: "faint" }, text)), ...facts.filter(Boolean)),
     ),
   );
@@ -102,9 +122,10 @@ export class EventsView {
     }
     const found = feed.events.filter((event) => (!this.#kind || event.kind === this.#kind) && (!this.#text || searched(event).includes(this.#text)));
     const lost = feed.lost > 0 ? ` ${exact(feed.lost)} more came too fast to be kept.` : "";
-    this.#total.textContent = `${exact(found.length)} of the last ${exact(feed.events.length)}${found.length > SHOWN ? `, ${SHOWN} shown` : ""}.${lost}`;
+    const folded = fold(found);
+    this.#total.textContent = `${exact(found.length)} of the last ${exact(feed.events.length)}${folded.length > SHOWN ? `, the latest ${SHOWN} shown` : ""}.${lost}`;
     const none = feed.events.length === 0 ? "Nothing has gone wrong since this edge started." : "None of the events is like that.";
-    this.#list.show(found.slice(0, SHOWN), (events) => [eventList(events, session, none)]);
+    this.#list.show(folded.slice(0, SHOWN), (events) => [eventList(events, session, none)]);
   }
 }
 

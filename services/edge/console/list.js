@@ -57,7 +57,7 @@ export class Table {
 
   #fill(cell, { text, bar }, row) {
     set(cell.firstChild, text(row));
-    if (bar) cell.style.setProperty("--share", String(Math.min(1, bar(row))));
+    if (bar) cell.style.setProperty("--share", String(bar(row) < 0.02 ? 0 : Math.min(1, bar(row)))); // less is a speck
     if (bar) cell.classList.add("bar");
   }
 }

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { avatar, describe, h, json } from "./dom.js";
-import { eventList, traceLink } from "./events.js";
+import { eventList, fold, traceLink } from "./events.js";
 import { Part, Table, card, channelLink, facts, refused, userLink } from "./list.js";
 import { bytes, count, exact, lasting, moment, plural } from "./words.js";
 
@@ -53,7 +53,7 @@ export class ChannelsView extends Asking {
   #tables = ["byDeliveries", "bySubscribers"].map((by) => [by, channelTable(by)]);
 
   constructor(context) {
-    super(context, "channels?limit=100");
+    super(context, "channels?limit=50");
     this.element.append(
       h("div", { class: "title" }, h("h1", {}, "Channels"), this.#total),
       this.problem,
@@ -93,15 +93,19 @@ export class ChannelView extends Asking {
       this.body.element,
     );
     this.facts = new Part({ class: "strip" });
-    for (const part of ["messages", "members", "users", "events"]) this[part] = new Part();
+    for (const part of ["messages", "members", "users", "events"]) this[part] = new Part({ class: part === "members" || part === "users" ? "list" : null });
     this.body.show("once", () => [
       this.facts.element,
       h(
         "div",
         { class: "board" },
-        card("Latest messages", { about: "the latest first" }, this.messages.element),
+        h(
+          "div",
+          { class: "stack" },
+          card("Latest messages", { about: "the latest first" }, this.messages.element),
+          card("What went wrong", { about: "on this edge, the latest first" }, this.events.element),
+        ),
         h("div", { class: "stack" }, card("Members", { about: "on all edges" }, this.members.element), card("Subscribers", { about: "on this edge" }, this.users.element)),
-        card("What went wrong", { wide: true, about: "on this edge, the latest first" }, this.events.element),
       ),
     ]);
   }
@@ -109,7 +113,7 @@ export class ChannelView extends Asking {
   show(channel) {
     const { session } = this.context;
     const { position, rates } = channel;
-    this.facts.show({ ...channel, users: 0, members: 0, messages: 0, events: 0 }, () => [
+    this.facts.show({ ...channel, users: 0, members: 0, messages: channel.messages?.messages?.[0]?.offset, events: 0 }, () => [
       facts([
         ["Namespace", h("a", { href: `#/namespaces/${encodeURIComponent(channel.namespace)}` }, channel.namespace)],
         [session.deciders === "process" ? "Rule" : "Rule in this edge’s file", channel.rule ? h("code", {}, channel.rule) : "none: nobody may do anything"],
@@ -117,20 +121,21 @@ export class ChannelView extends Asking {
         ["Messages/s", count(rates.messages)],
         ["Deliveries/s", count(rates.deliveries)],
         ["Bytes/s", bytes(rates.bytes)],
-        ["Stored", position === null ? "ephemeral: nothing is kept" : position.error ? refused(position.error) : position.last ? `${exact(position.first)} to ${exact(position.last)}` : "nothing"],
-        ["Delivered here up to", position?.here == null ? null : behind(position)],
+        ["Stored in its partition", position === null ? "ephemeral: nothing is kept" : position.error ? refused(position.error) : position.last ? `${exact(position.first)} to ${exact(position.last)}` : "nothing"],
+        ["Delivered here up to", position?.here == null ? null : delivered(position.here, channel.messages?.messages?.[0]?.offset ?? 0)],
         ["Epoch", position?.epoch && h("code", {}, position.epoch)],
       ]),
     ]);
     this.messages.show(channel.messages, (messages) => drawMessages(messages, session));
     this.members.show(channel.members, drawMembers);
     this.users.show(channel.users, (users) => [people(users, "Nobody subscribes on this edge."), users.length === 100 && h("p", { class: "about" }, "The first 100.")]);
-    this.events.show(channel.events, (events) => [eventList(events, session, "Nothing has gone wrong in this channel lately.")]);
+    this.events.show(channel.events, (events) => [eventList(fold(events), session, "Nothing has gone wrong in this channel lately.")]);
   }
 }
 
-function behind({ here, last }) {
-  return last > here ? `${exact(here)}, ${exact(last - here)} behind` : exact(here);
+// Offsets are a partition's: what has been stored since may be another channel's.
+function delivered(here, latest) {
+  return latest > here ? `${exact(here)}; the latest is ${exact(latest)}` : exact(here);
 }
 
 function drawMessages(messages, session) {
@@ -246,7 +251,7 @@ export class UserView extends Asking {
       total > connections.length && h("p", { class: "about" }, `${exact(connections.length)} of ${exact(total)}.`),
     ]);
     this.presence.show(presence, drawPresence);
-    this.events.show(events, () => [eventList(events, session, "Nothing has gone wrong for this user lately.")]);
+    this.events.show(events, () => [eventList(fold(events), session, "Nothing has gone wrong for this user lately.")]);
   }
 }
 

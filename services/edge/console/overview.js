@@ -2,7 +2,7 @@
 
 import { Chart, Spark, set } from "./chart.js";
 import { h } from "./dom.js";
-import { eventList } from "./events.js";
+import { eventList, fold } from "./events.js";
 import { Bars, Part, Table, card, channelLink } from "./list.js";
 import { bytes, count, exact, lasting, millis } from "./words.js";
 
@@ -119,13 +119,14 @@ export class Overview {
       h(
         "div",
         { class: "board" },
-        h("div", { class: "stack" }, this.#busiest(), card("Connections closed", { about: "5 min" }, this.#closes.element)),
         h(
           "div",
           { class: "stack" },
-          card("Lately", { actions: [h("a", { href: "#/events" }, "All events")] }, this.#events.element),
+          this.#busiest(),
+          card("Connections closed", { about: "5 min" }, this.#closes.element),
           card("Errors and refusals", { about: "5 min" }, this.#wrong.element),
         ),
+        card("Lately", { actions: [h("a", { href: "#/events" }, "All events")] }, this.#events.element),
       ),
     );
   }
@@ -165,7 +166,7 @@ export class Overview {
   update(topic) {
     const { feed, session } = this.#context;
     if (!topic || topic === "channels") this.#tops.draw(feed.channels[this.#by].slice(0, 8));
-    if (!topic || topic === "events") this.#events.show(feed.events.slice(0, 6), (events) => [eventList(events, session, "Nothing has gone wrong since this edge started.", "Latest events")]);
+    if (!topic || topic === "events") this.#events.show(fold(feed.events.slice(0, 100)).slice(0, 9), (events) => [eventList(events, session, "Nothing has gone wrong since this edge started.", "Latest events")]);
     if (topic && topic !== "sample" && topic !== "overview") return;
     const { samples, latest, window } = feed;
     if (!latest) return;
