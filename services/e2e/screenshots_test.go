@@ -213,7 +213,7 @@ func (f *fair) flood(ctx context.Context) {
 				if c == nil {
 					continue
 				}
-				for every(ctx, 700*time.Millisecond) && c.Err() == nil {
+				for every(ctx, 300*time.Millisecond) && c.Err() == nil {
 					select {
 					case <-c.Pushes():
 					default:

@@ -95,7 +95,7 @@ export class EventsView {
 
   constructor(context) {
     this.#context = context;
-    const filter = h("input", { type: "search", id: "event-text", placeholder: "Narrow by channel, user, rule, reason, address", "aria-label": "Narrow the events", autocomplete: "off", spellcheck: "false" });
+    const filter = h("input", { type: "search", id: "event-text", placeholder: "Channel, user, rule, reason, address", "aria-label": "Narrow the events", autocomplete: "off", spellcheck: "false" });
     filter.addEventListener("input", () => {
       this.#text = filter.value.trim().toLowerCase();
       this.update();
@@ -123,7 +123,7 @@ export class EventsView {
     const found = feed.events.filter((event) => (!this.#kind || event.kind === this.#kind) && (!this.#text || searched(event).includes(this.#text)));
     const lost = feed.lost > 0 ? ` ${exact(feed.lost)} more came too fast to be kept.` : "";
     const folded = fold(found);
-    this.#total.textContent = `${exact(found.length)} of the last ${exact(feed.events.length)}${folded.length > SHOWN ? `, the latest ${SHOWN} shown` : ""}.${lost}`;
+    this.#total.textContent = feed.events.length === 0 ? "" : `${exact(found.length)} of the last ${exact(feed.events.length)}${folded.length > SHOWN ? `, the latest ${SHOWN} shown` : ""}.${lost}`;
     const none = feed.events.length === 0 ? "Nothing has gone wrong since this edge started." : "None of the events is like that.";
     this.#list.show(folded.slice(0, SHOWN), (events) => [eventList(events, session, none)]);
   }
