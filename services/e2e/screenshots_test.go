@@ -178,6 +178,21 @@ func (f *fair) draw(ctx context.Context) {
 	}
 }
 
+// takes takes what a client is sent for a while, and tells whether it goes on.
+func takes(c *carillon.Client, d time.Duration) bool {
+	over := time.After(d)
+	for {
+		select {
+		case _, ok := <-c.Pushes():
+			if !ok {
+				return false
+			}
+		case <-over:
+			return true
+		}
+	}
+}
+
 // drain takes what a client is sent, until it has ended.
 func drain(c *carillon.Client) {
 	for range c.Pushes() { //nolint:revive // that is all
@@ -213,18 +228,14 @@ func (f *fair) flood(ctx context.Context) {
 				if c == nil {
 					continue
 				}
-				for every(ctx, 300*time.Millisecond) && c.Err() == nil {
-					select {
-					case <-c.Pushes():
-					default:
-					}
+				for every(ctx, 9*time.Second) && takes(c, 9*time.Second) { // a ping waits for 10 s
 				}
 				_ = c.Close()
 			}
 		})
 	}
 	f.Go(func() {
-		text := strings.Repeat("0123456789abcdef", 120<<10/16)
+		text := strings.Repeat("0123456789abcdef", 160<<10/16)
 		for i := 0; every(ctx, 200*time.Millisecond); i++ {
 			if i/100%3 == 2 { // for a while everybody keeps up
 				continue

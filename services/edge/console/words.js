@@ -27,7 +27,7 @@ export function bytes(n) {
 
 export function millis(ms) {
   if (ms == null) return "–";
-  if (ms >= 10_000) return `${tenths.format(ms / 1000)} s`;
+  if (ms >= 1000) return `${tenths.format(ms / 1000)} s`;
   if (ms >= 100) return `${whole.format(ms)} ms`;
   return `${ms < 1 ? Number(ms.toPrecision(2)) : tenths.format(ms)} ms`;
 }
