@@ -139,6 +139,12 @@ dashboards: ## Make the Grafana dashboards from tools/observability/dashboards
 chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a quarter of an hour (ARGS="--seed 1 --duration 5m …")
 	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)
 
+.PHONY: proxies
+proxies: bin/carillon bin/nats-server ## Put nginx and HAProxy before a whole Carillon, and the NATS cluster of deployments/ behind it; wants root
+	@$(STEP) 'programs' tools/deps proxies
+	@$(GO) test -c -o bin/proxies.test ./services/e2e/proxies
+	cd services/e2e/proxies && ../../../tools/network hosts ../../../bin/proxies.test -test.v -test.timeout 15m -network
+
 .PHONY: nats-server
 nats-server: bin/nats-server ## Build bin/nats-server, of the version that is embedded
 

@@ -132,6 +132,15 @@ func (p *Process) Stop() {
 	<-p.ended
 }
 
+// Kill ends a process without a warning, and waits for that.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.ended
+}
+
+// PID is the operating system's number of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Usage is what processes have used so far, and hold now.
 type Usage struct {
 	// CPU is of all threads, in user and system mode.
