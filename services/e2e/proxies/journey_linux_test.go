@@ -88,7 +88,7 @@ func said(channel, text string) *publishv1.PublishRequest {
 }
 
 // streamed publishes the third message over a stream.
-func streamed(t *testing.T, ctx context.Context, publish publishv1.PublishServiceClient, channel string) { //nolint:revive // t first, as everywhere
+func streamed(t *testing.T, ctx context.Context, publish publishv1.PublishServiceClient, channel string) {
 	t.Helper()
 	stream, err := publish.PublishStream(ctx)
 	if err != nil {
@@ -103,7 +103,7 @@ func streamed(t *testing.T, ctx context.Context, publish publishv1.PublishServic
 	if err := stream.CloseSend(); err != nil {
 		t.Error(err)
 	}
-	if _, err := stream.Recv(); err != io.EOF { //nolint:errorlint // gRPC says that it is this one
+	if _, err := stream.Recv(); err != io.EOF {
 		t.Errorf("the end of PublishStream: %v", err)
 	}
 }
@@ -140,7 +140,7 @@ func attended(t *testing.T, s *system, f front, conn *grpc.ClientConn, alice *ca
 }
 
 // ask asks the JSON API as the backend whom ctx names.
-func (f front) ask(t *testing.T, ctx context.Context, method, path, body string) (int, string) { //nolint:revive // t first, as everywhere
+func (f front) ask(t *testing.T, ctx context.Context, method, path, body string) (int, string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(ctx, method, f.json+path, strings.NewReader(body))
 	if err != nil {
@@ -201,11 +201,11 @@ const crowd = 200
 // addressed connects many, each from an address of its own: the edges know them by it, and
 // each has half of them.
 func addressed(t *testing.T, s *system, f front) {
-	before := connections(t, s)
+	before := connections(t)
 	for i := range crowd {
 		f.connect(t, s, fmt.Sprint("crowd", i), fmt.Sprintf("10.77.1.%d", i+1))
 	}
-	after := connections(t, s)
+	after := connections(t)
 	t.Logf("connections of the edges: %v, before that %v", after, before)
 	if spread := math.Abs(after[0] - after[1]); after[0]+after[1] < crowd || spread > 4 {
 		t.Errorf("connections of the edges: %v", after)
@@ -236,7 +236,7 @@ func addressed(t *testing.T, s *system, f front) {
 }
 
 // connections of each edge, once they are all counted.
-func connections(t *testing.T, s *system) []float64 {
+func connections(t *testing.T) []float64 {
 	t.Helper()
 	var counts []float64
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -259,14 +259,14 @@ func forged(t *testing.T, s *system, f front) {
 	}
 	ctx, cancel := s.caller(t)
 	defer cancel()
-	ws, _, err := websocket.Dial(ctx, f.websocket, &websocket.DialOptions{ //nolint:bodyclose // the library closes it
+	ws, _, err := websocket.Dial(ctx, f.websocket, &websocket.DialOptions{
 		HTTPClient: f.httpClient("10.77.2.1"),
 		HTTPHeader: http.Header{"Authorization": {"Bearer " + token}, "X-Forwarded-For": {"192.0.2.1, 10.78.0.2"}, "Forwarded": {"for=192.0.2.1"}, "X-Real-Ip": {"192.0.2.1"}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ws.CloseNow() //nolint:errcheck // the test has ended
+	defer ws.CloseNow()
 	if err := ws.Write(ctx, websocket.MessageText, []byte(`{"id":1,"connect":{}}`)); err != nil {
 		t.Fatal(err)
 	}

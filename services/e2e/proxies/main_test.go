@@ -55,14 +55,18 @@ func eventually(t testing.TB, what string, try func(ctx context.Context) error) 
 	defer cancel()
 	again := time.NewTicker(pollInterval)
 	defer again.Stop()
+	var last error
 	for {
 		err := try(ctx)
 		if err == nil {
 			return
 		}
+		if last == nil || ctx.Err() == nil { // else it may be about ctx
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: not within %v: %v", what, patience, err)
+			t.Fatalf("%s: not within %v: %v", what, patience, last)
 		case <-again.C:
 		}
 	}

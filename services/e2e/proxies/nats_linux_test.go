@@ -3,7 +3,6 @@ package proxies_test
 import (
 	"context"
 	"crypto/tls"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	controlv1 "github.com/carillon-rt/carillon/gen/carillon/control/v1"
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
@@ -129,6 +130,11 @@ func TestRegions(t *testing.T) {
 		t.Errorf("ListConnections: %v, %v", list, err)
 	}
 
+	cutOff(t, s, near, away)
+	if m := next(t, bob, "chat.ocean"); m.GetJson() != `"cut"` {
+		t.Errorf("after the cut there comes %s", m.GetJson())
+	}
+
 	s.running["nats-0"].Kill() // the leaf node's, or else a follower or leader of a stream
 	eventually(t, "a message here after a server was lost", func(context.Context) error {
 		_, err := near.Publish(ctx, said("chat.ocean", "4"))
@@ -144,7 +150,28 @@ func TestRegions(t *testing.T) {
 			t.Errorf("%s refused:\n%s", name, strings.Join(refused, "\n"))
 		}
 	}
-	if status, text, err := get(ctx, "edge-far", "/readyz"); err != nil || status != http.StatusOK {
-		t.Errorf("the edge there: %d %s, %v", status, text, err)
+	s.ready(t, "edge-far")
+}
+
+// cutOff has nothing pass between the regions while a message is published here, which is
+// to be told there when they are joined again. To publish there is refused meanwhile.
+func cutOff(t *testing.T, s *system, near, away publishv1.PublishServiceClient) {
+	t.Helper()
+	ctx, cancel := s.caller(t)
+	defer cancel()
+	// The rule that finds addresses of this machine, which is the first, has to come later.
+	check(t, nil, "ip", "rule", "add", "pref", "100", "lookup", "local")
+	check(t, nil, "ip", "rule", "delete", "pref", "0")
+	for _, port := range []string{"dport", "sport"} {
+		check(t, nil, "ip", "rule", "add", "pref", "50", "ipproto", "tcp", port, "7422", "blackhole")
+	}
+	if _, err := near.Publish(ctx, said("chat.ocean", `"cut"`)); err != nil {
+		t.Errorf("a message here: %v", err)
+	}
+	if _, err := away.Publish(ctx, said("chat.other", "1")); status.Code(err) != codes.Unavailable {
+		t.Errorf("a message there: %v", err)
+	}
+	for range 2 {
+		check(t, nil, "ip", "rule", "delete", "pref", "50")
 	}
 }

@@ -122,7 +122,7 @@ func (f front) comeAndGo(ctx context.Context, t *testing.T, s *system) {
 			return
 		case <-tick.C:
 		}
-		ws, _, err := websocket.Dial(ctx, f.websocket, &websocket.DialOptions{ //nolint:bodyclose // the library closes it
+		ws, _, err := websocket.Dial(ctx, f.websocket, &websocket.DialOptions{
 			HTTPClient: f.httpClient("10.77.3.1"), HTTPHeader: http.Header{"Authorization": {"Bearer " + token}},
 		})
 		if ctx.Err() != nil {
@@ -191,12 +191,12 @@ func unready(t *testing.T, s *system, f front) {
 		}
 		return err
 	})
-	before := connections(t, s)[1]
+	before := connections(t)[1]
 	const many = 20
 	for i := range many {
 		f.connect(t, s, fmt.Sprint("late", i), "")
 	}
-	if after := connections(t, s)[1]; after-before != many {
+	if after := connections(t)[1]; after-before != many {
 		t.Errorf("the other edge has got %.0f of %d", after-before, many)
 	}
 	s.running["edge-0"].Stop()
