@@ -26,6 +26,9 @@ import (
 type front struct {
 	websocket, grpc, json string
 	tls                   *tls.Config // nil: without
+
+	file string // that it has read
+	pid  int
 }
 
 // start starts the balancer in a network of its own, with its file as it is, but for the
@@ -71,6 +74,7 @@ func (b balancer) start(t *testing.T, variants ...string) front {
 		pool.AppendCertsFromPEM([]byte(file(t, dir, "made/ca.pem")))
 		f = front{websocket: "wss://proxy:8443/v1/ws", grpc: "proxy:9443", json: "https://proxy:8444", tls: &tls.Config{RootCAs: pool}}
 	}
+	f.file, f.pid = filepath.Join(dir, b.file), p.PID()
 	eventually(t, b.name+" answers", func(ctx context.Context) error {
 		status, _, err := fetch(ctx, "http://proxy:8404/healthz")
 		if err == nil && status != http.StatusOK {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +27,8 @@ type balancer struct {
 	// place is the directory where it looks for its file.
 	place      string
 	check, run []string
+	// reload is the signal that makes it read its file again.
+	reload syscall.Signal
 	// silence finds how long a WebSocket may be silent, in seconds.
 	silence *regexp.Regexp
 	// server finds the servers, with what it knows of their health.
@@ -36,14 +39,14 @@ type balancer struct {
 
 var balancers = []balancer{
 	{
-		name: "nginx", file: "nginx.conf", place: "/etc/nginx", check: []string{"nginx", "-t"}, run: []string{"nginx", "-g", "daemon off;"},
+		name: "nginx", file: "nginx.conf", place: "/etc/nginx", check: []string{"nginx", "-t"}, run: []string{"nginx", "-g", "daemon off;"}, reload: syscall.SIGHUP,
 		silence: regexp.MustCompile(`(?s)location = /v1/ws \{.*?proxy_read_timeout (\d+)s;`),
 		server:  regexp.MustCompile(`\bserver ([a-z]+-\d):(\d+) max_fails=1 fail_timeout=2s;`),
 		routes:  nginxRoutes,
 	},
 	{
 		name: "haproxy", file: "haproxy.cfg", place: "/etc/haproxy",
-		check: []string{"haproxy", "-c", "-f", "/etc/haproxy/haproxy.cfg"}, run: []string{"haproxy", "-db", "-f", "/etc/haproxy/haproxy.cfg"},
+		check: []string{"haproxy", "-c", "-f", "/etc/haproxy/haproxy.cfg"}, run: []string{"haproxy", "-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"}, reload: syscall.SIGUSR2,
 		silence: regexp.MustCompile(`timeout tunnel (\d+)s`),
 		server:  regexp.MustCompile(`(?m)^    server ([a-z]+-\d) [a-z]+-\d:(\d+)`),
 		routes:  haproxyRoutes,
