@@ -6,6 +6,10 @@ import (
 	"runtime/debug"
 )
 
+// What the linker is told where the build sees no repository: in a container, and for a
+// release (deployments/docker/tree).
+var linkedVersion, linkedRevision string
+
 type versionCommand struct{}
 
 // Run prints one line: version, revision, Go and platform.
@@ -20,8 +24,11 @@ func versionLine(info *debug.BuildInfo) string {
 	return fmt.Sprintf("carillon %s, revision %s, %s %s/%s", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// versionOf reads what the build has noted; info may be nil.
+// versionOf reads what the linker was told, else what the build has noted; info may be nil.
 func versionOf(info *debug.BuildInfo) (version, revision string) {
+	if linkedVersion != "" {
+		return linkedVersion, linkedRevision
+	}
 	version, revision = "unknown", "unknown"
 	modified := ""
 	if info != nil {

@@ -192,4 +192,6 @@ const (
 	PresenceRole Command = "presence"
 	PublishRole  Command = "publish"
 	NoRole       Command = "" // requires nothing: to read a configuration only
+	// Health asks a process of the configuration how it is; see OpsListen.
+	Health Command = "health"
 )
