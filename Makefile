@@ -145,6 +145,21 @@ proxies: bin/carillon bin/nats-server ## Put nginx and HAProxy before a whole Ca
 	@$(GO) test -c -o bin/proxies.test ./services/e2e/proxies
 	cd services/e2e/proxies && ../../../tools/network hosts ../../../bin/proxies.test -test.v -test.timeout 15m -network
 
+.PHONY: deployments
+deployments: bin/nats-server ## Hold deployments/ and tilt/ to the programs that take them, and run the files of the image (as root)
+	@$(STEP) 'deployments' $(GO) -C tools/deployments test -count=1 -timeout 15m ./...
+	@$(STEP) 'go mod tidy (deployments)' $(GO) -C tools/deployments mod tidy -diff
+
+.PHONY: image-tree
+image-tree: ## Make the files of the image in bin/image, as its Dockerfile does (GOOS=linux GOARCH=arm64)
+	@rm -rf bin/image
+	@$(STEP) bin/image deployments/docker/tree bin/image v0.0.0-dev "$$(git rev-parse HEAD)"
+
+.PHONY: release
+release: ## Make a release in dist/: binaries, image, SBOM, checksums (VERSION=v0.1.0, and DRY=yes without its tag)
+	@rm -rf dist
+	@$(STEP) 'release $(VERSION)' $(GO) -C tools/deployments run ./release -root $(CURDIR) -out $(CURDIR)/dist -version '$(VERSION)' $(if $(filter yes,$(DRY)),-dry) $(RELEASE_FILES)
+
 .PHONY: nats-server
 nats-server: bin/nats-server ## Build bin/nats-server, of the version that is embedded
 
@@ -157,7 +172,7 @@ deps: ## Check the programs that the tests need; as root, install them
 
 .PHONY: clean
 clean: ## Remove what was built and installed here
-	rm -rf bin tools/node_modules services/e2e/js/node_modules services/bench/system/js/node_modules
+	rm -rf bin dist tilt/build tools/node_modules services/e2e/js/node_modules services/bench/system/js/node_modules
 
 # What the targets above are made of.
 
