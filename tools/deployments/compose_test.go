@@ -88,6 +88,24 @@ func TestCompose(t *testing.T) {
 	}
 }
 
+// NATS is the version that everything else here is tested with.
+func TestComposeNATSVersion(t *testing.T) {
+	module, err := os.ReadFile(filepath.Join(repository, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "nats:" + string(regexp.MustCompile(`nats-server/v2 v(\S+)`).FindSubmatch(module)[1]) + "-alpine"
+	for name, service := range loadCompose(t).Services {
+		if strings.HasPrefix(name, "nats-") && service.Image != want {
+			t.Errorf("%s is %s, and go.mod says %s", name, service.Image, want)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(repository, "tilt/nats.yaml"))
+	if err != nil || !strings.Contains(string(text), "image: "+want+"\n") {
+		t.Errorf("tilt/nats.yaml has another than %s, %v", want, err)
+	}
+}
+
 // Without the secrets nothing starts, and it is said what makes them.
 func TestComposeWithoutSecrets(t *testing.T) {
 	_, err := loadWith(t.Context(), repository, nil)
