@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	_ "golang.org/x/crypto/x509roots/fallback" // the authorities of browsers, where the system has none: the image
 
 	"github.com/carillon-rt/carillon/services/internal/config"
 )
