@@ -30,7 +30,7 @@ func main() {
 
 func run(ctx context.Context, arguments []string) error {
 	flags := flag.NewFlagSet("release", flag.ContinueOnError)
-	var o Options
+	o := Options{Platforms: everyPlatform}
 	var dry bool
 	flags.StringVar(&o.Root, "root", ".", "root of the repository")
 	flags.StringVar(&o.Out, "out", "dist", "directory to make")

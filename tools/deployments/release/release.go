@@ -24,11 +24,13 @@ type Options struct {
 	Version  string // with its v
 	Revision string
 	Time     time.Time // of the commit
-	Extra    []string  // files that belong to the release and are made elsewhere: the chart
+	// Platforms are those that there is a binary for; those of Linux are in the image too.
+	Platforms []v1.Platform
+	Extra     []string // files that belong to the release and are made elsewhere: the chart
 }
 
-// platforms are those that there is a binary for; those of Linux are in the image too.
-var platforms = []v1.Platform{
+// everyPlatform is what a release is for.
+var everyPlatform = []v1.Platform{
 	{OS: "linux", Architecture: "amd64"},
 	{OS: "linux", Architecture: "arm64"},
 	{OS: "darwin", Architecture: "amd64"},
@@ -52,7 +54,7 @@ func Make(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(trees)) }()
 	var images []platformImage
-	for _, platform := range platforms {
+	for _, platform := range o.Platforms {
 		tree := filepath.Join(trees, platform.OS+"_"+platform.Architecture)
 		if err := o.buildTree(ctx, tree, platform); err != nil {
 			return err
