@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -49,17 +48,22 @@ func (f *clientFlags) tokenFor(env environment, kind auth.Kind, subject string) 
 	return auth.Sign(issuer, config.Secrets(env.getenv), subject, devTokenTTL, nil)
 }
 
-// callAs opens a gRPC connection and a context that shows a caller's token.
-func (f *clientFlags) callAs(env environment, server string) (*grpc.ClientConn, context.Context, error) {
-	token, err := f.tokenFor(env, auth.ForCallers, config.DevCaller)
+// publish publishes a message as a service.
+func (f *clientFlags) publish(ctx context.Context, env environment, server, service string, message *publishv1.PublishRequest) (*publishv1.PublishResponse, error) {
+	token, err := f.tokenFor(env, auth.ForCallers, service)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	conn, err := f.dial(server)
 	if err != nil {
-		return nil, nil, fmt.Errorf("--server: %w", err)
+		return nil, fmt.Errorf("--server: %w", err)
 	}
-	return conn, metadata.AppendToOutgoingContext(env.ctx, "authorization", "Bearer "+token), nil
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	receipt, err := publishv1.NewPublishServiceClient(conn).Publish(ctx, message)
+	if err != nil {
+		return nil, errors.Join(explain(server, err), conn.Close())
+	}
+	return receipt, conn.Close()
 }
 
 // explain words an error of a gRPC call for a person.
@@ -78,6 +82,7 @@ type sendCommand struct {
 	Channel   string `arg:"" help:"Channel, for example chat.lobby."`
 	JSON      string `arg:"" name:"json" help:"Message, a JSON text."`
 	MessageID string `help:"Makes a retry safe."`
+	Service   string `default:"dev" help:"Service to publish as, where no token is given (${default})."`
 	Server    string `default:"127.0.0.1:9090" help:"Address of the Publish API (${default}); https://HOST:PORT over TLS."`
 
 	clientFlags
@@ -87,21 +92,17 @@ func newSendCommand() sendCommand { return sendCommand{clientFlags: newClientFla
 
 // Run publishes and prints where the message was stored.
 func (s *sendCommand) Run(env environment) error {
-	conn, ctx, err := s.callAs(env, s.Server)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(env.ctx, callTimeout)
 	defer cancel()
-	receipt, err := publishv1.NewPublishServiceClient(conn).Publish(ctx, &publishv1.PublishRequest{
+	receipt, err := s.publish(ctx, env, s.Server, s.Service, &publishv1.PublishRequest{
 		Target: &publishv1.PublishRequest_Channel{Channel: s.Channel}, Payload: &publishv1.PublishRequest_Json{Json: s.JSON},
 		MessageId: s.MessageID,
 	})
 	if err != nil {
-		return errors.Join(explain(s.Server, err), conn.Close())
+		return err
 	}
 	_, err = fmt.Fprintf(env.stdout, "{\"epoch\":%q,\"offset\":%d,\"duplicate\":%t}\n", receipt.GetEpoch(), receipt.GetOffset(), receipt.GetDuplicate())
-	return errors.Join(err, conn.Close())
+	return err
 }
 
 func since(t *timestamppb.Timestamp) string { return t.AsTime().Format(time.RFC3339) }

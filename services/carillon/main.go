@@ -34,6 +34,7 @@ type cli struct {
 	Send     sendCommand    `cmd:"" help:"Publish a message to a channel."`
 	Tail     tailCommand    `cmd:"" help:"Follow a channel."`
 	Who      whoCommand     `cmd:"" help:"List the members of a channel."`
+	Probe    probeCommand   `cmd:"" help:"Publish a message, and wait for it at an edge."`
 	Can      canCommand     `cmd:"" help:"Say whether a user or a service may do something in a channel, and why."`
 	Health   healthCommand  `cmd:"" help:"Say whether the process of this configuration is ready, and if not, why."`
 	Chaos    chaosCommand   `cmd:"" help:"Put a system of its own through faults, and report every broken promise."`
@@ -78,8 +79,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	commands := cli{
 		Dev: newRoleCommand(config.Dev), Serve: newRoleCommand(config.Serve), Edge: newRoleCommand(config.EdgeRole),
 		Presence: newRoleCommand(config.PresenceRole), Publish: newRoleCommand(config.PublishRole),
-		Token: newTokenCommand(), Send: newSendCommand(), Tail: newTailCommand(), Who: newWhoCommand(), Can: newCanCommand(), Config: newConfigCommand(),
-		Health: newHealthCommand(),
+		Token: newTokenCommand(), Send: newSendCommand(), Tail: newTailCommand(), Who: newWhoCommand(), Probe: newProbeCommand(),
+		Can: newCanCommand(), Config: newConfigCommand(), Health: newHealthCommand(),
 	}
 	helped := false
 	parser, err := kong.New(&commands, kong.Name("carillon"),

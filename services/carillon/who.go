@@ -12,7 +12,6 @@ import (
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/internal/auth"
-	"github.com/carillon-rt/carillon/services/internal/config"
 	"github.com/carillon-rt/carillon/services/internal/fault"
 	"github.com/carillon-rt/carillon/services/internal/lifecycle"
 )
@@ -22,6 +21,7 @@ type whoCommand struct {
 	User    string   `placeholder:"NAME" help:"Tell of this user in place of a channel: online or not, connections, last seen."`
 	Watch   bool     `help:"Go on with a line for each who joins (+) and leaves (-)."`
 	JSON    bool     `name:"json" help:"Print lines of JSON."`
+	Service string   `default:"dev" help:"Service to ask as, where no token is given (${default})."`
 	Server  []string `default:"127.0.0.1:9091" help:"Addresses of the presence service (${default}); https://HOST:PORT over TLS. Several are replicas that stand in for each other."`
 
 	clientFlags
@@ -37,7 +37,7 @@ func (w *whoCommand) Run(env environment) error {
 	case w.Watch && w.User != "":
 		return usageError{errors.New("--watch: goes with a channel")}
 	}
-	if _, err := w.tokenFor(env, auth.ForCallers, config.DevCaller); err != nil {
+	if _, err := w.tokenFor(env, auth.ForCallers, w.Service); err != nil {
 		return err
 	}
 	conn, err := w.dial(w.Server...)
@@ -58,7 +58,7 @@ func (w *whoCommand) Run(env environment) error {
 
 // as makes a context show the caller's token, a new one where it is made here.
 func (w *whoCommand) as(ctx context.Context, env environment) (context.Context, error) {
-	token, err := w.tokenFor(env, auth.ForCallers, config.DevCaller)
+	token, err := w.tokenFor(env, auth.ForCallers, w.Service)
 	if err != nil {
 		return nil, err
 	}

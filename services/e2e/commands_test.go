@@ -118,6 +118,43 @@ func TestSendTailWho(t *testing.T) {
 	}
 }
 
+// probe tells in three lines that a message comes through, each role being asked; and send
+// publishes as the service that it is told, if the configuration knows it.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, s := startDev(t, dir)
+	binary := program(t, carillonProgram)
+	to := []string{"--data-dir", dir, "--edge", "ws://" + s.edges[0] + "/v1/ws", "--publish", s.publishers[0]}
+	got := output(t, binary, append([]string{"probe", "chat.probe"}, to...)...)
+	if !regexp.MustCompile(`^subscribed after \S+s\nstored at offset 1 after \S+s\nreceived after \S+s\n$`).MatchString(got) {
+		t.Errorf("probe prints %q", got)
+	}
+	for _, c := range []struct {
+		arguments []string
+		want      string
+	}{
+		{[]string{"user.walter"}, "listening at ws://" + s.edges[0] + "/v1/ws: PERMISSION_DENIED ("},
+		{[]string{"user.walter", "--user=walter", "--service=stranger"}, "publishing at " + s.publishers[0] + ": PERMISSION_DENIED (CALLER_UNKNOWN): "},
+		{[]string{"chat.probe", "--user-token=x"}, "listening at ws://" + s.edges[0] + "/v1/ws: dial ws://" + s.edges[0] + "/v1/ws: 401 Unauthorized: UNAUTHENTICATED (TOKEN_"},
+		{[]string{"chat.probe", "--token=x"}, "publishing at " + s.publishers[0] + ": UNAUTHENTICATED (TOKEN_"},
+		{[]string{"chat.probe", "--timeout=1us"}, "listening at "},
+	} {
+		_, stderr, status := execute(t, nil, binary, append(append([]string{"probe"}, c.arguments...), to...)...)
+		if status != 1 || !strings.HasPrefix(stderr, "carillon: "+c.want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%q: exit %d %s want exit 1, carillon: %s…", c.arguments, status, stderr, c.want)
+		}
+	}
+	for _, arguments := range [][]string{
+		{"send", "chat.probe", "1", "--service=stranger", "--data-dir", dir, "--server", s.publishers[0]},
+		{"who", "chat.probe", "--service=stranger", "--data-dir", dir, "--server", s.presences[0]},
+	} {
+		if _, stderr, status := execute(t, nil, binary, arguments...); status != 1 || !strings.Contains(stderr, "CALLER_UNKNOWN") {
+			t.Errorf("%q: exit %d %s", arguments, status, stderr)
+		}
+	}
+}
+
 // The commands fail with one line that tells what to do.
 func TestFailuresOfCommands(t *testing.T) {
 	t.Parallel()
