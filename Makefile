@@ -160,6 +160,15 @@ release: ## Make a release in dist/: binaries, image, SBOM, checksums (VERSION=v
 	@rm -rf dist
 	@$(STEP) 'release $(VERSION)' $(GO) -C tools/deployments run ./release -root $(CURDIR) -out $(CURDIR)/dist -version '$(VERSION)' $(if $(filter yes,$(DRY)),-dry) $(RELEASE_FILES)
 
+.PHONY: helm
+helm: bin/carillon bin/helm bin/kubeconform bin/schemas ## Check the Helm chart; the first time builds helm, which takes minutes
+	$(GO) -C tools/helm vet ./...
+	$(GO) -C tools/helm test -count=1 -timeout 10m ./...
+
+.PHONY: kubernetes
+kubernetes: bin/carillon bin/helm bin/etcd bin/kube-apiserver ## Apply the Helm chart to a real kube-apiserver, whose first build takes a quarter of an hour
+	$(GO) -C tools/kubernetes test -count=1 -timeout 10m ./...
+
 .PHONY: nats-server
 nats-server: bin/nats-server ## Build bin/nats-server, of the version that is embedded
 
@@ -206,6 +215,20 @@ bin/otelcol: tools/collector/go.mod tools/collector/go.sum tools/collector/main.
 
 bin/jaeger: tools/jaeger/go.mod tools/jaeger/go.sum
 	@$(STEP) $@ $(GO) -C tools/jaeger build -trimpath -o ../../$@ github.com/jaegertracing/jaeger/cmd/all-in-one
+
+bin/helm: tool = helm.sh/helm/v4/cmd/helm
+bin/kubeconform: tool = github.com/yannh/kubeconform/cmd/kubeconform
+bin/helm bin/kubeconform: tools/helm/go.mod tools/helm/go.sum
+	@$(STEP) $@ $(GO) -C tools/helm build -trimpath -o ../../$@ $(tool)
+
+# What kubeconform checks against: made of modules that are pinned, without a network.
+bin/schemas: tools/helm/go.mod tools/helm/go.sum tools/helm/schemas.sh tools/helm/schemas/main.go tools/kubernetes/go.mod tools/kubernetes/go.sum
+	@$(STEP) $@ tools/helm/schemas.sh $@
+
+bin/etcd: tool = go.etcd.io/etcd/server/v3
+bin/kube-apiserver: tool = k8s.io/kubernetes/cmd/kube-apiserver
+bin/etcd bin/kube-apiserver: tools/kubernetes/go.mod tools/kubernetes/go.sum
+	@$(STEP) $@ nice $(GO) -C tools/kubernetes build -trimpath -ldflags "$$(tools/kubernetes/version)" -o ../../$@ $(tool)
 
 installed := tools/node_modules/.package-lock.json services/e2e/js/node_modules/.package-lock.json
 .PHONY: node_modules

@@ -1,0 +1,470 @@
+package helm_test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+func TestLint(t *testing.T) {
+	t.Parallel()
+	dir, err := chart()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, values := range variants {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stdout, stderr, err := helm(t, append([]string{"lint", "--strict", dir}, values...)...)
+			if err != nil || strings.Contains(stdout, "[WARNING]") {
+				t.Errorf("%v\n%s%s", err, stdout, stderr)
+			}
+		})
+	}
+}
+
+// Every manifest is what Kubernetes and those who define further kinds say it is.
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	for name, values := range variants {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stdout, stderr, err := template(t, values...)
+			if err != nil {
+				t.Fatal(stderr)
+			}
+			got, err := run(t, strings.NewReader(stdout), nil, conformBin, "-strict", "-summary", "-schema-location", schemaDir+"/{{.ResourceKind}}{{.KindSuffix}}.json")
+			if err != nil || !strings.Contains(got, "Invalid: 0, Errors: 0, Skipped: 0") {
+				t.Errorf("%v\n%s", err, got)
+			}
+		})
+	}
+}
+
+// What the checks above let through, they check.
+func TestManifestsAreChecked(t *testing.T) {
+	t.Parallel()
+	stdout, _, err := template(t, variants["everything"]...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ from, to string }{
+		{"maxUnavailable: 0", "maxUnavailabel: 0"},
+		{"targetPort: http", "targetPort: true"},
+		{"pathType: Exact", "pathType: 3"},
+		{"timeouts: {request: 0s}", "timeouts: {requests: 0s}"},
+		{"interval: 30s", "interval: often"},
+		{"averageUtilization: 70", "averageUtilization: much"},
+	} {
+		broken := strings.Replace(stdout, c.from, c.to, 1)
+		if broken == stdout {
+			t.Errorf("%q is not in the manifests", c.from)
+			continue
+		}
+		got, err := run(t, strings.NewReader(broken), nil, conformBin, "-strict", "-schema-location", schemaDir+"/{{.ResourceKind}}{{.KindSuffix}}.json")
+		if err == nil {
+			t.Errorf("%q is taken\n%s", c.to, got)
+		}
+	}
+}
+
+// The real binary takes the configuration for each role, with the files and the environment
+// that its pod has; so does the Job before an upgrade, and the probe that helm test runs.
+func TestConfiguration(t *testing.T) {
+	t.Parallel()
+	for name, values := range variants {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			objects := render(t, values...)
+			for owner, pod := range pods(objects) {
+				for _, container := range pod.list("spec", "containers") {
+					args, _ := container.at("args").([]any)
+					if len(args) == 1 {
+						args = []any{"config", "check", "--for", args[0]}
+					}
+					if args[0] == "probe" {
+						args = []any{"token", "--service", "backend"} // what it does before it needs a server
+					}
+					if got, err := runIn(t, objects, pod, container, args); err != nil || args[0] == "config" && !strings.HasPrefix(got, "OK\n") {
+						t.Errorf("%s, %s: %v: %v\n%s", owner, container.text("name"), args, err, got)
+					}
+				}
+			}
+		})
+	}
+}
+
+// runIn runs the binary with arguments as a container would: with its files, below a
+// directory that stands in for its root, and its environment.
+func runIn(t *testing.T, objects []object, pod, container object, args []any) (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	paths := mount(t, dir, objects, pod, container)
+	file := filepath.Join(dir, "etc/carillon/carillon.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var moves []string
+	for _, path := range paths {
+		moves = append(moves, path+"/", filepath.Join(dir, path)+"/")
+	}
+	moved := strings.NewReplacer(moves...)
+	if err := os.WriteFile(file, []byte(moved.Replace(string(text))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var environ []string
+	for _, variable := range container.list("env") {
+		environ = append(environ, variable.text("name")+"="+moved.Replace(variable.text("value")))
+	}
+	arguments := make([]string, len(args))
+	for i, arg := range args {
+		arguments[i] = moved.Replace(fmt.Sprint(arg))
+	}
+	return run(t, nil, environ, carillon, arguments...)
+}
+
+// A wrong configuration is what the Job before an upgrade is there for.
+func TestTheJobRefuses(t *testing.T) {
+	t.Parallel()
+	objects := render(t, "--set-json", `config.namespaces=[{"name":"chat","ephemeral":true,"rules":[{"channel":"chat.{room}","subscribe":"room = 1"}]}]`)
+	job := pods(objects)["Job/ding-carillon-config-check"]
+	for i, role := range []string{"edge", "publish", "presence"} {
+		container := job.list("spec", "containers")[i]
+		args, _ := container.at("args").([]any)
+		got, err := runIn(t, objects, job, container, args)
+		if err == nil || container.text("name") != role || !strings.Contains(got, "namespaces[0].rules[0].subscribe") {
+			t.Errorf("%s: %v\n%s", container.text("name"), err, got)
+		}
+	}
+}
+
+// What one manifest says of another is true.
+func TestReferences(t *testing.T) {
+	t.Parallel()
+	for name, values := range variants {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			objects := render(t, values...)
+			found := pods(objects)
+			for _, o := range objects {
+				checkSelectors(t, o, found)
+				checkBackends(t, o, objects)
+			}
+			for owner, pod := range found {
+				checkPod(t, owner, pod)
+			}
+			checkNames(t, objects)
+		})
+	}
+}
+
+// selected are the names of what has pods with these labels.
+func selected(found map[string]object, labels map[string]string) []string {
+	var owners []string
+	for owner, pod := range found {
+		has := pod.strings("metadata", "labels")
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(labels)), func(key string) bool { return has[key] != labels[key] }) {
+			owners = append(owners, owner)
+		}
+	}
+	slices.Sort(owners)
+	return owners
+}
+
+// checkSelectors holds a selector to choose just the pods that it is there for.
+func checkSelectors(t *testing.T, o object, found map[string]object) {
+	t.Helper()
+	role := o.strings("metadata", "labels")["app.kubernetes.io/component"]
+	var labels map[string]string
+	switch o.text("kind") {
+	case "Deployment", "StatefulSet", "PodDisruptionBudget":
+		labels = o.strings("spec", "selector", "matchLabels")
+	case "NetworkPolicy":
+		labels = o.strings("spec", "podSelector", "matchLabels")
+	case "Service":
+		labels = o.strings("spec", "selector")
+	default:
+		return
+	}
+	want := map[string]int{"edge": 1, "publish": 1, "presence": 1, "ops": 3}[role]
+	if want == 0 { // of the NATS chart's pods, which stand-ins do not have
+		return
+	}
+	owners := selected(found, labels)
+	if len(owners) != want || want == 1 && !strings.HasSuffix(owners[0], "-"+role) {
+		t.Errorf("%s selects %v", o.name(), owners)
+	}
+	if o.text("kind") != "Service" {
+		return
+	}
+	for _, port := range o.list("spec", "ports") {
+		for _, owner := range owners {
+			containers := found[owner].list("spec", "containers")
+			if !slices.ContainsFunc(containers[0].list("ports"), func(p object) bool { return p.text("name") == port.text("targetPort") }) {
+				t.Errorf("%s: %s has no port %s", o.name(), owner, port.text("targetPort"))
+			}
+		}
+	}
+}
+
+// checkBackends holds routes to Services and their ports, scalers to what they scale, and
+// monitors to the Service that they look at.
+func checkBackends(t *testing.T, o object, objects []object) {
+	t.Helper()
+	service := func(name, port string) {
+		t.Helper()
+		ports := find(t, objects, "Service/"+name).list("spec", "ports")
+		if !slices.ContainsFunc(ports, func(p object) bool { return p.text("port") == port || p.text("name") == port }) {
+			t.Errorf("%s: the Service %s has no port %s", o.name(), name, port)
+		}
+	}
+	switch o.text("kind") {
+	case "Ingress":
+		for _, rule := range o.list("spec", "rules") {
+			backend := object{"b": rule.at("http", "paths", 0, "backend", "service")}
+			service(backend.text("b", "name"), backend.text("b", "port", "number"))
+		}
+	case "HTTPRoute", "GRPCRoute":
+		backend := object{"b": o.at("spec", "rules", 0, "backendRefs", 0)}
+		service(backend.text("b", "name"), backend.text("b", "port"))
+	case "HorizontalPodAutoscaler":
+		scaled := find(t, objects, o.text("spec", "scaleTargetRef", "kind")+"/"+o.text("spec", "scaleTargetRef", "name"))
+		if scaled.at("spec", "replicas") != nil {
+			t.Errorf("%s sets the replicas that %s does", scaled.name(), o.name())
+		}
+	case "StatefulSet":
+		headless := find(t, objects, "Service/"+o.text("spec", "serviceName"))
+		if headless.text("spec", "clusterIP") != "None" || headless.at("spec", "publishNotReadyAddresses") != true {
+			t.Errorf("%s does not name each pod from the start", headless.name())
+		}
+	case "ServiceMonitor":
+		labels := o.strings("spec", "selector", "matchLabels")
+		matches := slices.DeleteFunc(slices.Clone(objects), func(s object) bool {
+			has := s.strings("metadata", "labels")
+			return s.text("kind") != "Service" || slices.ContainsFunc(slices.Collect(maps.Keys(labels)), func(key string) bool { return has[key] != labels[key] })
+		})
+		if len(matches) != 1 {
+			t.Errorf("%s looks at %d Services", o.name(), len(matches))
+			return
+		}
+		service(matches[0].text("metadata", "name"), o.text("spec", "endpoints", 0, "port"))
+	}
+}
+
+// checkPod holds a pod to what every pod of the chart is: locked up, bounded, and given
+// enough time to stop.
+func checkPod(t *testing.T, owner string, pod object) {
+	t.Helper()
+	for _, want := range []struct {
+		path []any
+		is   string
+	}{
+		{[]any{"spec", "automountServiceAccountToken"}, "false"},
+		{[]any{"spec", "enableServiceLinks"}, "false"},
+		{[]any{"spec", "securityContext", "runAsNonRoot"}, "true"},
+		{[]any{"spec", "securityContext", "runAsUser"}, "65532"},
+		{[]any{"spec", "securityContext", "seccompProfile", "type"}, "RuntimeDefault"},
+		{[]any{"spec", "containers", 0, "securityContext", "allowPrivilegeEscalation"}, "false"},
+		{[]any{"spec", "containers", 0, "securityContext", "readOnlyRootFilesystem"}, "true"},
+		{[]any{"spec", "containers", 0, "securityContext", "capabilities", "drop"}, "[ALL]"},
+	} {
+		if got := pod.text(want.path...); got != want.is {
+			t.Errorf("%s: %v is %q, want %s", owner, want.path, got, want.is)
+		}
+	}
+	for _, container := range pod.list("spec", "containers") {
+		if container.text("resources", "limits", "memory") == "" || container.text("resources", "requests", "cpu") == "" {
+			t.Errorf("%s: %s is not bounded", owner, container.text("name"))
+		}
+		for _, m := range container.list("volumeMounts") {
+			if m.at("readOnly") != true || m.at("subPath") != nil {
+				t.Errorf("%s: %v can be written to, or does not follow what it is of", owner, m)
+			}
+		}
+	}
+}
+
+// checkNames holds names to be short enough, also of the pods that are made of them.
+func checkNames(t *testing.T, objects []object) {
+	t.Helper()
+	for _, o := range objects {
+		if name := o.text("metadata", "name"); len(name) > 63 || o.text("kind") == "StatefulSet" && len(name) > 52 {
+			t.Errorf("%s is too long", o.name())
+		}
+	}
+}
+
+func TestLongNames(t *testing.T) {
+	t.Parallel()
+	objects := render(t, "--set", "nameOverride="+strings.Repeat("n", 40))
+	checkNames(t, objects)
+	for _, o := range objects {
+		for key, value := range o.strings("metadata", "labels") {
+			if len(value) > 63 {
+				t.Errorf("%s: %s=%s is too long", o.name(), key, value)
+			}
+		}
+	}
+}
+
+// A stop has the time that the configuration gives it, after the load balancers have heard.
+func TestStopping(t *testing.T) {
+	t.Parallel()
+	for name, values := range variants {
+		objects := render(t, values...)
+		for owner, pod := range pods(objects) {
+			container := object{"c": pod.at("spec", "containers", 0)}
+			if container.at("c", "lifecycle") == nil {
+				continue
+			}
+			config := configuration(t, objects)
+			timeout, err := time.ParseDuration(config.text("shutdown_timeout"))
+			window, err2 := time.ParseDuration(config.text("edge", "drain_window"))
+			before := seconds(t, container.text("c", "lifecycle", "preStop", "sleep", "seconds"))
+			granted := seconds(t, pod.text("spec", "terminationGracePeriodSeconds"))
+			if err != nil || err2 != nil || before <= 0 || window >= timeout || granted <= before+timeout {
+				t.Errorf("%s, %s: %v of grace for %v, then %v with a window of %v (%v, %v)", name, owner, granted, before, timeout, window, err, err2)
+			}
+		}
+	}
+}
+
+func seconds(t *testing.T, text string) time.Duration {
+	t.Helper()
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(n) * time.Second
+}
+
+// configuration is carillon.yaml.
+func configuration(t testing.TB, objects []object) object {
+	t.Helper()
+	for _, o := range objects {
+		if text := o.text("data", "carillon.yaml"); text != "" {
+			var config object
+			if err := yaml.UnmarshalStrict([]byte(text), &config); err != nil {
+				t.Fatal(err)
+			}
+			return config
+		}
+	}
+	t.Fatal("there is no carillon.yaml")
+	return nil
+}
+
+// Pods are rolled by what they take only when they start, and by nothing else.
+func TestRolling(t *testing.T) {
+	t.Parallel()
+	checksum := func(values ...string) string {
+		return pods(render(t, values...))["Deployment/ding-carillon-edge"].strings("metadata", "annotations")["checksum/config"]
+	}
+	before := checksum()
+	for change, rolls := range map[string]bool{
+		"config.log.level=debug":                       false,
+		"config.callers.0.name=other":                  false,
+		"config.namespaces.0.rules.0.subscribe=\"id\"": false,
+		"config.auth.issuers.0.skew=10s":               false,
+		"config.log.format=text":                       true,
+		"config.namespaces.0.name=talk":                true,
+		"config.namespaces.1.history.max_age=1h":       true,
+		"config.auth.anonymous={enabled: true}":        true,
+		"config.edge={max_connections: 1}":             true,
+		"presence.replicas=3":                          true,
+		"nats.url=nats://elsewhere:4222":               true,
+		"shutdown.drainWindowSeconds=1":                true,
+		"edge.replicas=5":                              false,
+		"networkPolicy.enabled=false":                  false,
+	} {
+		if after := checksum("-f", changed(t, change)); (after != before) != rolls {
+			t.Errorf("%s: rolls the pods: %v", change, !rolls)
+		}
+	}
+}
+
+// changed writes values.yaml with one value changed, as path=YAML, and returns its name:
+// --set would take the place of a whole list.
+func changed(t *testing.T, change string) string {
+	t.Helper()
+	var values any
+	read(t, chartDir+"/values.yaml", func(text []byte) error { return yaml.Unmarshal(text, &values) })
+	path, text, _ := strings.Cut(change, "=")
+	steps := strings.Split(path, ".")
+	inner := values
+	for _, step := range steps[:len(steps)-1] {
+		if list, ok := inner.([]any); ok {
+			n, err := strconv.Atoi(step)
+			if err != nil {
+				t.Fatal(err)
+			}
+			inner = list[n]
+			continue
+		}
+		inner = inner.(map[string]any)[step]
+	}
+	var value any
+	if err := yaml.Unmarshal([]byte(text), &value); err != nil {
+		t.Fatal(err)
+	}
+	inner.(map[string]any)[steps[len(steps)-1]] = value
+	name := filepath.Join(t.TempDir(), "values.yaml")
+	made, err := yaml.Marshal(values)
+	if err == nil {
+		err = os.WriteFile(name, made, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// Numbers stay whole, however large.
+func TestLargeNumbers(t *testing.T) {
+	t.Parallel()
+	text := find(t, render(t, variants["everything"]...), "ConfigMap/bells").text("data", "carillon.yaml")
+	if !strings.Contains(text, "max_connections: 10000000\n") {
+		t.Errorf("max_connections is not 10000000 in\n%s", text)
+	}
+}
+
+// Edges dial each replica of presence by the name that its Service gives it.
+func TestPresenceAddresses(t *testing.T) {
+	t.Parallel()
+	objects := render(t, "--set", "presence.replicas=3")
+	set := find(t, objects, "StatefulSet/ding-carillon-presence")
+	var want []any
+	for i := range 3 {
+		want = append(want, fmt.Sprintf("%s-%d.%s.%s.svc:9091", set.text("metadata", "name"), i, set.text("spec", "serviceName"), namespace))
+	}
+	if got := configuration(t, objects).at("presence", "addresses"); fmt.Sprint(got) != fmt.Sprint(want) || set.text("spec", "replicas") != "3" {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// With the NATS chart, Carillon finds the Service that it makes.
+func TestBroker(t *testing.T) {
+	t.Parallel()
+	for _, values := range [][]string{{}, {"--set", "broker.nameOverride=ding"}, {"--set", "broker.fullnameOverride=mail"}} {
+		objects := render(t, append([]string{"--set", "broker.enabled=true"}, values...)...)
+		url := configuration(t, objects).text("nats", "url")
+		host := strings.TrimSuffix(strings.TrimPrefix(url, "nats://"), ":4222")
+		if service := find(t, objects, "Service/"+host); service.at("metadata", "labels") != nil {
+			t.Errorf("%v: %s is %s, which is not the NATS chart's", values, url, service.name())
+		}
+	}
+	for _, o := range render(t) {
+		if strings.Contains(o.name(), "broker") {
+			t.Errorf("%s without broker.enabled", o.name())
+		}
+	}
+}
