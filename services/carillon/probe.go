@@ -92,18 +92,16 @@ func (p *probeCommand) listen(ctx context.Context, env environment) (*carillon.C
 // awaitMessage takes what is pushed until the message with this id comes.
 func awaitMessage(ctx context.Context, from *carillon.Client, id string) error {
 	for {
-		var push *clientv1.ServerFrame
-		open := true
 		select {
-		case push, open = <-from.Pushes():
+		case push, open := <-from.Pushes():
+			if !open {
+				return from.Err()
+			}
+			if push.GetMessage().GetMessageId() == id {
+				return nil
+			}
 		case <-ctx.Done():
 			return ctx.Err()
-		}
-		switch {
-		case !open:
-			return from.Err()
-		case push.GetMessage().GetMessageId() == id:
-			return nil
 		}
 	}
 }

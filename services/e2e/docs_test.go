@@ -91,13 +91,18 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// programWord is how documents call the binary.
-var programWord = regexp.MustCompile(`(?:^|[\s(])(?:go run \./services/carillon|bin/carillon|carillon) `)
+// programWord is how documents call the binary, in a pod too; helmRelease is where they
+// name a release of the chart so.
+var (
+	programWord = regexp.MustCompile(`(?:^|[\s(])(?:go run \./services/carillon|bin/carillon|/?carillon) `)
+	helmRelease = regexp.MustCompile(`helm \w+ carillon\b`)
+)
 
 // commandLines are the arguments of the carillon commands in a shell script.
 func commandLines(script string) [][]string {
 	var found [][]string
 	for line := range strings.Lines(strings.ReplaceAll(script, "\\\n", " ")) {
+		line = helmRelease.ReplaceAllString(line, "helm")
 		for _, at := range programWord.FindAllStringIndex(line, -1) {
 			found = append(found, shellWords(line[at[1]:]))
 		}
@@ -145,9 +150,10 @@ func TestShellWords(t *testing.T) {
 	script := "X=$(bin/carillon token --claim 'rooms=[\"a b\"]')\n" +
 		"go run ./services/carillon dev   # serves\n" +
 		"bin/carillon send a.b '{}' \\\n  --server x &\n" +
-		"mycarillon no; echo\n"
+		"mycarillon no; echo\n" +
+		"helm install carillon chart --wait && kubectl exec pod -- /carillon who a.b\n"
 	got := commandLines(script)
-	want := [][]string{{"token", "--claim", `rooms=["a b"]`}, {"dev"}, {"send", "a.b", "{}", "--server", "x"}}
+	want := [][]string{{"token", "--claim", `rooms=["a b"]`}, {"dev"}, {"send", "a.b", "{}", "--server", "x"}, {"who", "a.b"}}
 	if len(got) != len(want) {
 		t.Fatalf("got %q", got)
 	}
