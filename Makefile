@@ -161,7 +161,7 @@ release: ## Make a release in dist/: binaries, image, SBOM, checksums (VERSION=v
 	@$(STEP) 'release $(VERSION)' $(GO) -C tools/deployments run ./release -root $(CURDIR) -out $(CURDIR)/dist -version '$(VERSION)' $(if $(filter yes,$(DRY)),-dry) $(RELEASE_FILES)
 
 .PHONY: helm
-helm: bin/carillon bin/helm bin/kubeconform bin/schemas ## Check the Helm chart; the first time builds helm, which takes minutes
+helm: bin/carillon bin/nats-server bin/helm bin/kubeconform bin/schemas ## Check the Helm chart; the first time builds helm, which takes minutes
 	$(GO) -C tools/helm vet ./...
 	$(GO) -C tools/helm test -count=1 -timeout 10m ./...
 

@@ -93,43 +93,13 @@ func TestConfiguration(t *testing.T) {
 					if args[0] == "probe" {
 						args = []any{"token", "--service", "backend"} // what it does before it needs a server
 					}
-					if got, err := runIn(t, objects, pod, container, args); err != nil || args[0] == "config" && !strings.HasPrefix(got, "OK\n") {
+					if got, err := newSandbox(t, objects, pod, container).run(t, args); err != nil || args[0] == "config" && !strings.HasPrefix(got, "OK\n") {
 						t.Errorf("%s, %s: %v: %v\n%s", owner, container.text("name"), args, err, got)
 					}
 				}
 			}
 		})
 	}
-}
-
-// runIn runs the binary with arguments as a container would: with its files, below a
-// directory that stands in for its root, and its environment.
-func runIn(t *testing.T, objects []object, pod, container object, args []any) (string, error) {
-	t.Helper()
-	dir := t.TempDir()
-	paths := mount(t, dir, objects, pod, container)
-	file := filepath.Join(dir, "etc/carillon/carillon.yaml")
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var moves []string
-	for _, path := range paths {
-		moves = append(moves, path+"/", filepath.Join(dir, path)+"/")
-	}
-	moved := strings.NewReplacer(moves...)
-	if err := os.WriteFile(file, []byte(moved.Replace(string(text))), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var environ []string
-	for _, variable := range container.list("env") {
-		environ = append(environ, variable.text("name")+"="+moved.Replace(variable.text("value")))
-	}
-	arguments := make([]string, len(args))
-	for i, arg := range args {
-		arguments[i] = moved.Replace(fmt.Sprint(arg))
-	}
-	return run(t, nil, environ, carillon, arguments...)
 }
 
 // A wrong configuration is what the Job before an upgrade is there for.
@@ -140,7 +110,7 @@ func TestTheJobRefuses(t *testing.T) {
 	for i, role := range []string{"edge", "publish", "presence"} {
 		container := job.list("spec", "containers")[i]
 		args, _ := container.at("args").([]any)
-		got, err := runIn(t, objects, job, container, args)
+		got, err := newSandbox(t, objects, job, container).run(t, args)
 		if err == nil || container.text("name") != role || !strings.Contains(got, "namespaces[0].rules[0].subscribe") {
 			t.Errorf("%s: %v\n%s", container.text("name"), err, got)
 		}

@@ -23,6 +23,7 @@ const (
 	conformBin = root + "/bin/kubeconform"
 	carillon   = root + "/bin/carillon"
 	schemaDir  = root + "/bin/schemas"
+	natsServer = root + "/bin/nats-server"
 )
 
 const (

@@ -28,6 +28,7 @@ func TestWrongValues(t *testing.T) {
 		"edge.podDisruptionBudget.maxUnavailable=0":   "at '/edge/podDisruptionBudget/maxUnavailable': minimum: got 0, want 1",
 		"edge.podDisruptionBudget.maxUnavailable=all": "at '/edge/podDisruptionBudget/maxUnavailable': 'all' does not match pattern",
 		"publish.tls.clientCertificates=maybe":        "at '/publish/tls/clientCertificates': got string, want boolean",
+		"presence.replicas=0":                         "at '/presence/replicas': minimum: got 0, want 1",
 		"presence.replicas=100":                       "at '/presence/replicas': maximum",
 		"presence.autoscaling.enabled=true":           "at '/presence': additional properties 'autoscaling' not allowed",
 		"image.pullPolicy=Sometimes":                  "at '/image/pullPolicy': value must be one of",
