@@ -13,6 +13,7 @@ STAMP := $(shell git rev-parse --quiet --verify HEAD >/dev/null 2>&1 && echo tru
 FUZZTIME ?= 30s
 BENCH ?= .
 PACKAGES ?= ./...
+PREVIOUS ?= HEAD~
 PARALLEL ?= 5 # tests of a package at once: most wait for something, and leave the processors alone
 
 ##@ Every day
@@ -141,7 +142,7 @@ chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a q
 
 .PHONY: proxies
 proxies: bin/carillon bin/nats-server ## Put nginx and HAProxy before a whole Carillon, and the NATS cluster of deployments/ behind it; wants root
-	@$(STEP) 'programs' tools/deps proxies
+	@$(STEP) 'programs' tools/deps haproxy iproute2 nginx
 	@$(GO) test -c -o bin/proxies.test ./services/e2e/proxies
 	cd services/e2e/proxies && ../../../tools/network hosts ../../../bin/proxies.test -test.v -test.timeout 15m -network
 
@@ -169,6 +170,11 @@ helm: bin/carillon bin/nats-server bin/helm bin/kubeconform bin/schemas ## Check
 kubernetes: bin/carillon bin/helm bin/etcd bin/kube-apiserver ## Apply the Helm chart to a real kube-apiserver, whose first build takes a quarter of an hour
 	$(GO) -C tools/kubernetes test -count=1 -timeout 10m ./...
 
+.PHONY: hosts
+hosts: bin/carillon bin/previous/carillon bin/nats-server ## Upgrade, cut off and kill hosts under load: eleven, as network namespaces; as root, a quarter of an hour (PREVIOUS=revision, ARGS="-steps regexp")
+	@$(STEP) 'programs' tools/deps iproute2 nginx
+	$(GO) test -run '^$$' -bench '^BenchmarkHosts$$' -benchtime 1x -timeout 45m ./services/e2e/hosts -report $(CURDIR)/bin/hosts.json $(ARGS)
+
 .PHONY: nats-server
 nats-server: bin/nats-server ## Build bin/nats-server, of the version that is embedded
 
@@ -193,6 +199,9 @@ format: bin/gofumpt
 .PHONY: FORCE
 bin/carillon: FORCE # go build knows best what has changed
 	@$(STEP) 'go build' $(GO) build -trimpath -buildvcs=$(STAMP) -o $@ ./services/carillon
+
+bin/previous/carillon: FORCE
+	@$(STEP) 'carillon as of $(PREVIOUS)' tools/previous '$(PREVIOUS)' $@
 
 bin/nats-server: go.mod
 	@$(STEP) $@ $(GO) build -trimpath -o $@ github.com/nats-io/nats-server/v2

@@ -13,17 +13,20 @@ import (
 	"github.com/carillon-rt/carillon/services/chaos/fleet"
 )
 
-// presenceBounds are what docs/presence.md promises, with what a busy machine may add.
-var presenceBounds = attendance.Bounds{
-	Told:     3 * time.Second,
-	Watched:  3 * time.Second,
-	Silence:  6*time.Second + 1500*time.Millisecond,
-	Healed:   2*time.Second + 2*time.Second,
-	Grace:    fleet.Grace,
-	Spare:    500 * time.Millisecond,
-	Noticed:  fleet.PingInterval + fleet.PongTimeout + closing + 1500*time.Millisecond,
-	Drain:    fleet.DrainWindow,
-	Failover: 5*time.Second + 1500*time.Millisecond + 2*time.Second + 1500*time.Millisecond,
+// PresenceBounds are what docs/presence.md promises, with what a busy machine may add, of
+// edges with the times of fleet but for that in which they drain.
+func PresenceBounds(drain time.Duration) attendance.Bounds {
+	return attendance.Bounds{
+		Told:     3 * time.Second,
+		Watched:  3 * time.Second,
+		Silence:  6*time.Second + 1500*time.Millisecond,
+		Healed:   2*time.Second + 2*time.Second,
+		Grace:    fleet.Grace,
+		Spare:    500 * time.Millisecond,
+		Noticed:  fleet.PingInterval + fleet.PongTimeout + closing + 1500*time.Millisecond,
+		Drain:    drain,
+		Failover: 5*time.Second + 1500*time.Millisecond + 2*time.Second + 1500*time.Millisecond,
+	}
 }
 
 // closing is how long an edge waits for the answer to its close.
@@ -38,9 +41,10 @@ func (r *run) startPresence(ctx context.Context) (err error) {
 	for _, m := range r.fleet.Presences {
 		replicas = append(replicas, m.Name)
 	}
-	r.attendance = attendance.New(presenceBounds, replicas...)
+	bounds := PresenceBounds(fleet.DrainWindow)
+	r.attendance = attendance.New(bounds, replicas...)
 	o := crowd.Options{
-		People: r.options.People, Backend: fleet.Caller, Bounds: presenceBounds, Seed: r.options.Seed,
+		People: r.options.People, Backend: fleet.Caller, Bounds: bounds, Seed: r.options.Seed,
 		Tokens: r.tokens, Check: r.attendance, Logger: slog.New(slog.NewTextHandler(r.log, nil)), Events: r.presence,
 	}
 	for _, m := range r.fleet.Edges {

@@ -40,26 +40,11 @@ var Streams = []string{
 	"CARILLON_chat_0", "CARILLON_chat_1", "CARILLON_chat_2", "CARILLON_feed_0", "CARILLON_user_0", "CARILLON_wiped_0",
 }
 
-var configuration = template.Must(template.New("").Parse(`
-log: {format: json}
-edge: # all clients come from one address, and at once after a fault
-  listen: "127.0.0.1:0"
-  rate: {messages: 100000, per: 1s}
-  max_connections_per_address: 0
-  max_new_connections_per_address: 0
-  drain_window: {{.DrainWindow}}
-  ping_interval: {{.PingInterval}}
-  pong_timeout: {{.PongTimeout}}
-presence: {listen: "127.0.0.1:0", grace: {{.Grace}}}
-publish: {listen: "127.0.0.1:0", http_listen: "127.0.0.1:0"}
-ops: {listen: "127.0.0.1:0"}
-auth:
-  issuers:
-    - {name: clients, for: clients, algorithms: [HS256], secret: {file: {{.Key "clients"}}}}
-    - {name: callers, for: callers, algorithms: [HS256], secret: {file: {{.Key "callers"}}}}
-  roles_secret: {file: {{.Key "roles"}}}
+// Namespaces are the part of a configuration that says who may publish, and where: what
+// the clients of a run (load, crowd) want to find, three servers of NATS included.
+const Namespaces = `
 callers:
-  - {name: {{.Caller}}, publish: ["{rest...}"], presence: ["{rest...}"], history: ["{rest...}"], purge: ["{rest...}"]}
+  - {name: ` + Caller + `, publish: ["{rest...}"], presence: ["{rest...}"], history: ["{rest...}"], purge: ["{rest...}"]}
 namespaces:
   - name: chat
     partitions: 3
@@ -79,12 +64,30 @@ namespaces:
     replicas: 3
     history: {max_messages: 10000, max_bytes: 1GiB}
     rules: [{channel: "wiped.{rest...}", subscribe: "true", publish: "true"}]
-`))
+`
+
+var configuration = template.Must(template.New("").Parse(`
+log: {format: json}
+edge: # all clients come from one address, and at once after a fault
+  listen: "127.0.0.1:0"
+  rate: {messages: 100000, per: 1s}
+  max_connections_per_address: 0
+  max_new_connections_per_address: 0
+  drain_window: {{.DrainWindow}}
+  ping_interval: {{.PingInterval}}
+  pong_timeout: {{.PongTimeout}}
+presence: {listen: "127.0.0.1:0", grace: {{.Grace}}}
+publish: {listen: "127.0.0.1:0", http_listen: "127.0.0.1:0"}
+ops: {listen: "127.0.0.1:0"}
+auth:
+  issuers:
+    - {name: clients, for: clients, algorithms: [HS256], secret: {file: {{.Key "clients"}}}}
+    - {name: callers, for: callers, algorithms: [HS256], secret: {file: {{.Key "callers"}}}}
+  roles_secret: {file: {{.Key "roles"}}}
+` + Namespaces))
 
 // configurationOf is what the template asks.
 type configurationOf struct{ fleet *Fleet }
-
-func (configurationOf) Caller() string { return Caller }
 
 func (configurationOf) DrainWindow() time.Duration { return DrainWindow }
 

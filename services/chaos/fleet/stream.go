@@ -41,7 +41,7 @@ func (f *Fleet) leader(ctx context.Context, stream string) (*Member, error) {
 		if !node.active() {
 			continue
 		}
-		leader, err := node.leaderOf(ctx, stream)
+		leader, err := LeaderOf(ctx, node.Address(monitorListener), stream)
 		if err == nil && leader == node.Name {
 			return node, nil
 		}
@@ -67,9 +67,10 @@ func (f *Fleet) Followers(ctx context.Context, stream string) ([]*Member, error)
 	return followers, nil
 }
 
-// leaderOf is whom a node takes for the leader of a stream.
-func (m *Member) leaderOf(ctx context.Context, stream string) (string, error) {
-	_, text, err := get(ctx, "http://"+m.Address(monitorListener)+"/jsz?accounts=true&streams=true")
+// LeaderOf is whom the NATS server whose monitoring is at an address, host:port, takes for
+// the leader of a stream.
+func LeaderOf(ctx context.Context, monitoring, stream string) (string, error) {
+	_, text, err := get(ctx, "http://"+monitoring+"/jsz?accounts=true&streams=true")
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +85,7 @@ func (m *Member) leaderOf(ctx context.Context, stream string) (string, error) {
 		} `json:"account_details"`
 	}
 	if err := json.Unmarshal(text, &state); err != nil {
-		return "", fmt.Errorf("%s: /jsz: %w", m.Name, err)
+		return "", fmt.Errorf("%s: /jsz: %w", monitoring, err)
 	}
 	for _, account := range state.AccountDetails {
 		for _, s := range account.StreamDetail {
@@ -93,7 +94,7 @@ func (m *Member) leaderOf(ctx context.Context, stream string) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("%s knows no stream %s", m.Name, stream)
+	return "", fmt.Errorf("%s knows no stream %s", monitoring, stream)
 }
 
 // StepDown makes the leader of a stream give up.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"strings"
@@ -55,7 +54,7 @@ func (c *client) renew(from map[string]carillon.Position) error {
 	session, err := carillon.NewSession(carillon.SessionOptions{
 		URLs: c.load.options.Edges, Name: "chaos", Channels: c.channels, From: from,
 		Token: func(ctx context.Context) (string, error) { return c.load.options.Tokens.Client(ctx, c.user) },
-		Log:   slog.New(slog.DiscardHandler),
+		Log:   c.load.options.Sessions.With("user", c.user),
 	}, c.handle)
 	if err != nil {
 		return err

@@ -37,6 +37,9 @@ type Options struct {
 	Tokens *Tokens
 	Check  *checker.Checker
 	Logger *slog.Logger
+	// Sessions gets a line for each connection that a user made or lost, as
+	// carillon.SessionOptions.Log does, with the user; nil: none.
+	Sessions *slog.Logger
 	// Events gets a line for everything that a client is told, and History one for each
 	// message that is there in the end: to find out how what the checker has found came
 	// about. Events is written to by one goroutine at a time.
@@ -75,6 +78,9 @@ const (
 // Start starts the clients, and when they follow (or after ctx) the publishers. Close
 // must be called.
 func Start(ctx context.Context, o Options) (*Load, error) {
+	if o.Sessions == nil {
+		o.Sessions = slog.New(slog.DiscardHandler)
+	}
 	l := &Load{options: o, stop: make(chan struct{})}
 	conn, err := rpc.Dial(o.Publishers, nil)
 	if err != nil {
