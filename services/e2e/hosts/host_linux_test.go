@@ -127,7 +127,7 @@ func startProcess(name, file string, environ []string, program string, arguments
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()                                                                               // the process has its own
+	defer log.Close() // the process has its own
 	p := &process{name: name, cmd: exec.Command(program, arguments...), ended: make(chan struct{})}
 	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CARILLON_") })
 	p.cmd.Env = slices.Concat(inherited, environ, []string{"GORACE=halt_on_error=1 atexit_sleep_ms=0"})
