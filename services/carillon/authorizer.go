@@ -52,6 +52,9 @@ func (p *process) openAuthorizer() error {
 		}
 	}
 	p.authorizer = authorization.New(asks)
+	if len(addresses) > 1 {
+		p.authorizer.Replicated()
+	}
 	return p.authorizer.Observe(p.tracer, p.meter)
 }
 

@@ -69,7 +69,9 @@ type Decision struct {
 // Client asks an authorization service. It is safe for concurrent use.
 type Client struct {
 	service authzv1.AuthorizationServiceClient
-	cache   *lru.Cache[key, answer]
+	// patience is how long the first of two attempts is waited for; 0: to the end.
+	patience time.Duration
+	cache    *lru.Cache[key, answer]
 	// generation counts the times that all answers were forgotten.
 	generation atomic.Uint64
 
@@ -104,6 +106,11 @@ func New(conn grpc.ClientConnInterface) *Client {
 	}
 	return &Client{service: authzv1.NewAuthorizationServiceClient(conn), cache: cache}
 }
+
+// Replicated says that several replicas answer over the connection, in turn: one that
+// says nothing, since its host is gone without a word, is given half of the time, and the
+// next one the rest. gRPC takes up to 15 s to notice. It is called before the first Check.
+func (c *Client) Replicated() { c.patience = askTimeout / 2 }
 
 // Check returns a decision for each check, in their order. What is not remembered is
 // asked in one request (256 checks each). It blocks for 2 s a request at most. Its
@@ -188,8 +195,9 @@ func (c *Client) request(ctx context.Context, s *Subject, checks []Check) ([]Dec
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	asked, generation := time.Now(), c.generation.Load() // before the answer was made, so that it is not kept too long
-	res, err := c.service.CheckPermissions(ctx, req)
-	if status.Code(err) == codes.Unavailable { // asking changes nothing, and another replica may answer
+	res, err := c.attempt(ctx, req)
+	late := status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil
+	if late || status.Code(err) == codes.Unavailable { // asking changes nothing, and another replica may answer
 		res, err = c.service.CheckPermissions(ctx, req)
 	}
 	if err != nil {
@@ -206,6 +214,16 @@ func (c *Client) request(ctx context.Context, s *Subject, checks []Check) ([]Dec
 		}
 	}
 	return decisions, nil
+}
+
+// attempt is the first of two.
+func (c *Client) attempt(ctx context.Context, req *authzv1.CheckPermissionsRequest) (*authzv1.CheckPermissionsResponse, error) {
+	if c.patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.patience)
+		defer cancel()
+	}
+	return c.service.CheckPermissions(ctx, req)
 }
 
 func decisionOf(d *authzv1.Decision) Decision {
