@@ -6,6 +6,7 @@ package hosts_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -149,6 +150,7 @@ func one(h *host) func(context.Context) (*host, error) {
 
 // roll restarts hosts one after the other, as another version, each when the last is ready.
 func (r *run) roll(ctx context.Context, how, program string, hosts []*host) error {
+	measured := false
 	for _, h := range hosts {
 		began, over := time.Now(), r.excuse(attendance.Stopped, h)
 		if h.kind == "edge" {
@@ -169,20 +171,25 @@ func (r *run) roll(ctx context.Context, how, program string, hosts []*host) erro
 		r.event("%s: %s, stopped within %v, ready after %v", h.name, how, stopped.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 		r.did(how)
 		if h.kind == "edge" {
-			r.returned(ctx)
+			measured = r.returned(ctx) || measured
 		}
+	}
+	if slices.Contains(hosts, r.edges[0]) && !measured {
+		return errors.New("no edge had clients enough to say how they came back")
 	}
 	return nil
 }
 
-// returned waits for the clients of an edge that was stopped, and says how they came back.
-func (r *run) returned(ctx context.Context) {
+// returned waits for the clients of an edge that was stopped, and says how they came back;
+// tells whether they were enough for that.
+func (r *run) returned(ctx context.Context) (tells bool) {
 	ctx, cancel := context.WithTimeout(ctx, drainWindow+2*belated)
 	defer cancel()
 	d := r.sessions.end(ctx)
 	r.report.Drains = append(r.report.Drains, d)
 	r.event("%v", d)
 	r.problem(d.problem())
+	return d.tells()
 }
 
 // harm does something to the cable of a host, and undoes it.

@@ -3,6 +3,7 @@ package hosts_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,12 +91,10 @@ func newNetwork(dir string, names ...string) (*network, error) {
 	)
 }
 
-// ip runs commands of iproute2. One that reads is given a 1.
+// ip runs commands of iproute2.
 func ip(commands ...string) error {
 	for _, c := range commands {
-		cmd := exec.Command("ip", strings.Fields(c)...)
-		cmd.Stdin = strings.NewReader("1")
-		if output, err := cmd.CombinedOutput(); err != nil {
+		if output, err := exec.Command("ip", strings.Fields(c)...).CombinedOutput(); err != nil {
 			return fmt.Errorf("ip %s: %w: %s", c, err, output)
 		}
 	}
@@ -105,19 +104,24 @@ func ip(commands ...string) error {
 // cable is the bridge's end of a host's link.
 func cable(host string) string { return "v-" + host }
 
-// build makes a host, and puts its cable in. One that takes the place of another says so
-// to its neighbours (arp_notify), as hosts do when they start.
+// build makes a host, and puts its cable in. One that takes the place of another has its
+// link address too: where hosts are replaced, the network knows the new one at once.
 func (n *network) build(host string) error {
-	err := ip(
+	return ip(
 		"netns add "+host,
-		"link add "+cable(host)+" type veth peer name eth0 netns "+host,
+		"link add "+cable(host)+" type veth peer name eth0 address "+linkAddress(n.addresses[host])+" netns "+host,
+		"link set "+cable(host)+" master "+bridge,
+		"link set "+cable(host)+" up",
 		"-n "+host+" link set lo up",
-		"netns exec "+host+" tee /proc/sys/net/ipv4/conf/eth0/arp_notify",
 		"-n "+host+" addr add "+n.addresses[host]+"/24 dev eth0",
 		"-n "+host+" link set eth0 up",
-		"link set "+cable(host)+" up",
 	)
-	return errors.Join(err, n.plug(host))
+}
+
+// linkAddress is one that belongs to an address: of those that anybody may give out (02).
+func linkAddress(address string) string {
+	a := netip.MustParseAddr(address).As4()
+	return fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3])
 }
 
 // demolish ends a host in which nothing runs any more.

@@ -172,17 +172,18 @@ const (
 	beyondChance = 1.95
 )
 
+// tells tells whether there were enough clients to say how they came back.
+func (d *drain) tells() bool { return len(d.Waits) >= fewestMoved }
+
 // problem is what is wrong with a drain; nil: nothing.
 func (d *drain) problem() error {
 	n := len(d.Waits)
 	switch uneven := unevenness(d.Waits, d.Window); {
-	case n < fewestMoved:
-		return fmt.Errorf("%s had %d clients to send away: too few to say how they came back", d.Edge, n)
 	case len(d.Back) < n:
 		return fmt.Errorf("%s sent %d clients away, and %d came back", d.Edge, n, len(d.Back))
-	case uneven > beyondChance/math.Sqrt(float64(n)):
+	case d.tells() && uneven > beyondChance/math.Sqrt(float64(n)):
 		return fmt.Errorf("%s told %d clients to come back unevenly (%.2f)", d.Edge, n, uneven)
-	case slices.Max(d.Back) > d.Window+belated:
+	case n > 0 && slices.Max(d.Back) > d.Window+belated:
 		return fmt.Errorf("%s: a client came back after %v", d.Edge, slices.Max(d.Back))
 	}
 	return nil
@@ -190,8 +191,8 @@ func (d *drain) problem() error {
 
 // String is one line.
 func (d *drain) String() string {
-	if len(d.Waits) == 0 || len(d.Back) == 0 {
-		return fmt.Sprintf("%s sent nobody away", d.Edge)
+	if len(d.Back) == 0 {
+		return fmt.Sprintf("%s sent %d clients away, of whom none came back", d.Edge, len(d.Waits))
 	}
 	round := func(t time.Duration) time.Duration { return t.Round(10 * time.Millisecond) }
 	back := slices.Sorted(slices.Values(d.Back))
