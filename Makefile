@@ -171,7 +171,7 @@ kubernetes: bin/carillon bin/helm bin/etcd bin/kube-apiserver ## Apply the Helm 
 	$(GO) -C tools/kubernetes test -count=1 -timeout 10m ./...
 
 .PHONY: hosts
-hosts: bin/carillon bin/previous/carillon bin/nats-server ## Upgrade, cut off and kill hosts under load: eleven, as network namespaces; as root, a quarter of an hour (PREVIOUS=revision, ARGS="-steps regexp")
+hosts: bin/carillon bin/previous/carillon bin/nats-server ## Upgrade ten hosts under load, cut them off, have them die, for a quarter of an hour; root (PREVIOUS=HEAD~, ARGS="-steps regexp")
 	@$(STEP) 'programs' tools/deps iproute2 nginx
 	$(GO) test -run '^$$' -bench '^BenchmarkHosts$$' -benchtime 1x -timeout 45m ./services/e2e/hosts -report $(CURDIR)/bin/hosts.json $(ARGS)
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -41,6 +42,7 @@ type store struct {
 	offset uint64
 	kept   map[string][]*publishv1.StoredMessage // by channel
 	broken int                                   // streams
+	mute   int                                   // streams that are to answer nothing
 }
 
 // unknownIDs is what one stream or batch keeps of its channels: the id whose outcome is
@@ -126,6 +128,14 @@ func (s *store) chance(of int) bool {
 }
 
 func (s *store) PublishStream(stream publishv1.PublishService_PublishStreamServer) error {
+	s.mu.Lock()
+	mute := s.mute > 0
+	s.mute--
+	s.mu.Unlock()
+	if mute {
+		<-stream.Context().Done()
+		return nil
+	}
 	unknown := unknownIDs{}
 	for {
 		request, err := stream.Recv()
@@ -277,6 +287,31 @@ func (s *store) count() int {
 	defer s.mu.Unlock()
 	return int(s.offset)
 }
+
+// A stream that answers nothing is left for another one.
+func TestAStreamThatSaysNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{random: rand.New(rand.NewPCG(1, 2)), kept: map[string][]*publishv1.StoredMessage{}, mute: 1}
+		l, conn := newLoad(t, s)
+		began := time.Now()
+		l.publishing.Go(func() { newStreamer(l, conn, l.source("stream-1", time.Second)).run(t.Context()) })
+		for s.count() == 0 && time.Since(began) < patience {
+			time.Sleep(pollStep) // of the bubble
+		}
+		took := time.Since(began)
+		close(l.stop)
+		l.publishing.Wait()
+		if took < answerPatience || took > answerPatience+streamBurst*time.Second+lull+2*time.Second {
+			t.Errorf("the first message was stored after %v", took)
+		}
+		if report := l.options.Check.Check(); report.Acked < streamBurst || report.Acked < report.Attempted {
+			t.Errorf("%v", report)
+		}
+	})
+}
+
+const pollStep = 10 * time.Millisecond
 
 // A purge is told to the checker, so that nothing counts as lost.
 func TestPurges(t *testing.T) {

@@ -2,6 +2,8 @@ package load
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/code"
@@ -19,7 +21,12 @@ const (
 	// maxWaiting bounds what a streamer has sent, or has to send again, before it makes
 	// more.
 	maxWaiting = 128
+	// answerPatience is how long a stream may leave everything unanswered (docs/publish.md):
+	// what is before the server may take far longer to notice that it is gone.
+	answerPatience = 20 * time.Second
 )
+
+var errSilent = errors.New("nothing is answered any more")
 
 // streamer publishes over one stream after the other. What a stream leaves unanswered
 // it sends again, in order, over the next.
@@ -104,7 +111,7 @@ func (t *streamer) converse(stream publishv1.PublishService_PublishStreamClient,
 	tick, again := t.source.ticks(streamBurst), time.NewTicker(lull)
 	defer tick.Stop()
 	defer again.Stop()
-	stop := t.load.stop
+	stop, heard := t.load.stop, time.Now()
 	if err := t.sendDue(stream); err != nil {
 		return nil // ended says why
 	}
@@ -118,6 +125,7 @@ func (t *streamer) converse(stream publishv1.PublishService_PublishStreamClient,
 			ended <- err
 			return err
 		case answer := <-answers:
+			heard = time.Now()
 			t.take(answer)
 			continue
 		case <-stop:
@@ -129,6 +137,11 @@ func (t *streamer) converse(stream publishv1.PublishService_PublishStreamClient,
 				t.waiting = append(t.waiting, m)
 			}
 		case <-again.C:
+			if !t.underWay() {
+				heard = time.Now()
+			} else if time.Since(heard) > answerPatience {
+				return errSilent
+			}
 		}
 		if stop == nil && len(t.waiting) == 0 {
 			return stream.CloseSend()
@@ -137,6 +150,11 @@ func (t *streamer) converse(stream publishv1.PublishService_PublishStreamClient,
 			return nil
 		}
 	}
+}
+
+// underWay tells whether something is to be answered.
+func (t *streamer) underWay() bool {
+	return slices.ContainsFunc(t.waiting, func(m *streamed) bool { return m.id != 0 })
 }
 
 // sendDue sends what is not under way. A channel with a message that was refused for

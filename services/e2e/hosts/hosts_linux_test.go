@@ -88,7 +88,7 @@ func programAt(name string) (string, error) {
 const (
 	// cutFor is longer than anybody takes to notice.
 	cutFor  = 20 * time.Second
-	deadFor = 10 * time.Second
+	deadFor = 25 * time.Second
 )
 
 // bad is the link of a host far away, over a network that loses.
