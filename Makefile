@@ -217,7 +217,7 @@ bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 
 # Without the ways of finding targets that clouds have: they are most of what it is made of.
 bin/prometheus bin/promtool: tools/observability/go.mod tools/observability/go.sum
-	@$(STEP) $@ nice $(GO) -C tools/observability build -trimpath -tags remove_all_sd -o ../../$@ github.com/prometheus/prometheus/cmd/$(@F)
+	@$(STEP) $@ nice $(GO) -C tools/observability build -tags remove_all_sd -o ../../$@ github.com/prometheus/prometheus/cmd/$(@F)
 
 bin/otelcol: tools/collector/go.mod tools/collector/go.sum tools/collector/main.go
 	@$(STEP) $@ nice $(GO) -C tools/collector build -trimpath -o ../../$@ .
