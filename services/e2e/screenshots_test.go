@@ -24,20 +24,23 @@ edge: {max_queue_bytes: 512KiB}
 console: {trace_url: "http://localhost:16686/trace/{trace}"}
 namespaces:
   - name: chat
-    history: {max_bytes: 512MiB}
+    history: {max_bytes: 64MiB}
     presence: true
     rules: [{channel: "chat.{room}", subscribe: "true", publish: "true"}]
   - name: cursor
     ephemeral: true
     rules: [{channel: "cursor.{doc}", subscribe: "true", publish: "true"}]
   - name: board
-    history: {max_bytes: 512MiB}
+    ephemeral: true
     slow_consumer: latest
     rules: [{channel: "board.{name}", subscribe: "true"}]
   - name: ticker
-    history: {max_bytes: 512MiB}
+    ephemeral: true
     slow_consumer: drop
     rules: [{channel: "ticker.{name}", subscribe: "true"}]
+  - name: exports
+    ephemeral: true
+    rules: [{channel: "exports.{name}", subscribe: "true"}]
   - name: user
     history: {max_bytes: 64MiB}
     rules: [{channel: "user.{id}", subscribe: "id == user"}]
@@ -221,26 +224,26 @@ func (f *fair) flood(ctx context.Context) {
 		}
 		return conn, err
 	}}}
-	for i, channel := range []string{"board.sales", "ticker.fx", "board.sales", "chat.exports"} {
+	for i, channel := range []string{"board.sales", "ticker.fx", "board.sales", "exports.orders"} {
 		f.Go(func() {
 			for every(ctx, time.Duration(2+i)*time.Second) {
 				c := f.dial(ctx, fmt.Sprintf("hugo-%d", i), carillon.Options{Subscriptions: []string{channel}, PushBuffer: 1, HTTPClient: narrow})
 				if c == nil {
 					continue
 				}
-				for every(ctx, 9*time.Second) && takes(c, 9*time.Second) { // a ping waits for 10 s
+				for every(ctx, 6*time.Second) && takes(c, 6*time.Second) { // a ping waits for 10 s
 				}
 				_ = c.Close()
 			}
 		})
 	}
 	f.Go(func() {
-		text := strings.Repeat("0123456789abcdef", 160<<10/16)
+		text := strings.Repeat("0123456789abcdef", 200<<10/16)
 		for i := 0; every(ctx, 200*time.Millisecond); i++ {
 			if i/100%3 == 2 { // for a while everybody keeps up
 				continue
 			}
-			for _, channel := range []string{"board.sales", "ticker.fx", "chat.exports"} {
+			for _, channel := range []string{"board.sales", "ticker.fx", "exports.orders"} {
 				f.post(ctx, f.token, "publish", fmt.Sprintf(`{"channel":%q,"data":{"rows":%q}}`, channel, text))
 			}
 		}
@@ -250,7 +253,7 @@ func (f *fair) flood(ctx context.Context) {
 // trespass: who wants what no rule allows, or has no good token.
 func (f *fair) trespass(ctx context.Context) {
 	f.Go(func() {
-		for i := 1; every(ctx, time.Duration(3+i%5)*time.Second); i++ {
+		for i := 1; every(ctx, time.Duration(6+i%5)*time.Second); i++ {
 			if c := f.dial(ctx, "mallory", carillon.Options{}); c != nil {
 				_, _ = c.Publish(ctx, "news.today", `{"text":"sold out"}`, "")
 				_, _ = c.Subscribe(ctx, "user.ada-0")

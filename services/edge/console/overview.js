@@ -67,7 +67,7 @@ const CHARTS = [
 const SMALL = [
   { key: "subscriptions", name: "Subscriptions", value: exact },
   { key: "channels", name: "Channels", value: exact },
-  { key: "queueBytes", name: "Waiting to be written", value: bytes },
+  { key: "queueBytes", name: "Queued bytes", value: bytes },
   { key: "memoryBytes", name: "Memory", value: bytes },
   { key: "goroutines", name: "Goroutines", value: exact },
   { key: "recoveries", name: "Recoveries", window: true },
