@@ -71,6 +71,8 @@ func BenchmarkScreenshots(b *testing.B) {
 		b.Fatal(err)
 	}
 	p := start(b, command{name: "console.mjs", program: node(b), arguments: []string{"js/console.mjs", "--url", s.pages[0], "--screenshots", directory}})
+	p.line(b, &p.stdout, "light")
+	p.line(b, &p.stdout, "dark")
 	if status := p.status(b); status != 0 {
 		b.Errorf("exit status %d: %s", status, p.stderr.text())
 	}
@@ -198,7 +200,7 @@ func takes(c *carillon.Client, d time.Duration) bool {
 
 // drain takes what a client is sent, until it has ended.
 func drain(c *carillon.Client) {
-	for range c.Pushes() { //nolint:revive // that is all
+	for range c.Pushes() {
 	}
 }
 

@@ -8,7 +8,7 @@
 // token, is first given a bad one, and has no "Try it". --traces is console.trace_url: what
 // was denied and what is sent must have a link to its trace, whose ids are printed, "denied"
 // and "sent" before them. --screenshots writes console-light.png and console-dark.png there, of
-// the overview, and looks at nothing else. Prints a line when a part is done: overview,
+// the overview, says "light" and "dark", and looks at nothing else. Prints a line when a part is done: overview,
 // search, send, keyboard, light, dark, narrow. With --away it then waits for the edge to be
 // killed, prints "away" when the page says so, and "back" when it is live again.
 // Exits 0 when all was as it should be, 1 with a reason on standard error.
@@ -226,6 +226,7 @@ async function main() {
         await p.seeLine("Deliveries a second");
         await p.page.waitForTimeout(1500); // the list of channels has come
         await p.page.screenshot({ path: join(options.screenshots, `console-${scheme}.png`), fullPage: true });
+        console.log(scheme);
         continue;
       }
       for (const story of scheme === "light" ? [overview, search, send, keyboard] : []) {
