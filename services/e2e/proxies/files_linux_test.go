@@ -33,6 +33,8 @@ type balancer struct {
 	silence *regexp.Regexp
 	// server finds the servers, with what it knows of their health.
 	server *regexp.Regexp
+	// announced tests the variant with PROXY headers.
+	announced func(t *testing.T, s *system, b balancer)
 	// routes are where the requests to a port go.
 	routes func(text, port string) []route
 }
@@ -42,14 +44,14 @@ var balancers = []balancer{
 		name: "nginx", file: "nginx.conf", place: "/etc/nginx", check: []string{"nginx", "-t"}, run: []string{"nginx", "-g", "daemon off;"}, reload: syscall.SIGHUP,
 		silence: regexp.MustCompile(`(?s)location = /v1/ws \{.*?proxy_read_timeout (\d+)s;`),
 		server:  regexp.MustCompile(`\bserver ([a-z]+-\d):(\d+) max_fails=1 fail_timeout=2s;`),
-		routes:  nginxRoutes,
+		routes:  nginxRoutes, announced: spokenFor,
 	},
 	{
 		name: "haproxy", file: "haproxy.cfg", place: "/etc/haproxy",
 		check: []string{"haproxy", "-c", "-f", "/etc/haproxy/haproxy.cfg"}, run: []string{"haproxy", "-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"}, reload: syscall.SIGUSR2,
 		silence: regexp.MustCompile(`timeout tunnel (\d+)s`),
 		server:  regexp.MustCompile(`(?m)^    server ([a-z]+-\d) [a-z]+-\d:(\d+)`),
-		routes:  haproxyRoutes,
+		routes:  haproxyRoutes, announced: passedThrough,
 	},
 }
 

@@ -26,6 +26,8 @@ import (
 type front struct {
 	websocket, grpc, json string
 	tls                   *tls.Config // nil: without
+	// announced connections begin with a PROXY header.
+	announced bool
 
 	file string // that it has read
 	pid  int
@@ -142,7 +144,26 @@ func (f front) httpClient(from string) *http.Client {
 	if from != "" {
 		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 	}
-	return &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: f.tls, DisableKeepAlives: true}, Timeout: patience}
+	dial := dialer.DialContext
+	if f.announced {
+		dial = announcing(from)
+	}
+	return &http.Client{Transport: &http.Transport{DialContext: dial, TLSClientConfig: f.tls, DisableKeepAlives: true}, Timeout: patience}
+}
+
+// announcing dials as a load balancer does that speaks for somebody else.
+func announcing(address string) func(ctx context.Context, network, to string) (net.Conn, error) {
+	return func(ctx context.Context, network, to string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, to)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := fmt.Fprintf(conn, "PROXY TCP4 %s %s 40000 8446\r\n", address, proxyHost); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		return conn, nil
+	}
 }
 
 // connect connects a user, from an address.

@@ -236,6 +236,13 @@ func reloaded(t *testing.T, s *system, f front, signal syscall.Signal) {
 	}
 }
 
+// spokenFor has the load balancer take PROXY headers from another before it.
+func spokenFor(t *testing.T, s *system, b balancer) {
+	f := b.start(t, "proxy")
+	f.websocket, f.announced = strings.Replace(f.websocket, ":8080", ":8446", 1), true
+	addressed(t, s, f)
+}
+
 // passedThrough has the edges take PROXY headers, from the load balancer alone.
 func passedThrough(t *testing.T, s *system, b balancer) {
 	for _, edge := range []string{"edge-0", "edge-1"} {
@@ -279,9 +286,7 @@ func TestLoadBalancers(t *testing.T) {
 				journey(t, s, f, "chat.secret")
 				closed(t, s, f)
 			})
-			if b.name == "haproxy" {
-				t.Run("proxy", func(t *testing.T) { passedThrough(t, s, b) })
-			}
+			t.Run("proxy", func(t *testing.T) { b.announced(t, s, b) })
 			for _, name := range nodes {
 				if refused := s.refusedByNATS(t, name); len(refused) > 0 {
 					t.Errorf("%s refused:\n%s", name, strings.Join(refused, "\n"))
