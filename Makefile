@@ -166,6 +166,11 @@ helm: bin/carillon bin/nats-server bin/helm bin/kubeconform bin/schemas ## Check
 	$(GO) -C tools/helm vet ./...
 	$(GO) -C tools/helm test -count=1 -timeout 10m ./...
 
+.PHONY: chart
+chart: bin/helm ## Package the Helm chart in bin/chart, with the NATS chart, which is fetched (VERSION=v0.1.0; NATS_CHART=FILE needs no network)
+	@[ -n '$(VERSION)' ] || { echo 'Which one? make chart VERSION=v0.1.0' >&2; exit 1; }
+	NATS_CHART='$(NATS_CHART)' tools/helm/package '$(VERSION)' bin/chart
+
 .PHONY: kubernetes
 kubernetes: bin/carillon bin/helm bin/etcd bin/kube-apiserver ## Apply the Helm chart to a real kube-apiserver, whose first build takes a quarter of an hour
 	$(GO) -C tools/kubernetes test -count=1 -timeout 10m ./...

@@ -438,3 +438,35 @@ func TestBroker(t *testing.T) {
 		}
 	}
 }
+
+// A release has the chart as one file, which installs the image of that release; made twice
+// it is the same.
+func TestPackage(t *testing.T) {
+	t.Parallel()
+	var packages [2][]byte
+	dir := t.TempDir()
+	for i := range packages {
+		environ := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "NATS_CHART=testdata/nats"}
+		if output, err := run(t, nil, environ, "package", "v1.2.3-rc.4", dir); err != nil {
+			t.Fatal(output)
+		}
+		var err error
+		if packages[i], err = os.ReadFile(filepath.Join(dir, "carillon-1.2.3-rc.4.tgz")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(packages[0], packages[1]) {
+		t.Error("made twice it is not the same")
+	}
+	stdout, stderr, err := helm(t, "template", release, filepath.Join(dir, "carillon-1.2.3-rc.4.tgz"), "--kube-version", "1.36.0", "--set", "broker.enabled=true")
+	if err != nil {
+		t.Fatal(stderr)
+	}
+	objects := decode(t, stdout)
+	find(t, objects, "Service/ding-broker")
+	for owner, pod := range pods(objects) {
+		if image := pod.text("spec", "containers", 0, "image"); image != "carillon-rt/carillon:v1.2.3-rc.4" {
+			t.Errorf("%s has the image %s", owner, image)
+		}
+	}
+}
