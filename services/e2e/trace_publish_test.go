@@ -200,7 +200,7 @@ func (p *tracedPublishing) stream(t *testing.T) {
 	if err := stream.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.Recv(); err != io.EOF { //nolint:errorlint // as io has it
+	if _, err := stream.Recv(); err != io.EOF {
 		t.Fatal(err)
 	}
 	p.chain(t, madeUp(5, "01"), publishService+"PublishStream")

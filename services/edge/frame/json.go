@@ -104,7 +104,7 @@ func decode(data []byte) (Command, error) {
 		delete(fields, "traceparent")
 		if json.Unmarshal(raw, &command.Traceparent) != nil || len(command.Traceparent) > MaxTraceparentBytes {
 			command.Traceparent, command.Body = "", wrongTraceparent()
-			return command, nil
+			return command, nil //nolint:nilerr // it is an answer to the command
 		}
 	}
 	command.Body = decodeBody(fields)

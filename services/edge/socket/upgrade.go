@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"time"
@@ -84,9 +85,7 @@ func (h *Handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, 
 
 // refuse answers over HTTP.
 func (h *Handshake) refuse(w http.ResponseWriter) {
-	for name, values := range h.header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), h.header)
 	w.WriteHeader(h.status)
 	_, _ = w.Write(h.text) // who has gone need not know
 }

@@ -87,7 +87,7 @@ func (s *Store) look(ctx context.Context, nc *nats.Conn, p *partition) (message.
 	if err != nil {
 		return message.Bounds{}, err
 	}
-	p.kept.Store(&StreamStats{Name: p.stream, Messages: told.messages, Bytes: told.bytes, MaxBytes: uint64(maxBytesOf(p.ns))})
+	p.kept.Store(&Kept{Name: p.stream, Messages: told.messages, Bytes: told.bytes, MaxBytes: uint64(maxBytesOf(p.ns))})
 	if witness, ask := p.suspect(asked, told); ask {
 		held, err := holds(ctx, nc, p.stream, witness)
 		if err != nil {

@@ -55,7 +55,7 @@ type partition struct {
 	// such stream, in Unix nanoseconds; 0 is never.
 	asked, missing atomic.Int64
 	// kept is what the stream was last said to keep; nil before.
-	kept atomic.Pointer[StreamStats]
+	kept atomic.Pointer[Kept]
 
 	mu      sync.Mutex
 	memory  memory

@@ -10,7 +10,7 @@ import (
 // Stats is the state of a Store's NATS, as far as it is known without asking.
 type Stats struct {
 	Connections []ConnectionStats
-	Streams     []StreamStats // in the order of their names
+	Streams     []Kept // in the order of their names
 	// Slots are how many publications are under way, of 256.
 	Slots int
 	// ControlTold is when a follower of the control log was last told where that ends; zero
@@ -25,8 +25,8 @@ type ConnectionStats struct {
 	Reconnects uint64
 }
 
-// StreamStats is what a stream kept when its leader was last asked, some seconds ago.
-type StreamStats struct {
+// Kept is what a stream kept when its leader was last asked, some seconds ago.
+type Kept struct {
 	Name            string
 	Messages, Bytes uint64
 	// MaxBytes is what it may keep, as this process is configured.
@@ -54,7 +54,7 @@ func (s *Store) Stats() Stats {
 			}
 		}
 	}
-	slices.SortFunc(stats.Streams, func(a, b StreamStats) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(stats.Streams, func(a, b Kept) int { return strings.Compare(a.Name, b.Name) })
 	return stats
 }
 

@@ -141,7 +141,7 @@ func (e *Exporter) tls() *tls.Config {
 	return e.options.TLS
 }
 
-func (e *Exporter) spanExporter(ctx context.Context) (trace.SpanExporter, error) {
+func (e *Exporter) spanExporter(ctx context.Context) (trace.SpanExporter, error) { //nolint:dupl // the same options, of other types
 	host, headers := e.options.Endpoint.Host, maps.Clone(e.options.Headers)
 	if e.options.HTTP {
 		options := []otlptracehttp.Option{
@@ -166,7 +166,7 @@ func (e *Exporter) spanExporter(ctx context.Context) (trace.SpanExporter, error)
 	return otlptracegrpc.New(ctx, options...)
 }
 
-func (e *Exporter) metricExporter(ctx context.Context) (metric.Exporter, error) {
+func (e *Exporter) metricExporter(ctx context.Context) (metric.Exporter, error) { //nolint:dupl // as above
 	host, headers := e.options.Endpoint.Host, maps.Clone(e.options.Headers)
 	if e.options.HTTP {
 		options := []otlpmetrichttp.Option{
