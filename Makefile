@@ -123,7 +123,7 @@ screenshots: node_modules bin/carillon ## Take the pictures of the console that 
 	$(GO) test -run '^$$' -bench '^BenchmarkScreenshots$$' -benchtime 1x -timeout 15m ./services/e2e
 
 .PHONY: observability
-observability: node_modules bin/carillon bin/nats-server bin/grpcurl bin/prometheus bin/promtool bin/otelcol ## Check and test alerts, dashboards and collector, then watch a running system with them (first build: ten minutes)
+observability: bin/nats-server bin/grpcurl bin/prometheus bin/promtool bin/otelcol ## Check and test alerts, dashboards and collector, then watch a running system with them (first build: ten minutes)
 	@$(STEP) 'dashboards' $(GO) -C tools/observability run ./dashboards -check $(CURDIR)/$(DASHBOARDS)
 	@$(STEP) 'promtool check config' bin/promtool check config --lint=all deployments/observability/prometheus.yaml
 	@$(STEP) 'promtool test rules' bin/promtool test rules deployments/observability/alerts_test.yaml
