@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"maps"
-	"runtime/debug"
 	"slices"
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
@@ -33,12 +32,10 @@ func (p *process) openConsole(members *roster.Roster) error {
 		return err
 	}
 	p.parts.OnStop("presence client of the console", replicas.Close)
-	info, _ := debug.ReadBuildInfo() // nil in a binary without modules
-	version, _ := versionOf(info)
 	options := api.Options{
 		Edge: p.edge, Store: p.store, Presence: attendance{members, presencev1.NewPresenceServiceClient(replicas)},
 		Namespaces: func() namespace.Set { return *p.rules.Load() }, Collect: p.ops.Collect,
-		Callers: p.callers, Verifier: p.callerTokens, EdgeID: p.instance, Version: version,
+		Callers: p.callers, Verifier: p.callerTokens, EdgeID: p.instance, Version: runningVersion(),
 		Limits: api.Limits{
 			MaxConnections: p.config.Edge.MaxConnections, MaxQueueBytes: int(p.config.Edge.MaxQueueBytes), MaxPayloadBytes: message.MaxPayloadBytes,
 		},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -70,9 +69,7 @@ func (p *process) openTelemetry(ctx context.Context) error {
 
 // observe measures the process itself.
 func (p *process) observe() error {
-	info, _ := debug.ReadBuildInfo() // nil in a binary without modules
-	version, _ := versionOf(info)
-	return errors.Join(p.ops.Observe(p.meter), observeBuild(p.meter, version, string(p.command)))
+	return errors.Join(p.ops.Observe(p.meter), observeBuild(p.meter, runningVersion(), string(p.command)))
 }
 
 func (p *process) newExporter(ctx context.Context) (*telemetry.Exporter, error) {
@@ -89,11 +86,9 @@ func (p *process) newExporter(ctx context.Context) (*telemetry.Exporter, error) 
 	if err != nil {
 		return nil, err
 	}
-	info, _ := debug.ReadBuildInfo() // nil in a binary without modules
-	version, _ := versionOf(info)
 	return telemetry.New(ctx, telemetry.Options{
 		Endpoint: endpoint, HTTP: t.Protocol == "http", Headers: headers, TLS: files,
-		Service: t.ServiceName, Instance: p.instance, Version: version,
+		Service: t.ServiceName, Instance: p.instance, Version: runningVersion(),
 		SampleRatio: t.SampleRatio.Float(), MetricsInterval: t.MetricsInterval, Logger: p.logger,
 	})
 }

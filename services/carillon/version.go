@@ -24,6 +24,13 @@ func versionLine(info *debug.BuildInfo) string {
 	return fmt.Sprintf("carillon %s, revision %s, %s %s/%s", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
+// runningVersion is that of this binary.
+func runningVersion() string {
+	info, _ := debug.ReadBuildInfo() // nil in a binary without modules
+	version, _ := versionOf(info)
+	return version
+}
+
 // versionOf reads what the linker was told, else what the build has noted; info may be nil.
 func versionOf(info *debug.BuildInfo) (version, revision string) {
 	if linkedVersion != "" {
