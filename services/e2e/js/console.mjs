@@ -7,10 +7,10 @@
 // who was denied something by a rule, "mallory". With --token it asks for a caller's
 // token, is first given a bad one, and has no "Try it". --traces is console.trace_url: what
 // was denied and what is sent must have a link to its trace, whose ids are printed, "denied"
-// and "sent" before them. --screenshots writes console-light.png and console-dark.png there, of
-// the overview, says "light" and "dark", and looks at nothing else. Prints a line when a part is done: overview,
-// search, send, keyboard, light, dark, narrow. With --away it then waits for the edge to be
-// killed, prints "away" when the page says so, and "back" when it is live again.
+// and "sent" before them. Prints a line when a part is done: overview, search, send, keyboard,
+// light, dark, narrow. With --away it then waits for the edge to be killed, prints "away" when
+// the page says so, and "back" when it is live again. --screenshots writes console-light.png
+// and console-dark.png there, of the overview, says "light" and "dark", and that is all.
 // Exits 0 when all was as it should be, 1 with a reason on standard error.
 
 import { readFileSync } from "node:fs";

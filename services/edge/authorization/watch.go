@@ -79,11 +79,12 @@ type watcher struct {
 
 // run opens one stream after the other.
 func (w *watcher) run(ctx context.Context) {
+	w.tells("")
 	failures := 0
 	for {
 		started := time.Now()
-		w.tells("")
 		err := w.follow(ctx)
+		w.tells("")
 		if ctx.Err() != nil {
 			return
 		}

@@ -3,6 +3,7 @@ package authorization
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -102,6 +103,37 @@ func watching(t *testing.T, c *Client, conns map[string]grpc.ClientConnInterface
 		running.Wait()
 	})
 	return changes
+}
+
+// What the replicas tell is known while they tell it.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := &replica{versions: make(chan string)}, &replica{versions: make(chan string)}
+		conn := dial(t, a)
+		c := New(conn)
+		changes := watching(t, c, map[string]grpc.ClientConnInterface{"a": conn, "b": dial(t, b)})
+		want := func(of map[string]string) {
+			t.Helper()
+			synctest.Wait()
+			if got := c.Versions(); !maps.Equal(got, of) {
+				t.Errorf("the versions are %v, want %v", got, of)
+			}
+		}
+		want(map[string]string{"a": "", "b": ""})
+		a.versions <- "1"
+		want(map[string]string{"a": "1", "b": ""})
+		b.versions <- "2"
+		want(map[string]string{"a": "1", "b": "2"})
+		b.versions <- "end"
+		want(map[string]string{"a": "1", "b": ""})
+		time.Sleep(10 * time.Second)
+		b.versions <- "2"
+		want(map[string]string{"a": "1", "b": "2"})
+		if len(changes) != 2 {
+			t.Errorf("told of %d changes, want 2", len(changes))
+		}
+	})
 }
 
 // An answer is kept until the rules change: then it is asked for anew, and whoever

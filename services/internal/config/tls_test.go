@@ -32,7 +32,12 @@ func TestFilesOfTLS(t *testing.T) {
 		}},
 		{"another's key", fmt.Sprintf("edge: {tls: {cert_file: %q, key_file: %q}}", files.CertFile, otherKey), config.Dev, []string{"edge.tls.cert_file: " + files.CertFile + " and " + otherKey + " are no certificate and its key: tls: private key does not match public key (carillon.yaml:1)"}},
 		{"no authority", "edge: {tls: {" + pair + ", client_ca_file: " + files.KeyFile + "}}", config.Dev, []string{"edge.tls.client_ca_file: " + files.KeyFile + " holds no certificate in PEM (carillon.yaml:1)"}},
-		{"of roles that do not run", "edge: {tls: {cert_file: /no/cert, key_file: /no/key}}\nnats: {credentials: /no/creds}", config.NoRole, nil},
+		{"callers by certificate", "ops: {tls: {" + pair + ", client_ca_file: " + ca + "}}\ncallers: [{name: a, certificate: a.example}]", config.Dev, nil},
+		{"whose nobody asks for", "ops: {tls: {" + pair + "}}\ncallers: [{name: a, certificate: a.example}]", config.Dev, []string{
+			"callers[0].certificate: needs publish.tls.client_ca_file, or ops.tls.client_ca_file for the console (carillon.yaml:2)",
+		}},
+		{"of every role", "ops: {tls: {cert_file: /no/cert, key_file: " + files.KeyFile + "}}", config.Dev, []string{"ops.tls.cert_file: /no/cert does not exist (carillon.yaml:1)"}},
+		{"of roles that do not run", "edge: {tls: {cert_file: /no/cert, key_file: /no/key}}\nops: {tls: {cert_file: /no/cert, key_file: /no/key}}\nnats: {credentials: /no/creds}", config.NoRole, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

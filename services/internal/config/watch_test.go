@@ -333,6 +333,14 @@ callers:
 	if got := c.Warnings(config.Serve); len(got) != 0 {
 		t.Errorf("with TLS: %q", got)
 	}
+	c.Console.Enabled = true
+	want = []string{`ops.tls: ops.listen is ":9464", whose connections are not encrypted; give cert_file and key_file, or put a proxy that ends TLS before it`}
+	if got := c.Warnings(config.EdgeRole); !slices.Equal(got, want) {
+		t.Errorf("of a console: %q, want %q", got, want)
+	}
+	if got := c.Warnings(config.PublishRole); len(got) != 0 {
+		t.Errorf("of a role without: %q", got)
+	}
 	if line := places.Line("a sentence"); line != "a sentence" {
 		t.Error(line)
 	}
