@@ -46,7 +46,9 @@ class Page extends Looked {
     for (const token of ["nonsense", options.token]) {
       await this.page.getByLabel("Caller's token").fill(token);
       await this.page.keyboard.press("Enter");
-      if (token === "nonsense") await this.see("why the token was refused", "#token-problem:not(:empty)");
+      if (token !== "nonsense") continue;
+      await this.see("why the token was refused", "#token-problem:not(:empty)");
+      if (await this.page.locator("#tabs a:visible, #live:visible, #search:visible").count()) throw new Error("there is more than the way in before somebody has signed in");
     }
   }
 

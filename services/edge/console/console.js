@@ -105,9 +105,10 @@ class Console {
     const had = token.get() !== "";
     token.forget();
     $("forget-token").hidden = true;
+    for (const part of [...document.querySelectorAll("[data-tab]"), $("search"), $("pause"), $("live")]) part.hidden = true;
     const input = h("input", { id: "token", type: "password", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "token-problem" });
     const problem = h("p", { id: "token-problem", class: "error", role: "alert" });
-    if (refusal && (had || refusal.reason !== "TOKEN_MISSING")) problem.textContent = refusal.reason === "CALLER_DENIED" ? `${refusal.message}: it needs console: true.` : refusal.message;
+    if (refusal && (had || refusal.reason !== "TOKEN_MISSING")) problem.textContent = sentence(refusal.reason === "CALLER_DENIED" ? `${refusal.message}: it needs console: true` : refusal.message);
     const form = h(
       "form",
       { class: "card form", novalidate: true },
@@ -136,6 +137,7 @@ class Console {
   #showProblem(err) {
     set($("live-text"), err instanceof Refusal ? err.message : "Something is wrong with this page");
     $("live").dataset.state = "waiting";
+    $("live").hidden = false;
   }
 
   // ---- views
