@@ -251,6 +251,9 @@ func checkPod(t *testing.T, owner string, pod object) {
 			t.Errorf("%s: %v is %q, want %s", owner, want.path, got, want.is)
 		}
 	}
+	if labels := pod.strings("metadata", "labels"); labels["helm.sh/chart"] != "" && pod.text("spec", "restartPolicy") == "" {
+		t.Errorf("%s is rolled when the chart's version changes", owner)
+	}
 	for _, container := range pod.list("spec", "containers") {
 		if container.text("resources", "limits", "memory") == "" || container.text("resources", "requests", "cpu") == "" {
 			t.Errorf("%s: %s is not bounded", owner, container.text("name"))

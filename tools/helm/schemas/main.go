@@ -34,7 +34,7 @@ func run(args []string) error {
 		return errors.New("usage: schemas OUT OPENAPI.json CRD.yaml…")
 	}
 	out := args[0]
-	if err := os.MkdirAll(out, 0o755); err != nil {
+	if err := os.MkdirAll(out, 0o750); err != nil {
 		return err
 	}
 	if err := writeKinds(out, args[1]); err != nil {
@@ -63,16 +63,18 @@ func (k kind) file() string {
 // writeKinds writes a file for each kind of an OpenAPI 2 document, with the definitions
 // that it is made of.
 func writeKinds(out, name string) error {
-	text, err := os.ReadFile(name)
+	text, err := os.ReadFile(name) //nolint:gosec // it is told what to read
 	if err != nil {
 		return err
 	}
-	var document struct{ Definitions map[string]schema }
+	var document struct {
+		Definitions map[string]schema `json:"definitions"`
+	}
 	if err := json.Unmarshal(text, &document); err != nil {
 		return err
 	}
 	for name, definition := range document.Definitions {
-		document.Definitions[name] = strict(definition).(schema)
+		document.Definitions[name] = strictType(definition)
 	}
 	written := 0
 	for name, definition := range document.Definitions {
@@ -122,11 +124,11 @@ func gather(all map[string]schema, name string, to map[string]any) {
 
 // writeCustom writes a file for each version of the CustomResourceDefinitions in a file.
 func writeCustom(out, name string) error {
-	text, err := os.ReadFile(name)
+	text, err := os.ReadFile(name) //nolint:gosec // it is told what to read
 	if err != nil {
 		return err
 	}
-	for _, document := range bytes.Split(text, []byte("\n---")) {
+	for document := range bytes.SplitSeq(text, []byte("\n---")) {
 		var crd struct {
 			Kind string
 			Spec struct {
@@ -146,7 +148,7 @@ func writeCustom(out, name string) error {
 		}
 		for _, version := range crd.Spec.Versions {
 			k := kind{crd.Spec.Group, version.Name, crd.Spec.Names.Kind}
-			if err := write(out, k, strict(version.Schema.OpenAPIV3Schema).(schema)); err != nil {
+			if err := write(out, k, strictType(version.Schema.OpenAPIV3Schema)); err != nil {
 				return err
 			}
 		}
@@ -159,36 +161,14 @@ func write(out string, k kind, s schema) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(out, k.file()), text, 0o644)
+	return os.WriteFile(filepath.Join(out, k.file()), text, 0o600)
 }
 
-// strict returns a part of a schema as JSON Schema says what Kubernetes means by it: types
-// that list their fields have no others, and what is a number or a text is either.
+// strict returns a part of a schema as JSON Schema says what Kubernetes means by it.
 func strict(part any) any {
 	switch part := part.(type) {
 	case schema:
-		if isEither(part) {
-			return schema{"type": []any{"string", "number"}}
-		}
-		made := schema{}
-		for key, inner := range part {
-			if fields, ok := inner.(schema); ok && key == "properties" {
-				inner = strictEach(fields) // a field may be called as a keyword is
-			} else {
-				inner = strict(inner)
-			}
-			made[key] = inner
-		}
-		_, lists := part["properties"].(schema)
-		_, says := part["additionalProperties"]
-		open, _ := part["x-kubernetes-preserve-unknown-fields"].(bool)
-		if lists && !says && !open {
-			made["additionalProperties"] = false
-		}
-		if nullable, _ := part["nullable"].(bool); nullable {
-			made["type"] = []any{part["type"], "null"}
-		}
-		return made
+		return strictType(part)
 	case []any:
 		made := make([]any, len(part))
 		for i, inner := range part {
@@ -198,6 +178,32 @@ func strict(part any) any {
 	default:
 		return part
 	}
+}
+
+// strictType is strict for a type: one that lists its fields has no others, and what is a
+// number or a text is either.
+func strictType(part schema) schema {
+	if isEither(part) {
+		return schema{"type": []any{"string", "number"}}
+	}
+	made := schema{}
+	for key, inner := range part {
+		if fields, ok := inner.(schema); ok && key == "properties" {
+			made[key] = strictEach(fields) // a field may be called as a keyword is
+		} else {
+			made[key] = strict(inner)
+		}
+	}
+	_, lists := part["properties"].(schema)
+	_, says := part["additionalProperties"]
+	open, _ := part["x-kubernetes-preserve-unknown-fields"].(bool)
+	if lists && !says && !open {
+		made["additionalProperties"] = false
+	}
+	if nullable, _ := part["nullable"].(bool); nullable {
+		made["type"] = []any{part["type"], "null"}
+	}
+	return made
 }
 
 func strictEach(fields schema) schema {

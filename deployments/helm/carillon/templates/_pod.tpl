@@ -3,8 +3,12 @@
 {{- $values := get .root.Values .role -}}
 {{- $files := include "carillon.files" (merge (dict "configMap" (include "carillon.fullname" .root)) .) | fromYamlArray -}}
 metadata:
+  # Not the chart's version: another would roll pods that stay as they are.
   labels:
-    {{- include "carillon.roleLabels" . | nindent 4 }}
+    {{- include "carillon.roleSelector" . | nindent 4 }}
+    {{- with .root.Values.commonLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   annotations:
     kubectl.kubernetes.io/default-container: carillon
     checksum/config: {{ include "carillon.restartChecksum" .root }}
