@@ -24,8 +24,9 @@ type environment struct {
 
 // configCommand groups what is about a configuration rather than run with it.
 type configCommand struct {
-	Check configCheckCommand `cmd:"" help:"Check a configuration, and print OK or every problem."`
-	Print configPrintCommand `cmd:"" help:"Print every option with its value, default and documentation, as YAML."`
+	Check  configCheckCommand  `cmd:"" help:"Check a configuration, and print OK or every problem."`
+	Print  configPrintCommand  `cmd:"" help:"Print every option with its value, default and documentation, as YAML."`
+	Schema configSchemaCommand `cmd:"" help:"Print a JSON Schema of the configuration's file, for editors."`
 }
 
 func newConfigCommand() configCommand {
@@ -72,6 +73,11 @@ func (c *configPrintCommand) Run(env environment) error {
 	}
 	return config.Print(env.stdout, loaded)
 }
+
+type configSchemaCommand struct{}
+
+// Run prints the schema of the file.
+func (configSchemaCommand) Run(env environment) error { return config.Schema(env.stdout) }
 
 // checkRules finds rules that do not compile. It names a namespace by its place, as
 // the other checks do, so that the file's line is found.
