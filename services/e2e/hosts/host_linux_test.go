@@ -102,7 +102,7 @@ func (h *host) problem(ctx context.Context) error {
 	if !h.process.running() {
 		return errors.New(h.name + " does not run")
 	}
-	if err := get(ctx, url); err != nil {
+	if _, err := get(ctx, url); err != nil {
 		return fmt.Errorf("%s: %w", h.name, err)
 	}
 	return nil

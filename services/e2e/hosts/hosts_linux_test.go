@@ -128,7 +128,7 @@ func (r *run) steps() []step {
 		name string
 		pick func(ctx context.Context) (*host, error)
 	}{
-		{"edge", one(r.edges[0])},
+		{"edge", r.busiest},
 		{"publish", one(r.publishes[0])},
 		{"presence", one(r.presences[0])},
 		{"leader of NATS", leader},

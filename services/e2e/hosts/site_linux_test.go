@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"text/template"
@@ -224,22 +225,45 @@ func (s *site) leader(ctx context.Context, stream string) (*host, error) {
 	return nil, fmt.Errorf("nobody knows who leads %s: %w", stream, errors.Join(errs...))
 }
 
+// busiest is the edge that has most connections.
+func (s *site) busiest(ctx context.Context) (*host, error) {
+	var found *host
+	most := -1.0
+	for _, h := range s.edges {
+		text, err := get(ctx, "http://"+h.address()+":9464/metrics")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", h.name, err)
+		}
+		_, after, _ := strings.Cut(text, "\ncarillon_edge_connections ")
+		value, _, _ := strings.Cut(after, "\n")
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: connections: %w", h.name, err)
+		}
+		if n > most {
+			found, most = h, n
+		}
+	}
+	return found, nil
+}
+
 // client keeps no connection, so that one that was cut is never tried.
 var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Second}
 
-func get(ctx context.Context, url string) error {
+// get returns what is at a URL; an answer that is not OK is an error.
+func get(ctx context.Context, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<16))
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %.300s", response.Status, text)
+		return "", fmt.Errorf("%s: %.300s", response.Status, text)
 	}
-	return err
+	return string(text), err
 }
