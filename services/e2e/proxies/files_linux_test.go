@@ -43,7 +43,7 @@ var balancers = []balancer{
 	{
 		name: "nginx", file: "nginx.conf", place: "/etc/nginx", check: []string{"nginx", "-t"}, run: []string{"nginx", "-g", "daemon off;"}, reload: syscall.SIGHUP,
 		silence: regexp.MustCompile(`(?s)location = /v1/ws \{.*?proxy_read_timeout (\d+)s;`),
-		server:  regexp.MustCompile(`\bserver ([a-z]+-\d):(\d+) max_fails=1 fail_timeout=2s;`),
+		server:  regexp.MustCompile(`\bserver ([a-z]+-\d):(\d+) max_fails=0;`),
 		routes:  nginxRoutes, announced: spokenFor,
 	},
 	{
