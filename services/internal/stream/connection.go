@@ -18,9 +18,10 @@ const (
 	reconnectWait   = 250 * time.Millisecond
 	reconnectJitter = 100 * time.Millisecond
 	dialTimeout     = 2 * time.Second
-	// Two unanswered pings end a connection whose peer vanished without a word.
+	// An unanswered ping, at the time of the next one, ends a connection whose peer
+	// vanished without a word: after 5 to 10 s, by when its streams have other leaders.
 	pingInterval = 5 * time.Second
-	maxPings     = 2
+	maxPings     = 1
 )
 
 // connection is a NATS connection that reconnects for ever and buffers nothing while
