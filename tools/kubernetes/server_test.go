@@ -54,7 +54,7 @@ func startServer(t *testing.T) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start(t, "kube-apiserver", "--etcd-servers=http://"+client, "--bind-address=127.0.0.1", "--secure-port="+port,
+	ended := start(t, "kube-apiserver", "--etcd-servers=http://"+client, "--bind-address=127.0.0.1", "--secure-port="+port,
 		"--cert-dir="+filepath.Join(dir, "certificates"), "--token-auth-file="+tokens, "--authorization-mode=RBAC",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+key, "--service-account-signing-key-file="+key,
 		"--service-cluster-ip-range=10.0.0.0/16")
@@ -68,6 +68,11 @@ func startServer(t *testing.T) *server {
 		"users": [{"name": "it", "user": {"token": %q}}],
 		"contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}]}`, s.url, adminToken))
 	await(t, "the API server", func() error {
+		select {
+		case <-ended:
+			t.Fatal("the API server has ended")
+		default:
+		}
 		status, _, body, err := s.do(t.Context(), http.MethodGet, "/readyz", "", nil)
 		if err == nil && status != http.StatusOK {
 			err = fmt.Errorf("%d %s", status, body)
@@ -78,8 +83,8 @@ func startServer(t *testing.T) *server {
 	return s
 }
 
-// start runs a program until the test ends. What it says is shown if the test fails.
-func start(t *testing.T, name string, arguments ...string) {
+// start runs a program until the test ends, or it does so by itself. What it says is shown if the test fails.
+func start(t *testing.T, name string, arguments ...string) (ended <-chan struct{}) {
 	t.Helper()
 	var output bytes.Buffer
 	command := exec.Command(bin+name, arguments...)
@@ -87,14 +92,20 @@ func start(t *testing.T, name string, arguments ...string) {
 	if err := command.Start(); err != nil {
 		t.Fatalf("%v (make kubernetes builds it)", err)
 	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		_ = command.Wait() // it is killed
+	}()
 	t.Cleanup(func() {
 		_ = command.Process.Kill() // nothing of it is kept
-		_ = command.Wait()
+		<-over
 		if t.Failed() {
 			text := output.String()
 			t.Logf("%s:\n%s", name, text[max(0, len(text)-4000):])
 		}
 	})
+	return over
 }
 
 func freeAddress(t *testing.T) string {
@@ -113,11 +124,11 @@ func privateKey(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	encoded, err := x509.MarshalPKCS8PrivateKey(key)
+	encoded, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded}))
+	return string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: encoded}))
 }
 
 func write(t *testing.T, name, text string) {
