@@ -155,6 +155,12 @@ exec setpriv --no-new-privs --inh-caps=-all -- chroot --userspec="$user" --group
 // command.
 func runContainer(t *testing.T, files map[string]string, environ []string, command ...string) *container {
 	t.Helper()
+	return runContainerIn(t, []string{"unshare", "--net"}, files, environ, command...)
+}
+
+// runContainerIn is runContainer in a network that a command enters or makes.
+func runContainerIn(t *testing.T, network []string, files map[string]string, environ []string, command ...string) *container {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("needs root, to run the image's files as its user in namespaces of their own")
 	}
@@ -185,7 +191,7 @@ func runContainer(t *testing.T, files map[string]string, environ []string, comma
 		}
 	}
 	arguments := []string{
-		"--mount", "--net", "--ipc", "--uts", "--propagation", "private", "--",
+		"--", "unshare", "--mount", "--ipc", "--uts", "--propagation", "private", "--",
 		"sh", "-c", enter, "enter", root, volume, plan.Config.User, strconv.Itoa(len(files)),
 	}
 	for to, from := range files {
@@ -199,7 +205,7 @@ func runContainer(t *testing.T, files map[string]string, environ []string, comma
 		arguments = append(arguments, from, to)
 	}
 	c := &container{t: t, plan: plan, environ: append(slices.Clone(plan.Config.Env), environ...), ended: make(chan error, 1)}
-	c.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), "unshare", slices.Concat(arguments, plan.Config.Entrypoint, command)...)
+	c.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), network[0], slices.Concat(network[1:], arguments, plan.Config.Entrypoint, command)...)
 	c.cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, c.environ...)
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.out
 	if err := c.cmd.Start(); err != nil {
