@@ -147,7 +147,7 @@ proxies: bin/carillon bin/nats-server ## Put nginx and HAProxy before a whole Ca
 	cd services/e2e/proxies && ../../../tools/network hosts ../../../bin/proxies.test -test.v -test.timeout 15m -network
 
 .PHONY: deployments
-deployments: bin/nats-server ## Hold deployments/ and tilt/ to the programs that take them, and run the files of the image (as root)
+deployments: bin/nats-server bin/helm ## Hold deployments/ and tilt/ to the programs that take them, and run the files of the image (as root)
 	@$(STEP) 'deployments' $(GO) -C tools/deployments test -count=1 -timeout 15m ./...
 	@$(STEP) 'go mod tidy (deployments)' $(GO) -C tools/deployments mod tidy -diff
 
