@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -12,12 +13,15 @@ import (
 	"testing"
 
 	"github.com/carillon-rt/carillon/services/internal/ops"
+	"github.com/carillon-rt/carillon/services/internal/secure/securetest"
 )
 
-// serveOps serves /readyz, which says what *reason says, and returns where.
-func serveOps(t *testing.T, reason *atomic.Pointer[string]) string {
+// serveOps serves /readyz, over TLS if that is not nil, which says what *reason says, and
+// returns where.
+func serveOps(t *testing.T, over *tls.Config, reason *atomic.Pointer[string]) string {
 	t.Helper()
 	server := ops.New(slog.New(slog.DiscardHandler), false)
+	server.TLS = over
 	for _, name := range []string{"store", "presence"} {
 		server.AddCheck(name, func() error {
 			if text := reason.Load(); text != nil {
@@ -54,7 +58,7 @@ func health(t *testing.T, env map[string]string, args ...string) (stdout string,
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	var reason atomic.Pointer[string]
-	address := serveOps(t, &reason)
+	address := serveOps(t, nil, &reason)
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)
@@ -83,6 +87,22 @@ func TestHealth(t *testing.T) {
 		t.Errorf("not ready: %q, %v", out, err)
 	} else if status := exitStatus(err, io.Discard); status != exitFailed {
 		t.Errorf("exit status %d", status)
+	}
+}
+
+// A listener that speaks TLS is asked over it, whatever names its certificate is for.
+func TestHealthOverTLS(t *testing.T) {
+	t.Parallel()
+	var reason atomic.Pointer[string]
+	certificate := securetest.NewAuthority(t).Issue(t, securetest.Options{Name: "edge-0.example"})
+	address := serveOps(t, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}, &reason)
+	if out, err := health(t, nil, "--ops.listen", address); err != nil || out != "ready\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	why := "draining"
+	reason.Store(&why)
+	if _, err := health(t, nil, "--ops.listen", address); err == nil || err.Error() != "not ready: store: draining; presence: draining" {
+		t.Errorf("not ready: %v", err)
 	}
 }
 
