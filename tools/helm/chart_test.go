@@ -401,6 +401,18 @@ func changed(t *testing.T, change string) string {
 	return name
 }
 
+// The alerts are those of deployments/observability: Helm reads no file outside the chart.
+func TestAlerts(t *testing.T) {
+	t.Parallel()
+	var of [2][]byte
+	for i, name := range []string{chartDir + "/files/alerts.yaml", root + "/deployments/observability/alerts.yaml"} {
+		read(t, name, func(text []byte) error { of[i] = text; return nil })
+	}
+	if !slices.Equal(of[0], of[1]) {
+		t.Error("cp deployments/observability/alerts.yaml deployments/helm/carillon/files/")
+	}
+}
+
 // Numbers stay whole, however large.
 func TestLargeNumbers(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,8 @@ package config_test
 
 import (
 	"encoding/json"
+	"flag"
+	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -53,6 +55,38 @@ func TestSchema(t *testing.T) {
 		if problems := against(schema, file, ""); len(problems) != 1 || !strings.HasPrefix(problems[0], want) {
 			t.Errorf("%s: %q, want %s", text, problems, want)
 		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the schema into that of the Helm chart's values")
+
+// The Helm chart's values hold a configuration, whose schema is the last of the definitions
+// in theirs.
+func TestSchemaOfTheChart(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	if err := config.Schema(&b); err != nil {
+		t.Fatal(err)
+	}
+	const name, place = "../../../deployments/helm/carillon/values.schema.json", `    "carillon": `
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, found := strings.Cut(string(text), place)
+	if !found {
+		t.Fatalf("%s has no definition of carillon", name)
+	}
+	schema := regexp.MustCompile(`(?m)^  "\$schema": .*\n`).ReplaceAllString(b.String(), "") // theirs has its own
+	want := before + place + strings.ReplaceAll(strings.TrimSpace(schema), "\n", "\n    ") + "\n  }\n}\n"
+	if *update {
+		err = os.WriteFile(name, []byte(want), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !*update && want != string(text) {
+		t.Errorf("%s has other options: go test ./services/internal/config -run TestSchemaOfTheChart -update", name)
 	}
 }
 

@@ -91,6 +91,7 @@ nats://nats:4222
   "presence.tls" "give presence.tls.secretName"
   "presence.dial_tls" "give presence.tls.secretName"
   "ops.listen" "it is :9464"
+  "ops.tls" "probes and Prometheus ask without"
   "ops.pprof" "it needs a loopback address"
 -}}
 {{- range $path, $hint := $instead -}}
