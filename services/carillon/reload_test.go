@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/metric/noop"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -313,6 +314,7 @@ func TestAReloadIsTakenWholeOrNotAtAll(t *testing.T) {
 	before := load(fmt.Sprintf(servedConfig, "true"))
 	now := load(strings.Replace(fmt.Sprintf(servedConfig, "false"), "name: services,", "name: backends,", 1))
 	p := newProcess(config.Serve, before, &config.Flags{}, environment{getenv: getenv}, slog.New(slog.DiscardHandler), new(slog.LevelVar))
+	p.meter = noop.Meter{}
 	if err := p.loadKeys(); err != nil {
 		t.Fatal(err)
 	}

@@ -106,7 +106,8 @@ func (w *watchedSystem) configure(b *testing.B) {
 	}
 	changed := strings.Replace(string(text), "  roles_secret:", fmt.Sprintf(
 		"    - {name: sso, for: clients, issuer: sso, user_prefix: \"sso-\", algorithms: [EdDSA], jwks_url: %q}\n  roles_secret:", server.URL+"/keys"), 1)
-	changed = strings.Replace(changed, "publish: [\"{rest...}\"]", "publish: [\"{rest...}\"]\n    history: [\"{rest...}\"]\n    purge: [\"{rest...}\"]", 1)
+	changed = strings.Replace(changed, "publish: [\"{rest...}\"]", "publish: [\"{rest...}\"]\n    history: [\"{rest...}\"]\n    purge: [\"{rest...}\"]\n    console: true", 1)
+	changed = strings.Replace(changed, "\ncallers:\n", "\nconsole: {enabled: true}\ncallers:\n", 1)
 	changed = strings.Replace(changed, "  rate: {messages", "  max_queue_bytes: 256KiB\n  rate: {messages", 1)
 	write(b, w.cluster.file, changed+strings.TrimPrefix(watchedNamespaces, "\n"))
 }

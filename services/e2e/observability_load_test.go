@@ -48,6 +48,7 @@ func (w *watchedSystem) everything(b *testing.B) (stop func()) {
 		}
 	})
 	crowd.Go(func() { w.streamOn(ctx, caller) })
+	crowd.Go(func() { w.lookOn(ctx, w.ops[3].address(b, "ops"), caller) })
 	w.readAndCommand(b, caller)
 	w.missAndReturn(b)
 	for _, namespace := range []string{"chat", "latest", "drop"} {
@@ -117,6 +118,21 @@ func (w *watchedSystem) streamOn(ctx context.Context, token string) {
 	}
 }
 
+// lookOn is somebody with a console, and another who may have none.
+func (w *watchedSystem) lookOn(ctx context.Context, server, token string) {
+	var page sync.WaitGroup
+	defer page.Wait()
+	page.Go(func() {
+		for ctx.Err() == nil { // the client gives up after a while
+			_, _, _ = request(ctx, token, http.MethodGet, server, "/console/api/stream", "")
+		}
+	})
+	for every(ctx, time.Second) {
+		_, _, _ = request(ctx, token, http.MethodPost, server, "/console/api/send", `{"channel":"chat.lobby","data":{"text":"hello"}}`)
+		_, _, _ = request(ctx, "stolen", http.MethodGet, server, "/console/api/session", "")
+	}
+}
+
 // readAndCommand is what services ask for now and then.
 func (w *watchedSystem) readAndCommand(b *testing.B, caller string) {
 	b.Helper()
@@ -146,6 +162,7 @@ func request(ctx context.Context, token, method, server, path, body string) (int
 		return 0, "", err
 	}
 	r.Header.Set("Authorization", "Bearer "+token)
+	r.Header.Set("Content-Type", "application/json")
 	response, err := httpClient.Do(r)
 	if err != nil {
 		return 0, "", err

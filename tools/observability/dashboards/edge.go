@@ -63,6 +63,17 @@ func edge() dashboard {
 					{"{{instance}}", rateOf("carillon_edge_repairs_total", "instance")},
 				}},
 			}},
+			{title: "Consoles", height: 6, panels: []panel{
+				{title: "Open consoles", description: "Pages of the console that follow an edge.", unit: count, queries: []query{
+					{"{{instance}}", sumOf("carillon_console_streams", "instance")},
+				}},
+				{title: "Sent through the console", description: "Messages a second that somebody wanted to send through the console, by outcome.", unit: perSecond, queries: []query{
+					{"{{outcome}}", rateOf("carillon_console_sends_total", "outcome")},
+				}},
+				{title: "Turned away from the console", description: "Requests a second of those who may not look, or ask too often, by reason.", unit: perSecond, queries: []query{
+					{"{{reason}}", rateOf("carillon_console_refusals_total", "reason")},
+				}},
+			}},
 			processes(),
 		},
 	}
