@@ -143,7 +143,7 @@ func (o *Options) measure(ctx context.Context, phases []Phase) (report.Report, e
 	var failed error
 	for round := range o.Rounds {
 		for _, phase := range phases {
-			for _, s := range phase.systems {
+			for _, s := range inTurn(phase.systems, round) {
 				if ctx.Err() != nil {
 					return found, errors.Join(failed, ctx.Err())
 				}
@@ -156,6 +156,16 @@ func (o *Options) measure(ctx context.Context, phases []Phase) (report.Report, e
 		}
 	}
 	return found, errors.Join(failed, ctx.Err())
+}
+
+// inTurn is the order in a round: every second one is the other way round, so that none
+// always comes after the same other.
+func inTurn(systems []system.System, round int) []system.System {
+	systems = slices.Clone(systems)
+	if round%2 == 1 {
+		slices.Reverse(systems)
+	}
+	return systems
 }
 
 func (o *Options) runOne(ctx context.Context, round int, phase Phase, s system.System) report.Result {

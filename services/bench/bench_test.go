@@ -200,3 +200,13 @@ func TestNumbersBeginAgainOnceEverybodyHasEveryMessage(t *testing.T) {
 		t.Errorf("%d latencies of 3 messages", got)
 	}
 }
+
+func TestEverySecondRoundIsTheOtherWayRound(t *testing.T) {
+	t.Parallel()
+	two := []system.System{system.Carillon{}, system.Carillon{Traced: true}}
+	for round, first := range []string{"carillon", "carillon-traced", "carillon"} {
+		if got := inTurn(two, round)[0].Name(); got != first || two[0].Name() != "carillon" {
+			t.Errorf("round %d begins with %s, want %s", round, got, first)
+		}
+	}
+}

@@ -47,8 +47,8 @@ func Phases() []Phase {
 func onRequest() []Phase {
 	traced := []system.System{system.Carillon{}, system.Carillon{Traced: true}}
 	return []Phase{
-		{"tracing-fanout", "fanout-rate with and without tracing, in turn", traced, fanOutAtRate},
-		{"tracing-unicast", "unicast with and without tracing, in turn", traced, unicast},
+		{"tracing-fanout", "fanout-window8 with and without tracing", traced, flatOut(1000, 8)},
+		{"tracing-unicast", "unicast with and without tracing", traced, unicast},
 		{"soak", "half of the messages that can be brought, to 1 and to 10 recipients in turn, for --length: memory, goroutines, latency", []system.System{system.Carillon{}}, soak},
 	}
 }
