@@ -60,6 +60,10 @@ fmt: bin/gofumpt ## Format the Go code
 generate: tools/node_modules/.package-lock.json ## Make gen/ from proto/
 	$(BUF) generate
 
+.PHONY: reference
+reference: ## Write the tables of docs/configuration.md from the options
+	$(GO) test -count=1 -run '^TestThePageHasEveryOption$$' ./services/carillon -update
+
 .PHONY: contract
 contract: tools/node_modules/.package-lock.json ## Take proto/ as the new contract; refuses a breaking change unless BREAKING=yes
 	@if [ -e proto/contract.binpb ] && ! $(BUF) breaking proto --against proto/contract.binpb; then \

@@ -27,6 +27,8 @@ type configCommand struct {
 	Check  configCheckCommand  `cmd:"" help:"Check a configuration, and print OK or every problem."`
 	Print  configPrintCommand  `cmd:"" help:"Print every option with its value, default and documentation, as YAML."`
 	Schema configSchemaCommand `cmd:"" help:"Print a JSON Schema of the configuration's file, for editors."`
+	// Reference makes docs/configuration.md.
+	Reference configReferenceCommand `cmd:"" help:"Print the reference of every option, as Markdown."`
 }
 
 func newConfigCommand() configCommand {
@@ -78,6 +80,11 @@ type configSchemaCommand struct{}
 
 // Run prints the schema of the file.
 func (configSchemaCommand) Run(env environment) error { return config.Schema(env.stdout) }
+
+type configReferenceCommand struct{}
+
+// Run prints the reference.
+func (configReferenceCommand) Run(env environment) error { return config.Reference(env.stdout) }
 
 // checkRules finds rules that do not compile. It names a namespace by its place, as
 // the other checks do, so that the file's line is found.
