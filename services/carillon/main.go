@@ -37,6 +37,7 @@ type cli struct {
 	Probe    probeCommand   `cmd:"" help:"Publish a message, and wait for it at an edge."`
 	Can      canCommand     `cmd:"" help:"Say whether a user or a service may do something in a channel, and why."`
 	Health   healthCommand  `cmd:"" help:"Say whether the process of this configuration is ready, and if not, why."`
+	Epoch    epochCommand   `cmd:"" help:"Begin an epoch in every stream, after a restore from a backup."`
 	Chaos    chaosCommand   `cmd:"" help:"Put a system of its own through faults, and report every broken promise."`
 	Bench    benchCommand   `cmd:"" help:"Measure what Carillon costs, and other systems beside it."`
 	Config   configCommand  `cmd:"" help:"Check or print the configuration."`
@@ -80,7 +81,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Dev: newRoleCommand(config.Dev), Serve: newRoleCommand(config.Serve), Edge: newRoleCommand(config.EdgeRole),
 		Presence: newRoleCommand(config.PresenceRole), Publish: newRoleCommand(config.PublishRole),
 		Token: newTokenCommand(), Send: newSendCommand(), Tail: newTailCommand(), Who: newWhoCommand(), Probe: newProbeCommand(),
-		Can: newCanCommand(), Config: newConfigCommand(), Health: newHealthCommand(),
+		Can: newCanCommand(), Config: newConfigCommand(), Health: newHealthCommand(), Epoch: newEpochCommand(),
 	}
 	helped := false
 	parser, err := kong.New(&commands, kong.Name("carillon"),

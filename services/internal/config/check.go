@@ -137,6 +137,9 @@ func (c *Config) checkRequired(r *report, command Command) {
 	if command == EdgeRole || command == PublishRole {
 		require(c.NATS.URL != "", "nats.url", "is required: a single role has no embedded NATS")
 	}
+	if command == Epoch {
+		require(c.NATS.URL != "", "nats.url", "is required: an embedded NATS begins its epochs by itself")
+	}
 	if command == EdgeRole {
 		require(len(c.Presence.Addresses) > 0, "presence.addresses", "is required: a single edge has no presence role inside")
 	}

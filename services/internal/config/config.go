@@ -194,4 +194,6 @@ const (
 	NoRole       Command = "" // requires nothing: to read a configuration only
 	// Health asks a process of the configuration how it is; see OpsListen.
 	Health Command = "health"
+	// Epoch is for those who begin epochs in the streams of an external NATS.
+	Epoch Command = "epoch"
 )

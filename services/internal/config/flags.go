@@ -54,6 +54,8 @@ func (command Command) uses(path string) bool {
 		prefixes = append(slices.Concat(prefixes, externalNATS), "publish.", "presence.addresses", "presence.dial_tls.")
 	case NoRole:
 		prefixes = []string{"data_dir"}
+	case Epoch:
+		prefixes = externalNATS
 	case Health:
 		prefixes = []string{"ops.listen"}
 	default: // dev and serve

@@ -33,7 +33,7 @@ func (c *Config) checkTLS(r *report, command Command) {
 		roles []Command
 		tls   ClientTLS
 	}{
-		{"nats.tls", []Command{EdgeRole, PublishRole}, c.NATS.TLS},
+		{"nats.tls", []Command{EdgeRole, PublishRole, Epoch}, c.NATS.TLS},
 		{"presence.dial_tls", []Command{EdgeRole, PublishRole}, c.Presence.DialTLS},
 		{"authorization.tls", []Command{EdgeRole}, c.Authorization.TLS},
 		{"telemetry.tls", []Command{EdgeRole, PublishRole, PresenceRole}, c.Telemetry.TLS},
@@ -43,7 +43,7 @@ func (c *Config) checkTLS(r *report, command Command) {
 			r.addAll(d.path, secure.Client(d.tls).Problems())
 		}
 	}
-	if command.has(EdgeRole) || command.has(PublishRole) {
+	if command.has(EdgeRole) || command.has(PublishRole) || command == Epoch {
 		r.addAll("nats.credentials", secure.FileProblems(c.NATS.Credentials))
 	}
 }

@@ -69,7 +69,7 @@ func newGroup(s *Store, ns *namespace.Namespace) *group {
 	for i := range ns.Partitions {
 		number := strconv.Itoa(i)
 		p := &partition{
-			stream:   streamPrefix + ns.Name + "_" + number,
+			stream:   streamName(ns.Name, i),
 			label:    "stream " + ns.Name + "/" + number,
 			in:       subjectIn + number + ".",
 			out:      subjectOut + number + ".",
@@ -89,6 +89,11 @@ func newGroup(s *Store, ns *namespace.Namespace) *group {
 		g.partitions = append(g.partitions, p)
 	}
 	return g
+}
+
+// streamName is that of the stream of a partition.
+func streamName(namespace string, number int) string {
+	return streamPrefix + namespace + "_" + strconv.Itoa(number)
 }
 
 // of returns the partition that keeps a channel: FNV-1a (64 bit) of its name modulo
