@@ -18,18 +18,45 @@ const page = "../../../docs/capacity.md"
 
 func TestThePageHasWhatTheArithmeticSays(t *testing.T) {
 	t.Parallel()
-	tables := capacity.Markdown(capacity.Measured, capacity.Eight)
-	if *update {
-		if err := report.Insert(page, "capacity", tables); err != nil {
+	for name, tables := range map[string]string{
+		"capacity": capacity.Markdown(capacity.Measured, capacity.Eight),
+		"sizes":    capacity.SizesMarkdown(capacity.Measured),
+	} {
+		if *update {
+			if err := report.Insert(page, name, tables); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := os.ReadFile(page)
+		if err != nil {
 			t.Fatal(err)
 		}
+		if !strings.Contains(string(text), "<!-- begin "+name+" -->\n\n"+tables+"\n<!-- end "+name+" -->\n") {
+			t.Errorf("%s has other tables (go test -update writes it anew) than\n%s", page, tables)
+		}
 	}
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
+}
+
+func TestSizeIsWhatOneDoesByHand(t *testing.T) {
+	t.Parallel()
+	load, _ := byHand() // a million connections, 100 edges and one to spare
+	s := capacity.Size(round, load, 10_000)
+	const mib = 1 << 20
+	for what, test := range map[string]struct{ got, want capacity.Pod }{
+		// 1000 connects, 10,000 messages and a million deliveries a second take 12 s; 10,000
+		// connections of 10,000 bytes and 1000 rooms of 1000 are 101 MB, twice, and 48 MiB.
+		"edge": {s.Edge, capacity.Pod{Replicas: 101, Cores: 0.3, Request: 256 * mib, Limit: 512 * mib}},
+		// 2.2 s a second, by halves of a core.
+		"publish": {s.Publish, capacity.Pod{Replicas: 6, Cores: 0.8, Request: 128 * mib, Limit: 512 * mib}},
+		// 0.2 s a second; 400 MB, twice.
+		"presence": {s.Presence, capacity.Pod{Replicas: 2, Cores: 0.4, Request: 1024 * mib, Limit: 2048 * mib}},
+	} {
+		if test.got != test.want {
+			t.Errorf("%s: %+v, want %+v", what, test.got, test.want)
+		}
 	}
-	if !strings.Contains(string(text), "<!-- begin capacity -->\n\n"+tables+"\n<!-- end capacity -->\n") {
-		t.Errorf("%s has other tables (go test -update writes it anew) than\n%s", page, tables)
+	if s.MaxConnections != 20_000 || s.NATS.Replicas != 3 {
+		t.Errorf("%+v", s)
 	}
 }
 
