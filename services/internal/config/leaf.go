@@ -164,6 +164,9 @@ func check(name, text string) error {
 			return fmt.Errorf("%.100q is not an address such as 10.1.2.3 or a network such as 10.0.0.0/8", text)
 		}
 	case "nats":
+		if text != "" && len(splitList(text)) == 0 {
+			return errors.New("names no server")
+		}
 		for _, server := range splitList(text) {
 			if !isNATS(server) { // not shown: it may hold a password
 				return errors.New("is not a NATS address such as nats://host:4222, or several joined by commas")

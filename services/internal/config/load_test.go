@@ -283,6 +283,7 @@ func TestFlagsOfRoles(t *testing.T) {
 		config.EdgeRole:     {"--authorization.addresses=a:1", "--publish.listen=:1"},
 		config.PresenceRole: {"--presence.listen=:1", "--nats.url=a"},
 		config.PublishRole:  {"--nats.url=a", "--edge.listen=:1"},
+		config.Epoch:        {"--nats.user=u", "--edge.listen=:1"},
 		config.NoRole:       {"--data-dir=x", "--log.level=info"},
 		config.Dev:          {"--ops.pprof", "--callers=x"},
 	} {

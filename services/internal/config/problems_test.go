@@ -49,6 +49,7 @@ func TestProblemsOfTheFile(t *testing.T) {
 		"address without":     {`presence: {addresses: [":1"]}`, []string{`presence.addresses: ":1" is not host:port, port being 1 to 65535`}},
 		"address port 0":      {`presence: {addresses: ["a:0"]}`, []string{`presence.addresses: "a:0" is not host:port`}},
 		"address twice":       {`presence: {addresses: ["a:1", "a:1"]}`, []string{`presence.addresses: "a:1" stands twice`}},
+		"no NATS":             {`nats: {url: " , "}`, []string{"nats.url: names no server"}},
 		"NATS":                {`nats: {url: "http://u:topsecret@a"}`, []string{"nats.url: is not a NATS address"}},
 		"drain and shutdown":  {"shutdown_timeout: 5s", []string{"edge.drain_window: 5s is not less than shutdown_timeout, 5s"}},
 		"queue and frame":     {"edge:\n  max_queue_bytes: 32KiB", []string{"edge.max_queue_bytes: 32KiB is less than edge.max_frame_bytes, 64KiB (carillon.yaml:2)"}},
@@ -143,6 +144,7 @@ func TestRequired(t *testing.T) {
 		config.EdgeRole:     {namespaces, clients, nats, addresses, roles},
 		config.PresenceRole: {namespaces, callers, roles},
 		config.PublishRole:  {namespaces, callers, nats},
+		config.Epoch:        {namespaces, nats},
 	} {
 		_, err := process{command: command}.load(t)
 		wantProblems(t, err, want...)

@@ -272,6 +272,19 @@ func TestPublishMayMakeTheStreams(t *testing.T) {
 	}
 }
 
+func TestPublishMayBeginEpochs(t *testing.T) {
+	g := startGuarded(t)
+	o := g.as("publish", nil)
+	readyStore(t, o)
+	o.Logger, o.Name = testLogger(t), "test"
+	if begun, err := BeginEpochs(t.Context(), o); err != nil || len(begun) != 2 {
+		t.Errorf("%q, %v", begun, err)
+	}
+	if refused := g.log.violations(); len(refused) > 0 {
+		t.Errorf("refused:\n%s", strings.Join(refused, "\n"))
+	}
+}
+
 func TestEdgesNeedNotMakeTheStreams(t *testing.T) {
 	g := startGuarded(t, `, "$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*"`)
 	publisher := readyStore(t, g.as("publish", nil))
