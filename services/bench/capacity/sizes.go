@@ -72,14 +72,13 @@ func powerOfTwo(v float64) float64 { return math.Pow(2, math.Ceil(math.Log2(v)))
 // SizesMarkdown is the table of starting sizes of docs/capacity.md.
 func SizesMarkdown(c Costs) string {
 	var b strings.Builder
-	head, line := "| connections |", "| --- |"
+	b.WriteString("| connections |")
 	var sizes []Sizes
 	for _, start := range []struct{ connections, edge float64 }{{1e3, 10e3}, {10e3, 10e3}, {50e3, 10e3}, {200e3, 20e3}} {
 		sizes = append(sizes, Size(c, Usual(start.connections), start.edge))
-		head += " " + count(start.connections) + " |"
-		line += " --- |"
+		b.WriteString(" " + count(start.connections) + " |")
 	}
-	b.WriteString(head + "\n" + line + "\n")
+	b.WriteString("\n|" + strings.Repeat(" --- |", 1+len(sizes)) + "\n")
 	row := func(what string, show func(Sizes) string) {
 		b.WriteString("| " + what + " |")
 		for _, s := range sizes {

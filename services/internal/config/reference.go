@@ -43,18 +43,19 @@ func Reference(w io.Writer) error {
 // tableOf is a table of the options that are asked for and no list of structs, with an
 // empty line before it.
 func tableOf(options []Option, of func(Option) bool) string {
-	rows, parent := "", ""
+	var rows strings.Builder
+	parent := ""
 	for _, o := range options {
 		if o.Flag != "" && of(o) {
 			if path, help := o.parent(); path != parent && strings.Contains(path, ".") {
-				rows += fmt.Sprintf("| **`%s`** | | | | | %s |\n", path, cell(help))
+				fmt.Fprintf(&rows, "| **`%s`** | | | | | %s |\n", path, cell(help))
 				parent = path
 			}
-			rows += fmt.Sprintf("| `%s`<br>`%s`<br>`--%s` | %s | %s | %s | %s | %s |\n", o.Path, o.Env, o.Flag,
+			fmt.Fprintf(&rows, "| `%s`<br>`%s`<br>`--%s` | %s | %s | %s | %s | %s |\n", o.Path, o.Env, o.Flag,
 				valuesOf(o.field), code(o.Default), o.readers(), taken(o.Path), cell(o.Help))
 		}
 	}
-	return "\n| option, environment, flag | values | default | read by | taken | |\n|---|---|---|---|---|---|\n" + rows
+	return "\n| option, environment, flag | values | default | read by | taken | |\n|---|---|---|---|---|---|\n" + rows.String()
 }
 
 // parent is the section of the file that an option is in, and what that is for.
@@ -67,7 +68,7 @@ func (o Option) parent() (path, help string) {
 
 // entryRows are the rows of the fields of a list's structs, those of structs in them too.
 func entryRows(o Option, t reflect.Type, prefix string) string {
-	rows := ""
+	var rows strings.Builder
 	for field := range t.Fields() {
 		path := prefix + keyOf(field)
 		inner := field.Type
@@ -86,7 +87,7 @@ func entryRows(o Option, t reflect.Type, prefix string) string {
 		case !isStruct(inner):
 			values = valuesOf(field)
 		}
-		rows += fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", path, values, code(field.Tag.Get("default")), live, cell(field.Tag.Get("help")))
+		fmt.Fprintf(&rows, "| `%s` | %s | %s | %s | %s |\n", path, values, code(field.Tag.Get("default")), live, cell(field.Tag.Get("help")))
 		if !isStruct(inner) {
 			continue
 		}
@@ -94,9 +95,9 @@ func entryRows(o Option, t reflect.Type, prefix string) string {
 		if isList(field.Type) {
 			below = path + "[]."
 		}
-		rows += entryRows(o, inner, below)
+		rows.WriteString(entryRows(o, inner, below))
 	}
-	return rows
+	return rows.String()
 }
 
 // valuesOf says what a field takes.
