@@ -36,7 +36,7 @@ func (p *process) loadKeys() error {
 	if p.has(config.EdgeRole) {
 		follow("keys of clients", p.clientTokens)
 	}
-	if p.has(config.PublishRole) || p.has(config.PresenceRole) {
+	if p.has(config.PublishRole) || p.has(config.PresenceRole) || p.has(config.EdgeRole) && p.hasConsole() {
 		follow("keys of callers", p.callerTokens)
 	}
 	return observeKeys(p.meter, followed...)

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,9 +21,11 @@ import (
 
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	carillon "github.com/carillon-rt/carillon/clients/go"
 	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/config"
 )
 
 // serving runs serve with a configuration until the test ends; the addresses are those
@@ -124,6 +128,54 @@ namespaces: [{name: chat, ephemeral: true}]
 	}
 	if err := connect(first, "first"); err == nil || !strings.Contains(err.Error(), "TOKEN_SIGNATURE_INVALID") {
 		t.Errorf("with a key that is gone: %v", err)
+	}
+}
+
+// Keys are fetched wherever tokens are shown that they have signed: those of callers by an
+// edge too, if it has a console.
+func TestKeysAreFetchedWhereTheyAreNeeded(t *testing.T) {
+	t.Parallel()
+	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`) // the test sees what does not arrive
+	}))
+	t.Cleanup(keys.Close)
+	for _, tt := range []struct {
+		command          config.Command
+		console          bool
+		clients, callers bool
+	}{
+		{config.EdgeRole, false, true, false},
+		{config.EdgeRole, true, true, true},
+		{config.PublishRole, true, false, true},
+		{config.PresenceRole, false, false, true},
+	} {
+		t.Run(fmt.Sprintf("%s, console %t", tt.command, tt.console), func(t *testing.T) {
+			t.Parallel()
+			c := &config.Config{Console: config.Console{Enabled: tt.console}}
+			for _, kind := range []auth.Kind{auth.ForClients, auth.ForCallers} {
+				c.Auth.Issuers = append(c.Auth.Issuers, auth.Issuer{Name: string(kind), For: kind, Algorithms: []string{"EdDSA"}, JWKSURL: keys.URL})
+			}
+			p := newProcess(tt.command, c, nil, environment{getenv: noEnvironment}, slog.New(slog.DiscardHandler), nil)
+			p.meter = noop.Meter{}
+			if err := p.loadKeys(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				ended, end := context.WithCancel(context.Background())
+				end()
+				if err := p.parts.Wait(ended, patience, func() {}); err != nil {
+					t.Error(err)
+				}
+			})
+			want := map[string]bool{"clients": tt.clients, "callers": tt.callers}
+			eventually(t, func() error {
+				fetched := p.clientTokens.KeysCurrent()
+				if maps.Copy(fetched, p.callerTokens.KeysCurrent()); !maps.Equal(fetched, want) {
+					return fmt.Errorf("fetched %v, want %v", fetched, want)
+				}
+				return nil
+			})
+		})
 	}
 }
 
