@@ -219,7 +219,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		ErrorLog:          lifecycle.ErrorLog(s.log),
 	}
 	return lifecycle.ServeHTTP(ctx, server, listener, stopTimeout)
 }

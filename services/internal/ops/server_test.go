@@ -1,7 +1,9 @@
 package ops_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -13,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/carillon-rt/carillon/services/internal/ops"
+	"github.com/carillon-rt/carillon/services/internal/secure/securetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -142,5 +145,21 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 	}
 	if err := ops.New(slog.New(slog.DiscardHandler), false).Serve(t.Context(), listener); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Serve = %v, want net.ErrClosed", err)
+	}
+}
+
+// Who comes without TLS, as carillon health does first, is told so, and is no warning: else
+// the log would have one at each look.
+func TestHandshakesThatFailAreNoWarnings(t *testing.T) {
+	var log bytes.Buffer
+	t.Cleanup(func() { // after the server's, which has it end
+		if log.Len() > 0 {
+			t.Errorf("logged %s", log.String())
+		}
+	})
+	s := ops.New(slog.New(slog.NewTextHandler(&log, nil)), false)
+	s.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{securetest.NewAuthority(t).Issue(t, securetest.Options{Name: "edge-0.example"})}}
+	if status, text := do(t, http.MethodGet, serve(t, s)+"/readyz"); status != http.StatusBadRequest {
+		t.Errorf("%d %s", status, text)
 	}
 }
