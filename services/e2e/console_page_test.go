@@ -29,18 +29,7 @@ auth:
     - {name: services, for: callers, algorithms: [HS256], secret: {env: E2E_CALLERS_SECRET}}
 callers:
   - {name: on-call, console: true, publish: ["chat.{rest...}"], history: ["{rest...}"], presence: ["{rest...}"]}
-namespaces:
-  - name: chat
-    history: {max_bytes: 64MiB}
-    presence: true
-    rules: [{channel: "chat.{rest...}", subscribe: "true", publish: "true"}]
-  - name: user
-    history: {max_bytes: 64MiB}
-    rules: [{channel: "user.{id}", subscribe: "id == user"}]
-  - name: news
-    history: {max_bytes: 64MiB}
-    rules: [{channel: "news.{rest...}", subscribe: "true"}]
-`
+namespaces:` + chatNamespace + userNamespace + newsNamespace + "\n"
 
 // The console, by keyboard and by axe-core, where nobody needs a token and where
 // everybody does.

@@ -69,7 +69,10 @@ func (w *watchedSystem) stay(ctx context.Context, edge, token string, channels .
 	defer again.Stop()
 	for {
 		select {
-		case <-c.Pushes():
+		case _, open := <-c.Pushes():
+			if !open {
+				return
+			}
 		case <-again.C:
 			_, _ = c.Publish(ctx, channels[0], `{"text":"hello"}`, "")
 			_, _ = c.Presence(ctx, channels[0])
