@@ -56,7 +56,7 @@ func (f *clientFlags) publish(ctx context.Context, env environment, server, serv
 	}
 	conn, err := f.dial(server)
 	if err != nil {
-		return nil, fmt.Errorf("--server: %w", err)
+		return nil, err
 	}
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	receipt, err := publishv1.NewPublishServiceClient(conn).Publish(ctx, message)

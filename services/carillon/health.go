@@ -25,7 +25,7 @@ type healthCommand struct {
 }
 
 func newHealthCommand() healthCommand {
-	return healthCommand{Timeout: 3 * time.Second, Flags: config.NewFlags(config.Health)}
+	return healthCommand{Flags: config.NewFlags(config.Health)}
 }
 
 // Run prints what /readyz answers, or returns why the process is not ready.
