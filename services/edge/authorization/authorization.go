@@ -108,8 +108,9 @@ func New(conn grpc.ClientConnInterface) *Client {
 }
 
 // Replicated says that several replicas answer over the connection, in turn: one that
-// says nothing, since its host is gone without a word, is given half of the time, and the
-// next one the rest. gRPC takes up to 15 s to notice. It is called before the first Check.
+// says nothing, since its host is gone without a word, is given half of the time, and
+// whose turn it is then the rest: beside other questions that may be the same one again.
+// gRPC takes up to 15 s to notice. It is called before the first Check.
 func (c *Client) Replicated() { c.patience = askTimeout / 2 }
 
 // Check returns a decision for each check, in their order. What is not remembered is
