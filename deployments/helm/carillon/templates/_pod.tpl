@@ -52,6 +52,9 @@ spec:
       env:
         {{- include "carillon.environment" . | nindent 8 }}
       ports:
+        {{- with include "carillon.memoryLimit" . }}
+        - {name: GOMEMLIMIT, value: {{ . }}}
+        {{- end }}
         {{- range $name, $port := .ports }}
         - {name: {{ $name }}, containerPort: {{ $port }}}
         {{- end }}
@@ -137,6 +140,20 @@ securityContext:
 {{- end -}}
 
 {{/* What a role finds in directories: a list of volume, path and source. They are mounted whole,
+{{/* What Go is told of the memory that a role may have: 85 %, as docs/performance.md advises.
+     Nothing if extraEnv says it, or the limit is none in Mi or Gi. */}}
+{{- define "carillon.memoryLimit" -}}
+{{- $limit := (((get .root.Values .role).resources).limits).memory | default "" | toString -}}
+{{- $given := false -}}
+{{- range .root.Values.extraEnv -}}
+{{- $given = or $given (eq .name "GOMEMLIMIT") -}}
+{{- end -}}
+{{- if and (not $given) (regexMatch "^[0-9]+(\\.[0-9]+)?[MG]i$" $limit) -}}
+{{- $mebibytes := mulf (regexFind "^[0-9.]+" $limit | float64) (ternary 1024 1 (hasSuffix "Gi" $limit)) -}}
+{{- printf "%dMiB" (mulf $mebibytes 0.85 | int) -}}
+{{- end -}}
+{{- end -}}
+
      never by subPath: only so do files follow their ConfigMap and Secrets. "configMap" is the
      name of the one with carillon.yaml. */}}
 {{- define "carillon.files" -}}
