@@ -311,6 +311,74 @@ func TestStopping(t *testing.T) {
 	}
 }
 
+// An edge drains when those whom the last one sent away have come to rest.
+func TestEdgesDrainOneByOne(t *testing.T) {
+	t.Parallel()
+	for name, values := range variants {
+		objects := render(t, values...)
+		window, err := time.ParseDuration(configuration(t, objects).text("edge", "drain_window"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range objects {
+			if o.text("kind") != "Deployment" || o.strings("metadata", "labels")["app.kubernetes.io/component"] != "edge" {
+				continue
+			}
+			rest := seconds(t, o.text("spec", "minReadySeconds"))
+			before := seconds(t, o.text("spec", "template", "spec", "terminationGracePeriodSeconds"))
+			if rest <= window || rest >= before || seconds(t, o.text("spec", "progressDeadlineSeconds")) <= rest {
+				t.Errorf("%s: the next edge drains after %v, with a window of %v", name, rest, window)
+			}
+		}
+	}
+}
+
+// Go is told of the memory that the container may have.
+func TestMemoryLimit(t *testing.T) {
+	t.Parallel()
+	for limit, want := range map[string]string{"1Gi": "870MiB", "1.5Gi": "1305MiB", "300Mi": "255MiB", "1G": "", "null": ""} {
+		pod := pods(render(t, "--set", "edge.resources.limits.memory="+limit))["Deployment/ding-carillon-edge"]
+		if got := environment(pod, "GOMEMLIMIT"); strings.Join(got, " ") != want {
+			t.Errorf("of %s: %q, want %q", limit, got, want)
+		}
+	}
+	pod := pods(render(t, "--set", "extraEnv[0].name=GOMEMLIMIT,extraEnv[0].value=1GiB"))["Deployment/ding-carillon-edge"]
+	if got := environment(pod, "GOMEMLIMIT"); !slices.Equal(got, []string{"1GiB"}) {
+		t.Errorf("with extraEnv: %q", got)
+	}
+}
+
+// environment are the values of a variable of a pod's first container.
+func environment(pod object, name string) (values []string) {
+	for _, variable := range pod.list("spec", "containers")[0].list("env") {
+		if variable.text("name") == name {
+			values = append(values, variable.text("value"))
+		}
+	}
+	return values
+}
+
+// Prometheus asks as the pods answer: over TLS, by a name that their certificate can have.
+func TestScraping(t *testing.T) {
+	t.Parallel()
+	endpoint := func(values ...string) object {
+		objects := render(t, append([]string{"--set", "serviceMonitor.enabled=true"}, values...)...)
+		return find(t, objects, "ServiceMonitor/ding-carillon").list("spec", "endpoints")[0]
+	}
+	if plain := endpoint(); plain.at("scheme") != nil || plain.at("tlsConfig") != nil {
+		t.Errorf("without TLS: %v", plain)
+	}
+	encrypted := endpoint("--set", "ops.tls.secretName=carillon-ops-tls")
+	if encrypted.text("scheme") != "https" || encrypted.text("tlsConfig", "ca", "secret", "name") != "carillon-ops-tls" ||
+		encrypted.text("tlsConfig", "serverName") != "ding-carillon-ops."+namespace+".svc" {
+		t.Errorf("with TLS: %v", encrypted)
+	}
+	own := endpoint("--set", "ops.tls.secretName=carillon-ops-tls,serviceMonitor.tlsConfig.serverName=ops.example")
+	if own.text("tlsConfig", "serverName") != "ops.example" || own.at("tlsConfig", "ca") != nil {
+		t.Errorf("with a tlsConfig: %v", own)
+	}
+}
+
 func seconds(t *testing.T, text string) time.Duration {
 	t.Helper()
 	n, err := strconv.Atoi(text)

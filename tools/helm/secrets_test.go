@@ -30,6 +30,7 @@ func existingSecrets(t testing.TB) map[string]map[string]string {
 		"carillon-edge-tls":     pair,
 		"carillon-publish-tls":  pair,
 		"carillon-presence-tls": pair,
+		"carillon-ops-tls":      pair,
 	}
 }
 

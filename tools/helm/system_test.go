@@ -2,6 +2,8 @@ package helm_test
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -25,7 +27,18 @@ const patience = time.Minute
 // that helm test runs gets its message. Only addresses are others than in a cluster.
 func TestSystem(t *testing.T) {
 	t.Parallel()
-	objects := render(t, "--set", "nats.passwordSecret=carillon-nats,presence.replicas=2", "--set-json", `config.edge={"max_connections_per_address":0}`)
+	for name, secret := range map[string]string{"plain": "", "ops over TLS": "carillon-ops-tls"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			serve(t, "--set", "ops.tls.secretName="+secret)
+		})
+	}
+}
+
+func serve(t *testing.T, values ...string) {
+	t.Helper()
+	values = append(values, "--set", "nats.passwordSecret=carillon-nats,presence.replicas=2", "--set-json", `config.edge={"max_connections_per_address":0}`)
+	objects := render(t, values...)
 	nats := startNATS(t)
 	presence := []string{freeAddress(t), freeAddress(t)}
 	names := []string{"nats://nats:4222", "nats://" + nats}
@@ -46,7 +59,7 @@ func TestSystem(t *testing.T) {
 			args, _ := container.at("args").([]any)
 			ops := freeAddress(t)
 			p := start(t, append(append(box.environ, listen...), "CARILLON_OPS_LISTEN="+ops), carillon, box.arguments(args)...)
-			p.ops, p.probes = "http://"+ops, container
+			p.ops, p.probes = ops, container
 			running = append(running, p)
 		}
 	}
@@ -74,7 +87,7 @@ type process struct {
 	command *exec.Cmd
 	output  *lockedBuffer
 	ended   chan error
-	ops     string // the URL of its probes, and who says what they are
+	ops     string // the address of its probes, and who says what they are
 	probes  object
 }
 
@@ -104,12 +117,16 @@ func start(t *testing.T, environ []string, program string, arguments ...string) 
 	return p
 }
 
+// kubelet asks as Kubernetes' does, which believes any certificate.
+var kubelet = http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+
 // ready asks what Kubernetes would until it is told yes.
 func (p *process) ready(t *testing.T) {
 	t.Helper()
 	for _, probe := range []string{"startupProbe", "livenessProbe", "readinessProbe"} {
 		await(t, fmt.Sprintf("%s of %v", probe, p.command.Args), func() error {
-			response, err := http.Get(p.ops + p.probes.text(probe, "httpGet", "path"))
+			scheme := strings.ToLower(cmp.Or(p.probes.text(probe, "httpGet", "scheme"), "HTTP"))
+			response, err := kubelet.Get(scheme + "://" + p.ops + p.probes.text(probe, "httpGet", "path"))
 			if err != nil {
 				return err
 			}

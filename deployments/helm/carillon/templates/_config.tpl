@@ -13,14 +13,15 @@
 {{- with $v.nats.caSecret -}}
 {{- $_ := set $set.nats "tls" (dict "ca_file" "/tls/nats/ca.crt") -}}
 {{- end -}}
-{{- range $role := list "edge" "publish" "presence" -}}
-{{- $tls := (get $v $role).tls -}}
+{{- range $section := list "edge" "publish" "presence" "ops" -}}
+{{- $tls := (get $v $section).tls -}}
 {{- if $tls.secretName -}}
-{{- $files := dict "cert_file" "/tls/server/tls.crt" "key_file" "/tls/server/tls.key" -}}
+{{- $dir := ternary "/tls/ops" "/tls/server" (eq $section "ops") -}}
+{{- $files := dict "cert_file" (printf "%s/tls.crt" $dir) "key_file" (printf "%s/tls.key" $dir) -}}
 {{- if $tls.clientCertificates -}}
-{{- $_ := set $files "client_ca_file" "/tls/server/ca.crt" -}}
+{{- $_ := set $files "client_ca_file" (printf "%s/ca.crt" $dir) -}}
 {{- end -}}
-{{- $_ := set (get $set $role) "tls" $files -}}
+{{- $_ := set (get $set $section) "tls" $files -}}
 {{- end -}}
 {{- end -}}
 {{- if $v.presence.tls.secretName -}}
@@ -91,7 +92,7 @@ nats://nats:4222
   "presence.tls" "give presence.tls.secretName"
   "presence.dial_tls" "give presence.tls.secretName"
   "ops.listen" "it is :9464"
-  "ops.tls" "probes and Prometheus ask without"
+  "ops.tls" "give ops.tls.secretName"
   "ops.pprof" "it needs a loopback address"
 -}}
 {{- range $path, $hint := $instead -}}
@@ -110,8 +111,12 @@ nats://nats:4222
 {{- if and $v.nats.passwordSecret $v.nats.credentialsSecret -}}
 {{- fail "nats.passwordSecret and nats.credentialsSecret are given; NATS takes one" -}}
 {{- end -}}
-{{- if and $v.publish.tls.clientCertificates (not $v.publish.tls.secretName) -}}
-{{- fail "publish.tls.clientCertificates needs publish.tls.secretName" -}}
+{{- range $section := list "publish" "ops" -}}
+{{- with (get $v $section).tls -}}
+{{- if and .clientCertificates (not .secretName) -}}
+{{- fail (printf "%s.tls.clientCertificates needs %s.tls.secretName" $section $section) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- with $v.edge.autoscaling -}}
 {{- if and .enabled (not .connections) (not .cpuPercent) -}}

@@ -2,6 +2,7 @@
 {{- define "carillon.pod" -}}
 {{- $values := get .root.Values .role -}}
 {{- $files := include "carillon.files" (merge (dict "configMap" (include "carillon.fullname" .root)) .) | fromYamlArray -}}
+{{- $scheme := ternary "" ", scheme: HTTPS" (empty .root.Values.ops.tls.secretName) -}}
 metadata:
   # Not the chart's version: another would roll pods that stay as they are.
   labels:
@@ -51,26 +52,26 @@ spec:
       args: [{{ .role }}]
       env:
         {{- include "carillon.environment" . | nindent 8 }}
-      ports:
         {{- with include "carillon.memoryLimit" . }}
         - {name: GOMEMLIMIT, value: {{ . }}}
         {{- end }}
+      ports:
         {{- range $name, $port := .ports }}
         - {name: {{ $name }}, containerPort: {{ $port }}}
         {{- end }}
         - {name: ops, containerPort: 9464}
       # It lives as soon as it listens, and is ready when it can serve: without NATS it waits.
       startupProbe:
-        httpGet: {path: /healthz, port: ops}
+        httpGet: {path: /healthz, port: ops{{ $scheme }}}
         periodSeconds: 1
         failureThreshold: 60
       livenessProbe:
-        httpGet: {path: /healthz, port: ops}
+        httpGet: {path: /healthz, port: ops{{ $scheme }}}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
       readinessProbe:
-        httpGet: {path: /readyz, port: ops}
+        httpGet: {path: /readyz, port: ops{{ $scheme }}}
         periodSeconds: 3
         timeoutSeconds: 2
       lifecycle:
@@ -139,7 +140,6 @@ securityContext:
 {{- end }}
 {{- end -}}
 
-{{/* What a role finds in directories: a list of volume, path and source. They are mounted whole,
 {{/* What Go is told of the memory that a role may have: 85 %, as docs/performance.md advises.
      Nothing if extraEnv says it, or the limit is none in Mi or Gi. */}}
 {{- define "carillon.memoryLimit" -}}
@@ -154,6 +154,7 @@ securityContext:
 {{- end -}}
 {{- end -}}
 
+{{/* What a role finds in directories: a list of volume, path and source. They are mounted whole,
      never by subPath: only so do files follow their ConfigMap and Secrets. "configMap" is the
      name of the one with carillon.yaml. */}}
 {{- define "carillon.files" -}}
@@ -164,6 +165,9 @@ securityContext:
 {{- end }}
 {{- with (get $v .role).tls.secretName }}
 - {volume: tls-server, path: /tls/server, source: {secret: {secretName: {{ . }}, defaultMode: 0440}}}
+{{- end }}
+{{- with $v.ops.tls.secretName }}
+- {volume: tls-ops, path: /tls/ops, source: {secret: {secretName: {{ . }}, defaultMode: 0440}}}
 {{- end }}
 {{- if ne .role "presence" }}
 {{- with $v.presence.tls.secretName }}
