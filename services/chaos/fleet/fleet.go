@@ -118,15 +118,23 @@ func (f *Fleet) Await(ctx context.Context) error { return f.AwaitAll(ctx, f.Memb
 
 // AwaitAll waits until some processes say that all is well.
 func (f *Fleet) AwaitAll(ctx context.Context, members ...*Member) error {
-	again := time.NewTicker(pollInterval)
-	defer again.Stop()
-	var last error
-	for {
+	return AwaitNone(ctx, func(ctx context.Context) error {
 		var problems []error
 		for _, m := range members {
 			problems = append(problems, m.problem(ctx))
 		}
-		err := errors.Join(problems...)
+		return errors.Join(problems...)
+	})
+}
+
+// AwaitNone looks for problems until there are none. Its error has those that there were
+// last.
+func AwaitNone(ctx context.Context, problems func(context.Context) error) error {
+	again := time.NewTicker(pollInterval)
+	defer again.Stop()
+	var last error
+	for {
+		err := problems(ctx)
 		if err == nil {
 			return nil
 		}

@@ -184,32 +184,15 @@ func (h *host) natsEnvironment() ([]string, error) {
 	return all, nil
 }
 
-// pollInterval is how often what cannot be waited for is looked at.
-const pollInterval = 200 * time.Millisecond
-
 // await waits until some hosts say that all is well.
 func (s *site) await(ctx context.Context, hosts ...*host) error {
-	again := time.NewTicker(pollInterval)
-	defer again.Stop()
-	var last error
-	for {
+	return fleet.AwaitNone(ctx, func(ctx context.Context) error {
 		var problems []error
 		for _, h := range hosts {
 			problems = append(problems, h.problem(ctx))
 		}
-		err := errors.Join(problems...)
-		if err == nil {
-			return nil
-		}
-		if last == nil || ctx.Err() == nil { // else it may be about ctx
-			last = err
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return fmt.Errorf("not all is well: %w", last)
-		}
-	}
+		return errors.Join(problems...)
+	})
 }
 
 // leader is the host that leads a stream.
