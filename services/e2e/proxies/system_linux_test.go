@@ -80,6 +80,7 @@ namespaces:
 
 // system is a whole Carillon: the cluster of deployments/nats, and two of each role.
 type system struct {
+	t       *testing.T // what it runs for: a part of it may start a process that the next part has
 	dir     string
 	tokens  *load.Tokens
 	environ []string // of NATS servers
@@ -89,7 +90,7 @@ type system struct {
 // startSystem starts NATS with a file of deployments/nats, and the roles beside it.
 func startSystem(t *testing.T, file string) *system {
 	t.Helper()
-	s := &system{dir: t.TempDir(), running: map[string]*process.Process{}}
+	s := &system{t: t, dir: t.TempDir(), running: map[string]*process.Process{}}
 	s.writeSecrets(t)
 	for _, name := range nodes {
 		s.startNATS(t, name, file)
@@ -194,7 +195,7 @@ func (s *system) run(t *testing.T, name string, environ []string, program string
 		t.Fatal(err)
 	}
 	s.running[name] = p
-	t.Cleanup(p.Kill)
+	s.t.Cleanup(p.Kill)
 }
 
 // get asks the ops listener of a role.
