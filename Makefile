@@ -161,9 +161,10 @@ image-tree: ## Make the files of the image in bin/image, as its Dockerfile does 
 	@$(STEP) bin/image deployments/docker/tree bin/image v0.0.0-dev "$$(git rev-parse HEAD)"
 
 .PHONY: release
-release: ## Make a release in dist/: binaries, image, SBOM, checksums (VERSION=v0.1.0, and DRY=yes without its tag)
+release: NATS_CHART := $(or $(NATS_CHART),$(if $(filter yes,$(DRY)),none))
+release: chart ## Make a release in dist/: binaries, image, chart, SBOM, checksums (VERSION=v0.1.0, and DRY=yes without its tag or any network)
 	@rm -rf dist
-	@$(STEP) 'release $(VERSION)' $(GO) -C tools/deployments run ./release -root $(CURDIR) -out $(CURDIR)/dist -version '$(VERSION)' $(if $(filter yes,$(DRY)),-dry) $(RELEASE_FILES)
+	@$(STEP) 'release $(VERSION)' $(GO) -C tools/deployments run ./release -root $(CURDIR) -out $(CURDIR)/dist -version '$(VERSION)' $(if $(filter yes,$(DRY)),-dry) $(CURDIR)/bin/chart/carillon-$(VERSION:v%=%).tgz
 
 .PHONY: helm
 helm: bin/carillon bin/nats-server bin/helm bin/kubeconform bin/schemas ## Check the Helm chart; the first time builds helm, which takes minutes
@@ -171,8 +172,8 @@ helm: bin/carillon bin/nats-server bin/helm bin/kubeconform bin/schemas ## Check
 	$(GO) -C tools/helm test -count=1 -timeout 10m ./...
 
 .PHONY: chart
-chart: bin/helm ## Package the Helm chart in bin/chart, with the NATS chart, which is fetched (VERSION=v0.1.0; NATS_CHART=FILE needs no network)
-	@[ -n '$(VERSION)' ] || { echo 'Which one? make chart VERSION=v0.1.0' >&2; exit 1; }
+chart: bin/helm ## Package the Helm chart in bin/chart, with the NATS chart, which is fetched (VERSION=v0.1.0; NATS_CHART=FILE or none needs no network)
+	@[ -n '$(VERSION)' ] || { echo 'Which one? VERSION=v0.1.0' >&2; exit 1; }
 	NATS_CHART='$(NATS_CHART)' tools/helm/package '$(VERSION)' bin/chart
 
 .PHONY: kubernetes

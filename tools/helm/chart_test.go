@@ -553,3 +553,23 @@ func TestPackage(t *testing.T) {
 		}
 	}
 }
+
+// A chart that was packaged where NATS's cannot be had does without it, and says so to who
+// wants it.
+func TestPackageWithoutNATS(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	environ := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "NATS_CHART=none"}
+	if output, err := run(t, nil, environ, "package", "v1.2.3", dir); err != nil {
+		t.Fatal(output)
+	}
+	template := []string{"template", release, filepath.Join(dir, "carillon-1.2.3.tgz"), "--kube-version", "1.36.0"}
+	stdout, stderr, err := helm(t, template...)
+	if err != nil {
+		t.Fatal(stderr)
+	}
+	find(t, decode(t, stdout), "Deployment/ding-carillon-edge")
+	if _, stderr, err := helm(t, append(template, "--set", "broker.enabled=true")...); err == nil || !strings.Contains(stderr, "broker.enabled wants the NATS chart") {
+		t.Errorf("with broker.enabled: %v %s", err, stderr)
+	}
+}

@@ -47,6 +47,9 @@
 {{- if .Values.nats.url -}}
 {{ .Values.nats.url }}
 {{- else if .Values.broker.enabled -}}
+{{- if not (hasKey .Subcharts "broker") -}}
+{{- fail "broker.enabled wants the NATS chart, which this package was made without: install NATS beside it (docs/kubernetes.md, NATS)" -}}
+{{- end -}}
 nats://{{ include "carillon.brokerName" . }}:4222
 {{- else -}}
 nats://nats:4222
