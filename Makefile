@@ -155,6 +155,11 @@ deployments: bin/nats-server bin/helm ## Hold deployments/ and tilt/ to the prog
 	@$(STEP) 'deployments' $(GO) -C tools/deployments test -count=1 -timeout 15m ./...
 	@$(STEP) 'go mod tidy (deployments)' $(GO) -C tools/deployments mod tidy -diff
 
+.PHONY: image
+image: bin/buildctl bin/buildkitd ## Build the image from its Dockerfile by BuildKit, without Docker, and hold it to the release's; root
+	@$(STEP) 'programs' tools/deps debootstrap runc
+	@$(STEP) 'image' $(GO) -C tools/deployments test -run '^$$' -bench '^BenchmarkImage$$' -benchtime 1x -timeout 30m .
+
 .PHONY: image-tree
 image-tree: ## Make the files of the image in bin/image, as its Dockerfile does (GOOS=linux GOARCH=arm64)
 	@rm -rf bin/image
@@ -234,6 +239,9 @@ bin/otelcol: tools/collector/go.mod tools/collector/go.sum tools/collector/main.
 
 bin/jaeger: tools/jaeger/go.mod tools/jaeger/go.sum
 	@$(STEP) $@ $(GO) -C tools/jaeger build -trimpath -o ../../$@ github.com/jaegertracing/jaeger/cmd/all-in-one
+
+bin/buildctl bin/buildkitd: tools/deployments/go.mod tools/deployments/go.sum
+	@$(STEP) $@ nice $(GO) -C tools/deployments build -trimpath -o ../../$@ github.com/moby/buildkit/cmd/$(@F)
 
 bin/helm: tool = helm.sh/helm/v4/cmd/helm
 bin/kubeconform: tool = github.com/yannh/kubeconform/cmd/kubeconform

@@ -277,7 +277,7 @@ func (c *container) must(arguments ...string) string {
 }
 
 // until asks again and again until the answer is yes.
-func until(t *testing.T, what string, ask func() bool) {
+func until(t testing.TB, what string, ask func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 
 // copyTracked copies what git has of a part of the repository, as it is in the work
 // tree, and returns the root of the copy.
-func copyTracked(t *testing.T, parts ...string) string {
+func copyTracked(t testing.TB, parts ...string) string {
 	t.Helper()
 	list := exec.CommandContext(t.Context(), "git", append([]string{"-C", repository, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, parts...)...)
 	names, err := list.Output()
@@ -78,7 +78,7 @@ func copyTracked(t *testing.T, parts ...string) string {
 }
 
 // command runs a program that must succeed.
-func command(t *testing.T, name string, arguments ...string) string {
+func command(t testing.TB, name string, arguments ...string) string {
 	t.Helper()
 	run := exec.CommandContext(t.Context(), name, arguments...)
 	var stderr bytes.Buffer
