@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/distribution/reference"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -95,7 +96,14 @@ func (o Options) writeImages(images []platformImage) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := written.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": o.Version})); err != nil {
+	name, err := reference.ParseNormalizedNamed("carillon-rt/carillon:" + o.Version)
+	if err != nil {
+		return err
+	}
+	if err := written.AppendIndex(index, layout.WithAnnotations(map[string]string{
+		"org.opencontainers.image.ref.name": o.Version,     // what the specification has, for skopeo
+		"io.containerd.image.name":          name.String(), // by which Docker and containerd know it
+	})); err != nil {
 		return err
 	}
 	var text bytes.Buffer
