@@ -160,6 +160,11 @@ image: bin/buildctl bin/buildkitd ## Build the image from its Dockerfile by Buil
 	@$(STEP) 'programs' tools/deps debootstrap runc
 	@$(STEP) 'image' $(GO) -C tools/deployments test -run '^$$' -bench '^BenchmarkImage$$' -benchtime 1x -timeout 30m .
 
+.PHONY: compose
+compose: bin/carillon bin/nats-server bin/jaeger bin/otelcol bin/prometheus bin/docker/dockerd ## Run deployments/compose in a real Docker engine, made here of its modules; root (its first build takes minutes)
+	@$(STEP) 'programs' tools/deps debootstrap iptables nftables
+	@$(STEP) 'compose' $(GO) -C tools/docker test -count=1 -timeout 20m ./...
+
 .PHONY: image-tree
 image-tree: ## Make the files of the image in bin/image, as its Dockerfile does (GOOS=linux GOARCH=arm64)
 	@rm -rf bin/image
@@ -239,6 +244,14 @@ bin/otelcol: tools/collector/go.mod tools/collector/go.sum tools/collector/main.
 
 bin/jaeger: tools/jaeger/go.mod tools/jaeger/go.sum
 	@$(STEP) $@ $(GO) -C tools/jaeger build -trimpath -o ../../$@ github.com/jaegertracing/jaeger/cmd/all-in-one
+
+# A Docker engine: what it and compose are made of lies together, for it finds the others there.
+bin/docker/dockerd: tools/docker/go.mod tools/docker/go.sum
+	@$(STEP) 'programs' tools/deps libseccomp-dev pkg-config
+	@$(STEP) bin/docker/runc nice $(GO) -C tools/docker build -trimpath -tags seccomp -o ../../bin/docker/runc github.com/opencontainers/runc
+	@$(STEP) bin/docker/compose nice $(GO) -C tools/docker build -trimpath -o ../../bin/docker/compose github.com/docker/compose/v5/cmd
+	@$(STEP) bin/docker env CGO_ENABLED=0 nice $(GO) -C tools/docker build -trimpath -o ../../bin/docker/ $(addprefix github.com/,containerd/containerd/v2/cmd/containerd containerd/containerd/v2/cmd/containerd-shim-runc-v2 moby/moby/v2/cmd/docker-proxy moby/moby/v2/cmd/dockerd)
+	@touch $@
 
 bin/buildctl bin/buildkitd: tools/deployments/go.mod tools/deployments/go.sum
 	@$(STEP) $@ nice $(GO) -C tools/deployments build -trimpath -o ../../$@ github.com/moby/buildkit/cmd/$(@F)
