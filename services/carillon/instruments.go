@@ -50,6 +50,8 @@ func observeStore(meter metric.Meter, stats func() stream.Stats) error {
 		metric.WithDescription("Whether a connection to NATS stands: 1 or 0."))
 	reconnects, err2 := meter.Int64ObservableCounter("carillon.nats.reconnects",
 		metric.WithDescription("Times that a connection to NATS was lost and came back."))
+	certificates, err7 := meter.Int64ObservableGauge("carillon.nats.certificate.expiry.timestamp", metric.WithUnit("s"),
+		metric.WithDescription("When the certificate ends, in seconds since 1970, that NATS showed when the connection was made."))
 	messages, err3 := meter.Int64ObservableGauge("carillon.nats.stream.messages",
 		metric.WithDescription("Messages that a stream keeps, as its leader last told this process."))
 	bytes, err4 := meter.Int64ObservableGauge("carillon.nats.stream.bytes", metric.WithUnit("By"),
@@ -58,7 +60,7 @@ func observeStore(meter metric.Meter, stats func() stream.Stats) error {
 		metric.WithDescription("Bytes that a stream may keep, as this process is configured; beyond them the oldest messages are dropped."))
 	slots, err5 := meter.Int64ObservableGauge("carillon.store.slots.used",
 		metric.WithDescription("Messages on their way into the store, of 256; more wait in line."))
-	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
 		return err
 	}
 	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
@@ -67,6 +69,9 @@ func observeStore(meter metric.Meter, stats func() stream.Stats) error {
 			of := metric.WithAttributes(attribute.String("connection", c.Role))
 			o.ObserveInt64(connected, oneIf(c.Connected), of)
 			o.ObserveInt64(reconnects, int64(c.Reconnects), of)
+			if !c.CertificateEnd.IsZero() {
+				o.ObserveInt64(certificates, c.CertificateEnd.Unix(), of)
+			}
 		}
 		for _, kept := range s.Streams {
 			of := metric.WithAttributes(attribute.String("stream", kept.Name))
@@ -76,7 +81,7 @@ func observeStore(meter metric.Meter, stats func() stream.Stats) error {
 		}
 		o.ObserveInt64(slots, int64(s.Slots))
 		return nil
-	}, connected, reconnects, messages, bytes, limits, slots)
+	}, connected, reconnects, certificates, messages, bytes, limits, slots)
 	return err
 }
 

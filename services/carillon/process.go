@@ -75,6 +75,9 @@ type process struct {
 	// authorizer asks those who decide, each of authorities by its address.
 	authorizer  *authorization.Client
 	authorities map[string]grpc.ClientConnInterface
+
+	// certificates are the files of all listeners and connections.
+	certificates certificates
 }
 
 // listeners are bound before anything else, so that a port taken is said at once.

@@ -69,7 +69,7 @@ func (p *process) openTelemetry(ctx context.Context) error {
 
 // observe measures the process itself.
 func (p *process) observe() error {
-	return errors.Join(p.ops.Observe(p.meter), observeBuild(p.meter, runningVersion(), string(p.command)))
+	return errors.Join(p.ops.Observe(p.meter), observeBuild(p.meter, runningVersion(), string(p.command)), p.certificates.observe(p.meter))
 }
 
 func (p *process) newExporter(ctx context.Context) (*telemetry.Exporter, error) {
@@ -103,6 +103,7 @@ func (p *process) telemetryTLS() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("telemetry.tls: %w", err)
 	}
+	p.certificates.add(c.Expiries)
 	return current(), nil
 }
 

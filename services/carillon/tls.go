@@ -28,6 +28,7 @@ func (p *process) serverTLS(name string, files config.ServerTLS, protocol string
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls: %w", name, err)
 	}
+	p.certificates.add(secure.Server(files).Expiries)
 	return c, nil
 }
 
@@ -49,6 +50,7 @@ func (p *process) dial(addresses []string, creds credentials.PerRPCCredentials, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	p.certificates.add(secure.Client(options).Expiries)
 	return rpc.DialTLS(addresses, creds, current, how...)
 }
 
@@ -62,6 +64,7 @@ func (p *process) natsTLS() (func() *tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats.tls: %w", err)
 	}
+	p.certificates.add(c.Expiries)
 	return current, nil
 }
 

@@ -12,6 +12,9 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +138,7 @@ func TestTLSEverywhere(t *testing.T) {
 	if err := send(s.at["publish"], "--ca", s.ca); err == nil || !strings.Contains(err.Error(), "https://") {
 		t.Errorf("--ca without https: %v", err)
 	}
+	s.tellsOfCertificates(t)
 	eventually(t, func() error {
 		out, err := s.command(t, "who", "chat.lobby", "--server", "https://"+s.presence, "--ca", s.ca, "--token", caller)
 		if err == nil && !strings.HasPrefix(out, "alice\t1\t") {
@@ -142,6 +146,30 @@ func TestTLSEverywhere(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// tellsOfCertificates wants the end of every file among the metrics: what it serves with,
+// and whom it trusts.
+func (s *secured) tellsOfCertificates(t *testing.T) {
+	t.Helper()
+	response, err := http.Get("http://" + s.at["ops"] + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^carillon_tls_certificate_expiry_timestamp_seconds\{file="([^"]+)"\} (\S+)$`).FindAllStringSubmatch(string(text), -1)
+	if len(found) != 2 || !slices.ContainsFunc(found, func(f []string) bool { return f[1] == s.ca }) {
+		t.Errorf("the metrics tell of %q", found)
+	}
+	for _, f := range found {
+		if end, err := strconv.ParseFloat(f[2], 64); err != nil || time.Until(time.Unix(int64(end), 0)) < 50*time.Minute {
+			t.Errorf("%s ends at %s (%v), want in an hour", f[1], f[2], err)
+		}
+	}
 }
 
 // A caller may be known by its certificate, over gRPC and over HTTP, where nothing that

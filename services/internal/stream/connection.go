@@ -33,6 +33,8 @@ type connection struct {
 	closed chan struct{} // closed after the last callback
 	// refused is the last failure to connect, for Ready and the log.
 	refused atomic.Pointer[string]
+	// certificateEnd is when the certificate ends that a server has shown last.
+	certificateEnd atomic.Pointer[time.Time]
 }
 
 // events are called from one goroutine a connection, in order, and must not block.
@@ -68,7 +70,7 @@ func dial(o Options, role string, on events) (*connection, error) {
 		options = append(options, nats.InProcessServer(o.Embedded), nats.PingInterval(time.Hour)) // nobody vanishes
 	} else {
 		options = append(options, nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(maxPings))
-		options = slices.Concat(options, c.login(o.Login), secured(o.TLS))
+		options = slices.Concat(options, c.login(o.Login), c.secured(o.TLS))
 	}
 	nc, err := nats.Connect(o.URL, options...)
 	if bad, ok := errors.AsType[*url.Error](err); ok {

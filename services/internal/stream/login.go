@@ -37,12 +37,18 @@ func (c *connection) login(l Login) []nats.Option {
 }
 
 // secured returns the options that Options.TLS stands for.
-func secured(current func() *tls.Config) []nats.Option {
+func (c *connection) secured(current func() *tls.Config) []nats.Option {
 	if current == nil {
 		return nil
 	}
+	// nats.go tells of a connection's TLS only in a way that races with its end.
+	files := current()
+	files.VerifyConnection = func(state tls.ConnectionState) error {
+		c.certificateEnd.Store(&state.PeerCertificates[0].NotAfter)
+		return nil
+	}
 	options := []nats.Option{
-		nats.Secure(current()),
+		nats.Secure(files),
 		func(o *nats.Options) error {
 			o.RootCAsCB = func() (*x509.CertPool, error) { return current().RootCAs, nil }
 			return nil

@@ -5,9 +5,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
@@ -19,9 +21,10 @@ import (
 
 // presents gives an external server a certificate of an authority, and has it demand
 // one of clients.
-func (x *external) presents(a *securetest.Authority) {
+func (x *external) presents(a *securetest.Authority, lasts time.Duration) {
 	x.t.Helper()
-	files := a.Server(x.t)
+	var files secure.Server
+	files.CertFile, files.KeyFile = a.Files(x.t, x.t.TempDir(), securetest.Options{NotAfter: time.Now().Add(lasts)})
 	files.ClientCAFile = a.Write(x.t, filepath.Join(x.t.TempDir(), "clients.pem"))
 	options := server.TLSConfigOpts{CertFile: files.CertFile, KeyFile: files.KeyFile, CaFile: files.ClientCAFile, Verify: true}
 	config, err := server.GenTLSConfig(&options)
@@ -46,11 +49,21 @@ func TestTLSFollowsItsFiles(t *testing.T) {
 		return Options{TLS: current}
 	}
 	x := newExternal(t)
-	x.presents(first)
+	x.presents(first, time.Hour)
 	x.start()
 	o := tlsOf(c)
 	o.URL, o.Receiver = x.url(), newRecorder()
 	s := readyStore(t, o)
+	presented := func(atLeast time.Duration) {
+		t.Helper()
+		eventually(t, "every connection was shown the server's certificate", func() bool {
+			return !slices.ContainsFunc(s.Stats().Connections, func(c ConnectionStats) bool {
+				left := time.Until(c.CertificateEnd)
+				return left < atLeast || left > atLeast+time.Hour
+			})
+		})
+	}
+	presented(time.Minute)
 
 	refused := func(name string, c secure.Client, why func(told string) bool) {
 		bad := tlsOf(c)
@@ -78,9 +91,10 @@ func TestTLSFollowsItsFiles(t *testing.T) {
 	eventually(t, "not connected", func() bool { return s.Ready() != nil })
 	second.Write(t, c.CAFile)
 	second.Files(t, dir, securetest.Options{Name: "edge"})
-	x.presents(second)
+	x.presents(second, 2*time.Hour)
 	x.start()
 	eventually(t, "connected with the new files", func() bool { return s.Ready() == nil })
+	presented(time.Hour + time.Minute)
 }
 
 func TestTLSIsDemanded(t *testing.T) {

@@ -23,6 +23,9 @@ type ConnectionStats struct {
 	Role       string // "publisher", "subscriber" or "reader"
 	Connected  bool
 	Reconnects uint64
+	// CertificateEnd is when the certificate ends that a server showed when a connection was
+	// made last; zero without nats.tls.
+	CertificateEnd time.Time
 }
 
 // Kept is what a stream kept when its leader was last asked, some seconds ago.
@@ -37,7 +40,11 @@ type Kept struct {
 func (s *Store) Stats() Stats {
 	stats := Stats{Slots: maxInFlight - s.slots.unused()}
 	add := func(role string, c *connection) {
-		stats.Connections = append(stats.Connections, ConnectionStats{role, c.nc.IsConnected(), c.nc.Stats().Reconnects})
+		of := ConnectionStats{Role: role, Connected: c.nc.IsConnected(), Reconnects: c.nc.Stats().Reconnects}
+		if end := c.certificateEnd.Load(); end != nil {
+			of.CertificateEnd = *end
+		}
+		stats.Connections = append(stats.Connections, of)
 	}
 	add("publisher", s.publisher)
 	if s.subscriber != s.publisher {
