@@ -127,7 +127,7 @@ screenshots: node_modules bin/carillon ## Take the pictures of the console that 
 	$(GO) test -run '^$$' -bench '^BenchmarkScreenshots$$' -benchtime 1x -timeout 15m ./services/e2e
 
 .PHONY: observability
-observability: bin/nats-server bin/grpcurl bin/prometheus bin/promtool bin/otelcol ## Check and test alerts, dashboards and collector, then watch a running system with them (first build: ten minutes)
+observability: bin/nats-server bin/grpcurl bin/prometheus bin/promtool bin/otelcol bin/prometheus-nats-exporter ## Check and test alerts, dashboards and collector, then watch a running system with them (first build: ten minutes)
 	@$(STEP) 'dashboards' $(GO) -C tools/observability run ./dashboards -check $(CURDIR)/$(DASHBOARDS)
 	@$(STEP) 'promtool check config' bin/promtool check config --lint=all deployments/observability/prometheus.yaml
 	@$(STEP) 'promtool test rules' bin/promtool test rules deployments/observability/alerts_test.yaml
@@ -242,6 +242,9 @@ bin/prometheus bin/promtool: tools/observability/go.mod tools/observability/go.s
 
 bin/otelcol: tools/collector/go.mod tools/collector/go.sum tools/collector/main.go
 	@$(STEP) $@ nice $(GO) -C tools/collector build -trimpath -o ../../$@ .
+
+bin/prometheus-nats-exporter: tools/exporter/go.mod tools/exporter/go.sum
+	@$(STEP) $@ $(GO) -C tools/exporter build -trimpath -o ../../$@ github.com/nats-io/prometheus-nats-exporter
 
 bin/jaeger: tools/jaeger/go.mod tools/jaeger/go.sum
 	@$(STEP) $@ $(GO) -C tools/jaeger build -trimpath -o ../../$@ github.com/jaegertracing/jaeger/cmd/all-in-one

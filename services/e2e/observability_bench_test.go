@@ -41,12 +41,12 @@ func BenchmarkObservability(b *testing.B) {
 	w.noticeOutages(b)
 }
 
-// watchedSystem is every role twice, a Prometheus that scrapes them as the deployment's
-// does, and a collector between them and where their spans go.
+// watchedSystem is every role twice and three NATS servers, a Prometheus that scrapes them
+// as the deployment's does, and a collector between them and where their spans go.
 type watchedSystem struct {
 	*system
 	cluster    *cluster
-	nats       *process
+	nats       *watchedNATS
 	prometheus string // host:port
 	spans      *telemetrytest.Collector
 }
@@ -54,6 +54,7 @@ type watchedSystem struct {
 // What the system has beside clusterConfig: everything that there are metrics of.
 const watchedNamespaces = `
   - name: short
+    replicas: 3
     history: {max_messages: 5, max_bytes: 1MiB}
     rules: [{channel: "short.{rest...}", subscribe: "true", publish: "true"}]
   - name: latest
@@ -71,9 +72,8 @@ func startWatchedSystem(b *testing.B) *watchedSystem {
 	w := &watchedSystem{spans: telemetrytest.New(b)}
 	prometheusAt, collectorAt := reserve(b), reserve(b)
 	w.startCollector(b, collectorAt, prometheusAt)
-	address := reserve(b)
-	w.nats = startNATS(b, b.TempDir(), address)
-	w.cluster = newCluster(b, address)
+	w.nats = startWatchedNATS(b)
+	w.cluster = newCluster(b, "")
 	w.configure(b)
 	role := func(name string, more ...string) *process {
 		return w.cluster.start(b, name, append(more, "--telemetry.endpoint=http://"+collectorAt, "--telemetry.sample-ratio=1", "--telemetry.metrics-interval=0s")...)
@@ -104,7 +104,8 @@ func (w *watchedSystem) configure(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	changed := strings.Replace(string(text), "  roles_secret:", fmt.Sprintf(
+	changed := strings.Replace(string(text), `nats: {url: "nats://"}`, fmt.Sprintf("nats: {url: %q, tls: {ca_file: %q}}", w.nats.url, w.nats.ca), 1)
+	changed = strings.Replace(changed, "  roles_secret:", fmt.Sprintf(
 		"    - {name: sso, for: clients, issuer: sso, user_prefix: \"sso-\", algorithms: [EdDSA], jwks_url: %q}\n  roles_secret:", server.URL+"/keys"), 1)
 	changed = strings.Replace(changed, "publish: [\"{rest...}\"]", "publish: [\"{rest...}\"]\n    history: [\"{rest...}\"]\n    purge: [\"{rest...}\"]\n    console: true", 1)
 	changed = strings.Replace(changed, "\ncallers:\n", "\nconsole: {enabled: true}\ncallers:\n", 1)
@@ -152,13 +153,16 @@ func (w *watchedSystem) startPrometheus(b *testing.B, at string, processes []*pr
 				targets = append(targets, p.address(b, "ops"))
 			}
 		}
+		if job["job_name"] == "nats" {
+			targets = w.nats.exporters
+		}
 		if len(targets) > 0 { // the collector is asked nothing here
 			job["static_configs"] = []any{map[string]any{"targets": targets}}
 			jobs = append(jobs, job)
 		}
 	}
-	if len(jobs) != 3 {
-		b.Fatalf("prometheus.yaml has %d jobs of roles", len(jobs))
+	if len(jobs) != 4 {
+		b.Fatalf("prometheus.yaml has %d jobs of roles and of NATS", len(jobs))
 	}
 	file["scrape_configs"] = jobs
 	text, err := yaml.Marshal(file)
@@ -227,7 +231,7 @@ func (w *watchedSystem) wants(b *testing.B, what, expr string) []sample {
 }
 
 // chosen puts what a person has chosen in the place of a dashboard's variables.
-var chosen = strings.NewReplacer("$job", ".+", "$instance", ".+", "$__rate_interval", "10s")
+var chosen = strings.NewReplacer("$job", ".+", "$instance", ".+", "$server", ".+", "$__rate_interval", "10s")
 
 // labelValues is how a variable asks for the values of a label.
 var labelValues = regexp.MustCompile(`^label_values\((.+), (\w+)\)$`)
@@ -264,8 +268,9 @@ func (w *watchedSystem) showDashboards(b *testing.B) {
 	})
 }
 
-// slowMachine are alerts that a busy machine may meet the condition of, for a moment.
-var slowMachine = []string{"CarillonPublishSlow", "CarillonDeliverySlow", "CarillonPublishQueueFull"}
+// slowMachine are alerts that a busy machine may meet the condition of, for a moment; an
+// election is one.
+var slowMachine = []string{"CarillonPublishSlow", "CarillonDeliverySlow", "CarillonPublishQueueFull", "CarillonNATSStreamWithoutLeader"}
 
 // wantQuiet wants Prometheus to evaluate every rule, and none to be about to fire.
 func (w *watchedSystem) wantQuiet(b *testing.B) {
@@ -359,7 +364,8 @@ func (w *watchedSystem) awaitExemplars(b *testing.B) {
 	}
 }
 
-// noticeOutages takes away an edge, and then NATS: the alerts' conditions are met.
+// noticeOutages takes away an edge, then one NATS server after the other: the alerts'
+// conditions are met.
 func (w *watchedSystem) noticeOutages(b *testing.B) {
 	b.Helper()
 	exprs := map[string]string{}
@@ -368,8 +374,14 @@ func (w *watchedSystem) noticeOutages(b *testing.B) {
 	}
 	w.ops[3].kill(b)
 	w.wants(b, "an edge that is gone", exprs["CarillonTargetDown"])
-	w.nats.kill(b)
-	for _, alert := range []string{"CarillonNATSAway", "CarillonStoreNotReady"} {
-		w.wants(b, "NATS that is gone", exprs[alert])
+	for i, alerts := range [][]string{
+		{"CarillonNATSServerAway", "CarillonNATSRouteMissing"},
+		{"CarillonNATSStreamWithoutLeader", "CarillonStoreNotReadyInOne"},
+		{"CarillonNATSAway", "CarillonNATSAwayFromOne", "CarillonStoreNotReady"},
+	} {
+		w.nats.servers[i].kill(b)
+		for _, alert := range alerts {
+			w.wants(b, fmt.Sprint(alert, " when NATS servers are gone: ", i+1), exprs[alert])
+		}
 	}
 }

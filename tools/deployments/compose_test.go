@@ -53,7 +53,7 @@ func loadWith(ctx context.Context, root string, environment []string) (*types.Pr
 func TestCompose(t *testing.T) {
 	project := loadCompose(t)
 	want := []string{
-		"collector", "edge-0", "edge-1", "grafana", "jaeger", "nats-0", "nats-1", "nats-2", "nginx",
+		"collector", "edge-0", "edge-1", "grafana", "jaeger", "nats-0", "nats-1", "nats-2", "nats-exporter-0", "nats-exporter-1", "nats-exporter-2", "nginx",
 		"presence-0", "presence-1", "prometheus", "publish-0", "publish-1",
 	}
 	if got := slices.Sorted(maps.Keys(project.Services)); !slices.Equal(got, want) {
@@ -88,21 +88,29 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// NATS is the version that everything else here is tested with.
+// NATS, and what makes metrics of it, are the versions that everything else here is tested
+// with.
 func TestComposeNATSVersion(t *testing.T) {
-	module, err := os.ReadFile(filepath.Join(repository, "go.mod"))
-	if err != nil {
-		t.Fatal(err)
+	version := func(module, of string) string {
+		text, err := os.ReadFile(filepath.Join(repository, module))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(regexp.MustCompile(of + ` v(\S+)`).FindSubmatch(text)[1])
 	}
-	want := "nats:" + string(regexp.MustCompile(`nats-server/v2 v(\S+)`).FindSubmatch(module)[1]) + "-alpine"
+	want := map[bool]string{
+		false: "nats:" + version("go.mod", "nats-server/v2") + "-alpine",
+		true:  "natsio/prometheus-nats-exporter:" + version("tools/exporter/go.mod", "nats-io/prometheus-nats-exporter"),
+	}
 	for name, service := range loadCompose(t).Services {
-		if strings.HasPrefix(name, "nats-") && service.Image != want {
-			t.Errorf("%s is %s, and go.mod says %s", name, service.Image, want)
+		exports := strings.HasPrefix(name, "nats-exporter-")
+		if strings.HasPrefix(name, "nats-") && service.Image != want[exports] {
+			t.Errorf("%s is %s, and go.mod says %s", name, service.Image, want[exports])
 		}
 	}
 	text, err := os.ReadFile(filepath.Join(repository, "tilt/nats.yaml"))
-	if err != nil || !strings.Contains(string(text), "image: "+want+"\n") {
-		t.Errorf("tilt/nats.yaml has another than %s, %v", want, err)
+	if err != nil || !strings.Contains(string(text), "image: "+want[false]+"\n") {
+		t.Errorf("tilt/nats.yaml has another than %s, %v", want[false], err)
 	}
 }
 

@@ -515,6 +515,14 @@ func TestBroker(t *testing.T) {
 			t.Errorf("%v: %s is %s, which is not the NATS chart's", values, url, service.name())
 		}
 	}
+	opened := map[string]any{}
+	for _, rule := range find(t, render(t, "--set", "broker.enabled=true"), "NetworkPolicy/ding-carillon-broker").at("spec", "ingress").([]any) {
+		opened[fmt.Sprint(rule.(map[string]any)["ports"])] = rule.(map[string]any)["from"]
+	}
+	everybody := fmt.Sprint([]any{map[string]any{"namespaceSelector": map[string]any{}}})
+	if metrics := fmt.Sprint(opened["[map[port:7777]]"]); len(opened) != 3 || metrics != everybody {
+		t.Errorf("the policy of NATS opens %v; its metrics to %s, want to %s, as those of the roles", opened, metrics, everybody)
+	}
 	for _, o := range render(t) {
 		if strings.Contains(o.name(), "broker") {
 			t.Errorf("%s without broker.enabled", o.name())

@@ -10,6 +10,7 @@ import (
 // dashboard is a page of rows of panels.
 type dashboard struct {
 	uid, title, description string
+	servers                 bool // it is about NATS servers, not about processes of Carillon
 	rows                    []row
 }
 
@@ -47,6 +48,8 @@ const (
 const (
 	width   = 24 // of a page, in Grafana's columns
 	chooses = `job=~"$job", instance=~"$instance"`
+	// choosesServers has a variable of its own: what was chosen in another dashboard comes along.
+	choosesServers = `instance=~"$server"`
 )
 
 type object = map[string]any
@@ -65,7 +68,7 @@ func (d dashboard) encode() ([]byte, error) {
 		"editable": true, "graphTooltip": 1, "schemaVersion": 39, "timezone": "", "refresh": "30s",
 		"time":        object{"from": "now-1h", "to": "now"},
 		"annotations": object{"list": []object{alertsAnnotation()}},
-		"templating":  object{"list": variables()},
+		"templating":  object{"list": d.variables()},
 		"links": []object{{
 			"title": "Carillon", "type": "dashboards", "asDropdown": true, "includeVars": true, "keepTime": true, "tags": []string{"carillon"},
 		}},
@@ -86,7 +89,7 @@ func alertsAnnotation() object {
 	}
 }
 
-func variables() []object {
+func (d dashboard) variables() []object {
 	values := func(name, label, query string) object {
 		return object{
 			"name": name, "label": label, "type": "query", "datasource": source, "definition": query,
@@ -94,8 +97,12 @@ func variables() []object {
 			"multi": true, "includeAll": true, "allValue": ".+", "current": object{"text": "All", "value": "$__all"},
 		}
 	}
+	prometheus := object{"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+	if d.servers {
+		return []object{prometheus, values("server", "Server", "label_values(nats_varz_start, instance)")}
+	}
 	return []object{
-		{"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
+		prometheus,
 		values("job", "Job", "label_values(carillon_build_info, job)"),
 		values("instance", "Instance", `label_values(carillon_build_info{job=~"$job"}, instance)`),
 	}
@@ -114,17 +121,21 @@ func (d dashboard) panels() []object {
 		y++
 		each := width / len(r.panels)
 		for i, p := range r.panels {
-			add(p.encode(), i*each, each, r.height)
+			add(p.encode(d.servers), i*each, each, r.height)
 		}
 		y += r.height
 	}
 	return all
 }
 
-func (p panel) encode() object {
+func (p panel) encode(servers bool) object {
+	of := chooses
+	if servers {
+		of = choosesServers
+	}
 	var targets []object
 	for i, q := range p.queries {
-		expr := strings.ReplaceAll(q.expr, "$of", chooses)
+		expr := strings.ReplaceAll(q.expr, "$of", of)
 		targets = append(targets, object{
 			"refId": string(rune('A' + i)), "expr": expr, "legendFormat": q.legend, "datasource": source,
 			"exemplar": strings.Contains(expr, "_bucket{"), "instant": p.now, "range": !p.now,

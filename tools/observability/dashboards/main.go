@@ -27,7 +27,7 @@ func run(dir string, check bool) error {
 	if dir == "" {
 		return errors.New("say where they go")
 	}
-	for _, d := range []dashboard{overview(), edge(), publishing(), presence()} {
+	for _, d := range []dashboard{overview(), edge(), publishing(), presence(), nats()} {
 		made, err := d.encode()
 		if err != nil {
 			return err
