@@ -28,9 +28,27 @@ const enough = 1500
 // restarts ends an edge and a publisher and starts them again, asked to and not, under
 // load: no message is lost or doubled, and nobody who comes meanwhile is turned away.
 func restarts(t *testing.T, s *system, f front) {
+	underLoad(t, s, f, []string{f.websocket}, []string{f.grpc}, func() {
+		for _, name := range []string{"edge-0", "publish-0"} {
+			for _, end := range []func(){s.running[name].Stop, func() { s.running[name].Kill() }} {
+				flow(t, enough)
+				end()
+				flow(t, enough)
+				s.startRole(t, name)
+				s.ready(t, name)
+				flow(t, enough)
+			}
+		}
+	})
+}
+
+// underLoad has something happen while people and backends use edges and publishers, and
+// others come and go: every promise is kept.
+func underLoad(t *testing.T, s *system, f front, edges, publishers []string, what func()) {
+	t.Helper()
 	records := checker.New()
 	o := load.Options{
-		Edges: []string{f.websocket}, Publishers: []string{f.grpc}, Clients: 30, PerClient: 4, Rate: 120, Seed: 1,
+		Edges: edges, Publishers: publishers, Clients: 30, PerClient: 4, Rate: 120, Seed: 1,
 		Tokens: s.tokens, Check: records, Logger: slog.New(slog.DiscardHandler), Events: io.Discard, History: io.Discard,
 	}
 	for i := range 12 {
@@ -53,16 +71,7 @@ func restarts(t *testing.T, s *system, f front) {
 	var newcomers sync.WaitGroup
 	newcomers.Go(func() { f.comeAndGo(coming, t, s) })
 
-	for _, name := range []string{"edge-0", "publish-0"} {
-		for _, end := range []func(){s.running[name].Stop, func() { s.running[name].Kill() }} {
-			flow(t, enough)
-			end()
-			flow(t, enough)
-			s.startRole(t, name)
-			s.ready(t, name)
-			flow(t, enough)
-		}
-	}
+	what()
 	gone()
 	newcomers.Wait()
 	finish(t, l, records)
