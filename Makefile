@@ -145,7 +145,7 @@ chaos: bin/carillon bin/nats-server ## Put a whole system through faults for a q
 	bin/carillon chaos --duration 16m --report bin/chaos.json $(ARGS)
 
 .PHONY: proxies
-proxies: bin/carillon bin/nats-server ## Put nginx and HAProxy before a whole Carillon, and the NATS cluster of deployments/ behind it; wants root
+proxies: bin/carillon bin/nats bin/nats-server ## Put nginx and HAProxy before a whole Carillon, and the NATS cluster of deployments/ behind it; wants root
 	@$(STEP) 'programs' tools/deps haproxy iproute2 nginx
 	@$(GO) test -c -o bin/proxies.test ./services/e2e/proxies
 	cd services/e2e/proxies && ../../../tools/network hosts ../../../bin/proxies.test -test.v -test.timeout 15m -network
@@ -245,6 +245,9 @@ bin/otelcol: tools/collector/go.mod tools/collector/go.sum tools/collector/main.
 
 bin/prometheus-nats-exporter: tools/exporter/go.mod tools/exporter/go.sum
 	@$(STEP) $@ $(GO) -C tools/exporter build -trimpath -o ../../$@ github.com/nats-io/prometheus-nats-exporter
+
+bin/nats: tools/nats/go.mod tools/nats/go.sum
+	@$(STEP) $@ nice $(GO) -C tools/nats build -trimpath -o ../../$@ github.com/nats-io/natscli/nats
 
 bin/jaeger: tools/jaeger/go.mod tools/jaeger/go.sum
 	@$(STEP) $@ $(GO) -C tools/jaeger build -trimpath -o ../../$@ github.com/jaegertracing/jaeger/cmd/all-in-one

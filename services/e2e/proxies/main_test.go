@@ -19,6 +19,7 @@ var (
 	network        = flag.Bool("network", false, "run everything; wants the network of tools/network, nginx and haproxy")
 	carillonFlag   = flag.String("carillon", "../../../bin/carillon", "the program, for -network")
 	natsServerFlag = flag.String("nats-server", "../../../bin/nats-server", "the program, for -network")
+	natsFlag       = flag.String("nats", "../../../bin/nats", "the program, for -network")
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

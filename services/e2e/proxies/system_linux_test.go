@@ -113,6 +113,7 @@ func (s *system) writeSecrets(t *testing.T) {
 	for user, variable := range map[string]string{
 		"edge": "CARILLON_EDGE_PASSWORD", "publish": "CARILLON_PUBLISH_PASSWORD", "serve": "CARILLON_SERVE_PASSWORD",
 		"admin": "CARILLON_NATS_ADMIN_PASSWORD", "leaf": "CARILLON_NATS_LEAF_PASSWORD",
+		"backup": "CARILLON_BACKUP_PASSWORD", "restore": "CARILLON_RESTORE_PASSWORD",
 	} {
 		write(t, filepath.Join(s.dir, user+".password"), "password-of-"+user)
 		s.environ = append(s.environ, variable+"=password-of-"+user)
