@@ -31,12 +31,12 @@ func restarts(t *testing.T, s *system, f front) {
 	underLoad(t, s, f, []string{f.websocket}, []string{f.grpc}, func() {
 		for _, name := range []string{"edge-0", "publish-0"} {
 			for _, end := range []func(){s.running[name].Stop, func() { s.running[name].Kill() }} {
-				flow(t, enough)
+				flow(t)
 				end()
-				flow(t, enough)
+				flow(t)
 				s.startRole(t, name)
 				s.ready(t, name)
-				flow(t, enough)
+				flow(t)
 			}
 		}
 	})
@@ -93,8 +93,8 @@ func finish(t *testing.T, l *load.Load, records *checker.Checker) {
 	}
 }
 
-// flow waits until so many messages more have been delivered by the edges that run.
-func flow(t *testing.T, more float64) {
+// flow waits until enough messages more have been delivered by the edges that run.
+func flow(t *testing.T) {
 	t.Helper()
 	began := map[string]float64{}
 	eventually(t, "the load flows", func(ctx context.Context) error {
@@ -109,8 +109,8 @@ func flow(t *testing.T, more float64) {
 			}
 			sum += n - began[edge]
 		}
-		if sum < more {
-			return fmt.Errorf("%.0f of %.0f deliveries", sum, more)
+		if sum < enough {
+			return fmt.Errorf("%.0f of %d deliveries", sum, enough)
 		}
 		return nil
 	})

@@ -56,11 +56,11 @@ func TestRotation(t *testing.T) {
 			check(t, nil, *natsServerFlag, "--signal", fmt.Sprint("reload=", s.running[name].PID()))
 			s.natsHealthy(t, name)
 		}
-		flow(t, enough)
+		flow(t)
 	}
 	f := front{websocket: "ws://edge-1:8080/v1/ws"}
 	underLoad(t, s, f, []string{"ws://edge-0:8080/v1/ws", f.websocket}, []string{"publish-0:9090", "publish-1:9090"}, func() {
-		flow(t, enough)
+		flow(t)
 		s.newPasswords(t)
 		run(certificates...)
 		for _, step := range authority {
@@ -69,13 +69,13 @@ func TestRotation(t *testing.T) {
 		// Who starts anew has only what is new, to others and to each other.
 		for _, name := range nodes {
 			s.restartNATS(t, name)
-			flow(t, enough)
+			flow(t)
 		}
 		for _, name := range []string{"edge-0", "publish-0"} {
 			s.running[name].Stop()
 			s.startRole(t, name)
 			s.ready(t, name)
-			flow(t, enough)
+			flow(t)
 		}
 	})
 	for _, name := range nodes {
@@ -96,7 +96,7 @@ func (s *system) newPasswords(t *testing.T) {
 				write(t, filepath.Join(s.dir, user+".password"), "new-password-of-"+user)
 			}
 		}
-		flow(t, enough)
+		flow(t)
 	}
 }
 
