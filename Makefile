@@ -161,7 +161,7 @@ image: bin/buildctl bin/buildkitd ## Build the image from its Dockerfile by Buil
 	@$(STEP) 'image' $(GO) -C tools/deployments test -run '^$$' -bench '^BenchmarkImage$$' -benchtime 1x -timeout 30m .
 
 .PHONY: compose
-compose: bin/carillon bin/nats-server bin/jaeger bin/otelcol bin/prometheus bin/docker/dockerd ## Run deployments/compose in a real Docker engine, made here of its modules; root (its first build takes minutes)
+compose: bin/carillon bin/nats-server bin/prometheus-nats-exporter bin/jaeger bin/otelcol bin/prometheus bin/docker/dockerd ## Run deployments/compose in a real Docker engine, made here of its modules; root (its first build takes minutes)
 	@$(STEP) 'programs' tools/deps debootstrap iptables nftables
 	@$(STEP) 'compose' $(GO) -C tools/docker test -count=1 -timeout 20m ./...
 	@$(STEP) 'go mod tidy (docker)' $(GO) -C tools/docker mod tidy -diff

@@ -27,6 +27,7 @@ var others = map[string][]string{
 	"jaegertracing/":               {"jaeger"},
 	"otel/opentelemetry-collector": {"otelcol"},
 	"prom/prometheus":              {"prometheus"},
+	"natsio/":                      {"prometheus-nats-exporter"},
 }
 
 const (
@@ -107,7 +108,7 @@ func (e *engine) loadImages() {
 	}
 	files := filepath.Join(e.t.TempDir(), "files")
 	must(e.t, here(e.t, "debootstrap", "--variant=minbase", "--include=nginx-light,wget", "bookworm", files))
-	for _, program := range []string{"nats-server", "jaeger", "otelcol", "prometheus"} {
+	for _, program := range []string{"nats-server", "prometheus-nats-exporter", "jaeger", "otelcol", "prometheus"} {
 		must(e.t, here(e.t, "cp", filepath.Join(root, "bin", program), filepath.Join(files, "usr/local/bin")))
 	}
 	e.importFiles(files, standInImage)
@@ -312,7 +313,7 @@ func (p *project) observed() {
 			}
 		}
 		err := json.Unmarshal([]byte(must(p.t, p.command("curl", "-fsS", "http://127.0.0.1:9091/api/v1/targets"))), &answer)
-		if len(answer.Data.ActiveTargets) < 7 {
+		if len(answer.Data.ActiveTargets) < 10 {
 			err = errors.Join(err, fmt.Errorf("%d targets", len(answer.Data.ActiveTargets)))
 		}
 		for _, target := range answer.Data.ActiveTargets {
