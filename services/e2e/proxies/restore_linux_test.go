@@ -89,32 +89,7 @@ func TestRestore(t *testing.T) {
 		before[channel] = say(channel, `"lost"`)
 	}
 
-	for _, name := range slices.Backward(roles) {
-		s.running[name].Stop()
-	}
-	for _, name := range nodes {
-		s.running[name].Kill()
-	}
-	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range nodes {
-		s.startNATS(t, name, cluster)
-	}
-	for _, name := range nodes {
-		s.natsHealthy(t, name)
-	}
-	shell(b.restore)
-	shell(b.epoch)
-	for _, name := range nodes {
-		s.natsHealthy(t, name) // it has what was restored
-	}
-	for _, name := range roles {
-		s.startRole(t, name)
-	}
-	for _, name := range roles {
-		s.ready(t, name)
-	}
+	s.loseAndRestore(t, cluster, func() { shell(b.restore); shell(b.epoch) })
 
 	alice := here.connect(t, s, "alice", "")
 	for _, channel := range channels {
@@ -145,6 +120,37 @@ func TestRestore(t *testing.T) {
 		if want := []string{`"kept"`, `"new"`, `"last"`}; fmt.Sprint(texts) != fmt.Sprint(want) {
 			t.Errorf("%s has %v, want %v", channel, texts, want)
 		}
+	}
+}
+
+// loseAndRestore stops all roles, takes the disks of the cluster away, and starts everything
+// again, with what restores it between NATS and the roles.
+func (s *system) loseAndRestore(t *testing.T, cluster string, restore func()) {
+	t.Helper()
+	for _, name := range slices.Backward(roles) {
+		s.running[name].Stop()
+	}
+	for _, name := range nodes {
+		s.running[name].Kill()
+	}
+	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range nodes {
+		s.startNATS(t, name, cluster)
+	}
+	for _, name := range nodes {
+		s.natsHealthy(t, name)
+	}
+	restore()
+	for _, name := range nodes {
+		s.natsHealthy(t, name) // it has what was restored
+	}
+	for _, name := range roles {
+		s.startRole(t, name)
+	}
+	for _, name := range roles {
+		s.ready(t, name)
 	}
 }
 
