@@ -94,7 +94,9 @@ type Options struct {
 	Namespaces  namespace.Set
 	Limits      Limits
 	Credentials Credentials
-	// Ready, if not nil, is waited for at each handshake, which is refused where it fails.
+	// Ready, if not nil, is asked at each handshake, which is refused where it fails. It may
+	// wait for as long as ctx, which ends 2 s after the edge was made: from then on it has
+	// ended when Ready is called.
 	Ready func(ctx context.Context) error
 	// TrustedProxies are believed about a client's address in X-Forwarded-For; nil: nobody.
 	TrustedProxies []netip.Prefix
@@ -124,6 +126,7 @@ type Options struct {
 // Edge serves WebSockets. Its methods may be called concurrently.
 type Edge struct {
 	options     Options
+	made        time.Time
 	hub         *hub
 	audiences   *audiences
 	codecs      []*codec
@@ -151,7 +154,7 @@ type Edge struct {
 // New makes an edge.
 func New(options Options) (*Edge, error) {
 	e := &Edge{
-		options: options, codecs: newCodecs(), sessions: map[*session]struct{}{},
+		options: options, made: time.Now(), codecs: newCodecs(), sessions: map[*session]struct{}{},
 		dues: newDues(), index: newIndex(), revocations: newRevocations(options.Logger), rechecks: newRechecks(), refusals: newRefusals(), toil: newToil(),
 	}
 	if e.options.Ready == nil {

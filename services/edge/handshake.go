@@ -128,11 +128,12 @@ func (e *Edge) letIn(r *http.Request, from netip.Addr) *fault.Error {
 	return e.gate.knock(countedAs(from)) // also a browser's: an upgrade would cost what is short
 }
 
-// readyTimeout is how long a handshake waits for an edge that has just been started.
+// readyTimeout is for how long after its start handshakes wait for an edge. From then on
+// they are refused at once: another may have them, and what is missing may stay away.
 const readyTimeout = 2 * time.Second
 
 func (e *Edge) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	ctx, cancel := context.WithDeadline(ctx, e.made.Add(readyTimeout))
 	defer cancel()
 	return e.options.Ready(ctx)
 }

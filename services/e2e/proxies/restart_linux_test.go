@@ -204,8 +204,16 @@ func unready(t *testing.T, s *system, f front) {
 	})
 	before := connections(t)[1]
 	const many = 20
+	began, slowest := time.Now(), time.Duration(0)
 	for i := range many {
+		came := time.Now()
 		f.connect(t, s, fmt.Sprint("late", i), "")
+		slowest = max(slowest, time.Since(came))
+	}
+	took := time.Since(began)
+	t.Logf("%d connects beside an edge that is not ready: %v, the slowest %v", many, took.Round(time.Millisecond), slowest.Round(time.Millisecond))
+	if took > many*time.Second/2 { // alone each takes some milliseconds; one that waited for that edge, two seconds
+		t.Errorf("they took %v", took)
 	}
 	if after := connections(t)[1]; after-before != many {
 		t.Errorf("the other edge has got %.0f of %d", after-before, many)

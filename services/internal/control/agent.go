@@ -66,14 +66,13 @@ func (a *Agent) hasCaughtUp() bool {
 	}
 }
 
-// Await waits until CaughtUp returns nil, or ctx ends.
+// Await waits until CaughtUp returns nil, or ctx ends; it is nil where both are so.
 func (a *Agent) Await(ctx context.Context) error {
 	select {
 	case <-a.caughtUp:
-		return nil
 	case <-ctx.Done():
-		return errBehind
 	}
+	return a.CaughtUp()
 }
 
 // Run follows the log until ctx ends, and then says goodbye, so that nobody waits for

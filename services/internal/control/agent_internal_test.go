@@ -200,3 +200,20 @@ func (l *told) Tell(topic string, text []byte) error {
 	l.topics, l.texts = append(l.topics, topic), append(l.texts, string(text))
 	return nil
 }
+
+// Who asks without time to wait is told what is so.
+func TestAwaitWithoutTime(t *testing.T) {
+	t.Parallel()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	a := NewAgent(AgentOptions{})
+	if err := a.Await(ended); !errors.Is(err, errBehind) {
+		t.Errorf("behind: %v", err)
+	}
+	close(a.caughtUp)
+	for range 100 { // both are ready, and which select takes is chance
+		if err := a.Await(ended); err != nil {
+			t.Fatalf("caught up: %v", err)
+		}
+	}
+}
