@@ -32,34 +32,30 @@ func (p *process) openAuthorizer() error {
 		}
 		return conn, err
 	}
-	all, err := open(addresses...)
-	if err != nil {
-		return err
-	}
-	asks := grpc.ClientConnInterface(all)
+	var asks []grpc.ClientConnInterface
 	p.authorities = map[string]grpc.ClientConnInterface{}
-	switch len(addresses) {
-	case 0: // docs/adr/0017
-		asks = p.authorizes.Direct(all, p.roleKey.Identity())
-		p.authorities["in this process"] = all
-	case 1:
-		p.authorities[addresses[0]] = all
-	default: // each tells of its own rules
-		for _, address := range addresses {
-			if p.authorities[address], err = open(address); err != nil {
-				return err
-			}
+	for _, address := range addresses { // each answers for itself, and tells of its own rules
+		conn, err := open(address)
+		if err != nil {
+			return err
 		}
+		p.authorities[address], asks = conn, append(asks, conn)
 	}
-	p.authorizer = authorization.New(asks)
-	if len(addresses) > 1 {
-		p.authorizer.Replicated()
+	if len(addresses) == 0 { // docs/adr/0017
+		conn, err := open()
+		if err != nil {
+			return err
+		}
+		p.authorities["in this process"], asks = conn, append(asks, p.authorizes.Direct(conn, p.roleKey.Identity()))
 	}
+	p.authorizer = authorization.New(asks...)
 	return p.authorizer.Observe(p.tracer, p.meter)
 }
 
 func (p *process) dialAuthorization(addresses ...string) (*grpc.ClientConn, error) {
-	return p.dial(addresses, p.roleKey.Credentials(), "authorization.tls", p.config.Authorization.TLS, rpc.Traced(p.tracer))
+	return p.dial(addresses, p.roleKey.Credentials(), "authorization.tls", p.config.Authorization.TLS, rpc.Traced(p.tracer), func(c *rpc.Connecting) {
+		c.Afresh = len(p.config.Authorization.Addresses) > 1 // each is one server
+	})
 }
 
 // watchRules follows the rules of those who decide, once there is an edge to tell.

@@ -14,8 +14,6 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
 	"github.com/carillon-rt/carillon/services/internal/channel"
@@ -30,7 +28,7 @@ const (
 	cacheSize = 65_536
 	// maxChecks is how many checks one request may hold.
 	maxChecks = 256
-	// askTimeout bounds one request with its second attempt.
+	// askTimeout bounds one request with all its attempts.
 	askTimeout = 2 * time.Second
 )
 
@@ -68,9 +66,7 @@ type Decision struct {
 
 // Client asks an authorization service. It is safe for concurrent use.
 type Client struct {
-	service authzv1.AuthorizationServiceClient
-	// patience is how long the first of two attempts is waited for; 0: to the end.
-	patience time.Duration
+	replicas *replicas
 	cache    *lru.Cache[key, answer]
 	// generation counts the times that all answers were forgotten.
 	generation atomic.Uint64
@@ -98,20 +94,16 @@ type answer struct {
 	expires  time.Time
 }
 
-// New returns a Client that asks over a connection, which stays the caller's.
-func New(conn grpc.ClientConnInterface) *Client {
+// New returns a Client that asks over connections, each to one replica of the service,
+// which stay the caller's. One that says nothing, since its host is gone without a word,
+// costs a question 0.1 s: then another is asked beside it.
+func New(conns ...grpc.ClientConnInterface) *Client {
 	cache, err := lru.New[key, answer](cacheSize)
 	if err != nil { // only for a size below 1
 		panic(fmt.Sprintf("authorization: %v", err))
 	}
-	return &Client{service: authzv1.NewAuthorizationServiceClient(conn), cache: cache}
+	return &Client{replicas: newReplicas(conns), cache: cache}
 }
-
-// Replicated says that several replicas answer over the connection, in turn: one that
-// says nothing, since its host is gone without a word, is given half of the time, and
-// whose turn it is then the rest: beside other questions that may be the same one again.
-// gRPC takes up to 15 s to notice. It is called before the first Check.
-func (c *Client) Replicated() { c.patience = askTimeout / 2 }
 
 // Check returns a decision for each check, in their order. What is not remembered is
 // asked in one request (256 checks each). It blocks for 2 s a request at most. Its
@@ -196,10 +188,9 @@ func (c *Client) request(ctx context.Context, s *Subject, checks []Check) ([]Dec
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	asked, generation := time.Now(), c.generation.Load() // before the answer was made, so that it is not kept too long
-	res, err := c.attempt(ctx, req)
-	late := status.Code(err) == codes.DeadlineExceeded && ctx.Err() == nil
-	if late || status.Code(err) == codes.Unavailable { // asking changes nothing, and another replica may answer
-		res, err = c.service.CheckPermissions(ctx, req)
+	res, hedged, err := c.replicas.ask(ctx, req)
+	if hedged {
+		c.metrics.hedged(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -215,16 +206,6 @@ func (c *Client) request(ctx context.Context, s *Subject, checks []Check) ([]Dec
 		}
 	}
 	return decisions, nil
-}
-
-// attempt is the first of two.
-func (c *Client) attempt(ctx context.Context, req *authzv1.CheckPermissionsRequest) (*authzv1.CheckPermissionsResponse, error) {
-	if c.patience > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.patience)
-		defer cancel()
-	}
-	return c.service.CheckPermissions(ctx, req)
 }
 
 func decisionOf(d *authzv1.Decision) Decision {

@@ -225,53 +225,6 @@ func TestUnavailable(t *testing.T) {
 	})
 }
 
-// inTurn asks one connection after the other, as round robin does.
-type inTurn struct {
-	grpc.ClientConnInterface
-
-	conns []grpc.ClientConnInterface
-	asked int
-}
-
-func (c *inTurn) Invoke(ctx context.Context, method string, request, answer any, options ...grpc.CallOption) error {
-	conn := c.conns[c.asked%len(c.conns)]
-	c.asked++
-	return conn.Invoke(ctx, method, request, answer, options...)
-}
-
-// A replica whose host is gone without a word costs half of the time, and not the answer.
-func TestAReplicaThatSaysNothing(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name    string
-		silent  [2]bool
-		ok      bool
-		lasting time.Duration
-	}{
-		{"none", [2]bool{false, false}, true, 0},
-		{"the first", [2]bool{true, false}, true, askTimeout / 2},
-		{"both", [2]bool{true, true}, false, askTimeout},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				conns := &inTurn{}
-				for _, silent := range c.silent {
-					conns.conns = append(conns.conns, dial(t, &service{hangs: silent}))
-				}
-				cl := New(conns)
-				cl.Replicated()
-				started := time.Now()
-				_, err := cl.Check(t.Context(), subject("ann", "chat.a"), subscribe("chat.a"))
-				checkUnavailable(t, err, c.ok)
-				if took := time.Since(started); took != c.lasting {
-					t.Errorf("took %v, want %v", took, c.lasting)
-				}
-			})
-		})
-	}
-}
-
 func checkUnavailable(t *testing.T, err error, ok bool) {
 	t.Helper()
 	if ok {

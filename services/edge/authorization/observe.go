@@ -23,20 +23,22 @@ func (c *Client) Observe(tracer *tracing.Tracer, meter metric.Meter) error {
 	duration, err2 := meter.Float64Histogram("carillon.authorization.duration", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5),
 		metric.WithDescription("Time that an authorization service took to answer what was not remembered."))
-	if err := errors.Join(err1, err2); err != nil {
+	hedges, err3 := meter.Int64Counter("carillon.authorization.hedges",
+		metric.WithDescription("Requests for which a second replica was asked, since the first had said nothing for 0.1 s."))
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
 	of := func(outcome string) []metric.AddOption {
 		return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", outcome)))}
 	}
 	c.tracer = tracer
-	c.metrics = &metrics{checks: checks, duration: duration, allowed: of("allowed"), denied: of("denied"), failed: of("error")}
+	c.metrics = &metrics{checks: checks, duration: duration, hedges: hedges, allowed: of("allowed"), denied: of("denied"), failed: of("error")}
 	return nil
 }
 
 // metrics are a client's instruments, with their labels made once. Nil measures nothing.
 type metrics struct {
-	checks                  metric.Int64Counter
+	checks, hedges          metric.Int64Counter
 	duration                metric.Float64Histogram
 	allowed, denied, failed []metric.AddOption
 }
@@ -62,6 +64,12 @@ func (m *metrics) decided(ctx context.Context, decisions []Decision) {
 func (m *metrics) undecided(ctx context.Context, checks int) {
 	if m != nil {
 		m.checks.Add(ctx, int64(checks), m.failed...)
+	}
+}
+
+func (m *metrics) hedged(ctx context.Context) {
+	if m != nil {
+		m.hedges.Add(ctx, 1)
 	}
 }
 

@@ -21,9 +21,9 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
-// replica is an AuthorizationService that tells versions, or ends the stream where one
+// teller is an AuthorizationService that tells versions, or ends the stream where one
 // is "end". What it allows is settable.
-type replica struct {
+type teller struct {
 	authzv1.UnimplementedAuthorizationServiceServer
 	versions chan string
 
@@ -33,7 +33,7 @@ type replica struct {
 	release chan struct{} // which then waits for one
 }
 
-func (r *replica) CheckPermissions(_ context.Context, req *authzv1.CheckPermissionsRequest) (*authzv1.CheckPermissionsResponse, error) {
+func (r *teller) CheckPermissions(_ context.Context, req *authzv1.CheckPermissionsRequest) (*authzv1.CheckPermissionsResponse, error) {
 	r.mu.Lock()
 	allowed, entered, release := r.allowed, r.entered, r.release
 	r.mu.Unlock()
@@ -48,7 +48,7 @@ func (r *replica) CheckPermissions(_ context.Context, req *authzv1.CheckPermissi
 	return res, nil
 }
 
-func (r *replica) WatchPolicy(_ *authzv1.WatchPolicyRequest, stream grpc.ServerStreamingServer[authzv1.WatchPolicyResponse]) error {
+func (r *teller) WatchPolicy(_ *authzv1.WatchPolicyRequest, stream grpc.ServerStreamingServer[authzv1.WatchPolicyResponse]) error {
 	for {
 		select {
 		case version := <-r.versions:
@@ -64,21 +64,21 @@ func (r *replica) WatchPolicy(_ *authzv1.WatchPolicyRequest, stream grpc.ServerS
 	}
 }
 
-func (r *replica) set(allowed bool, entered, release chan struct{}) {
+func (r *teller) set(allowed bool, entered, release chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.allowed, r.entered, r.release = allowed, entered, release
 }
 
 // dial returns a connection to a real server of a service.
-func dial(t *testing.T, s authzv1.AuthorizationServiceServer) *grpc.ClientConn {
+func dial(t *testing.T, s authzv1.AuthorizationServiceServer, options ...rpc.Option) *grpc.ClientConn {
 	t.Helper()
 	memory := rpc.NewMemory()
 	server := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	authzv1.RegisterAuthorizationServiceServer(server, s)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(memory) })
-	conn, err := memory.Dial(nil)
+	conn, err := memory.Dial(nil, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func watching(t *testing.T, c *Client, conns map[string]grpc.ClientConnInterface
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, b := &replica{versions: make(chan string)}, &replica{versions: make(chan string)}
+		a, b := &teller{versions: make(chan string)}, &teller{versions: make(chan string)}
 		conn := dial(t, a)
 		c := New(conn)
 		changes := watching(t, c, map[string]grpc.ClientConnInterface{"a": conn, "b": dial(t, b)})
@@ -141,7 +141,7 @@ func TestVersions(t *testing.T) {
 func TestAChangeOfTheRulesForgetsEveryAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, b := &replica{versions: make(chan string), allowed: true}, &replica{versions: make(chan string)}
+		a, b := &teller{versions: make(chan string), allowed: true}, &teller{versions: make(chan string)}
 		conn := dial(t, a)
 		c := New(conn)
 		changes := watching(t, c, map[string]grpc.ClientConnInterface{"a": conn, "b": dial(t, b)})
@@ -187,7 +187,7 @@ func TestAnAnswerFromBeforeAChangeIsNotKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		entered, release := make(chan struct{}), make(chan struct{})
-		s := &replica{versions: make(chan string), allowed: true, entered: entered, release: release}
+		s := &teller{versions: make(chan string), allowed: true, entered: entered, release: release}
 		conn := dial(t, s)
 		c := New(conn)
 		changes := watching(t, c, map[string]grpc.ClientConnInterface{"a": conn})
@@ -231,7 +231,7 @@ func TestAServiceThatDoesNotTell(t *testing.T) {
 func TestAServiceThatTellsLater(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &replica{versions: make(chan string), allowed: true}
+		s := &teller{versions: make(chan string), allowed: true}
 		counted := &counting{ClientConnInterface: dial(t, s)}
 		counted.refuse.Store(int32(codes.Unimplemented))
 		c := New(counted)
@@ -254,7 +254,7 @@ func TestAServiceThatTellsLater(t *testing.T) {
 func TestAnAbsentReplicaIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		counted := &counting{ClientConnInterface: dial(t, &replica{})}
+		counted := &counting{ClientConnInterface: dial(t, &teller{})}
 		counted.refuse.Store(int32(codes.Unavailable))
 		watching(t, New(counted), map[string]grpc.ClientConnInterface{"a": counted})
 		time.Sleep(time.Minute)
