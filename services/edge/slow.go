@@ -63,6 +63,7 @@ type behind struct {
 	purged message.Offset // up to here a purge has taken it away; 0: none has
 	lost   bool           // there is something beside latest
 	latest frame.Message  // as the others were sent it; of no message if there is none
+	traced bool           // there may be a span of its telling, however often that is tried
 }
 
 // add makes an event one of those that were not sent.
@@ -195,7 +196,7 @@ func (sub *subscription) tellBehind() (done bool, room int) {
 	events := sub.behind.told(t, sub.policy, time.Now())
 	for i := range events {
 		if latest, ok := events[i].(frame.Message); ok {
-			events[i], span = s.edge.spans.belated(latest)
+			events[i], span = s.edge.spans.belated(latest, sub.behind)
 		}
 		frames = append(frames, s.codec.build(0, events[i])...)
 	}

@@ -219,15 +219,16 @@ func endDelivery(span *tracing.Span, m *message.Message, recipients, slow int) {
 }
 
 // belated is the latest message of a channel as a client gets it that was too slow for it
-// before, and the span of that: a part of the delivery that it was left out of.
-func (p *spans) belated(m frame.Message) (frame.Message, tracing.Span) {
+// before, and the span of that, if it is sent: a part of the delivery that it was left out of.
+func (p *spans) belated(m frame.Message, b *behind) (frame.Message, tracing.Span) {
 	if m.Traceparent == "" || p.tracer.Off() {
 		return m, tracing.Span{}
 	}
 	delivery := tracing.Parse(m.Traceparent)
-	if !delivery.Sampled() || !p.late.Allow() {
+	if !delivery.Sampled() || !b.traced && !p.late.Allow() {
 		return m, tracing.Span{}
 	}
+	b.traced = true
 	span := p.tracer.Start(delivery)
 	inside := span.Context()
 	m.Traceparent = inside.Traceparent()

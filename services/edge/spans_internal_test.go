@@ -17,6 +17,7 @@ import (
 	"github.com/carillon-rt/carillon/services/internal/namespace"
 	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 	"github.com/carillon-rt/carillon/services/internal/tracing"
+	"github.com/carillon-rt/carillon/services/internal/tracing/tracingtest"
 )
 
 // Where tracing is off, or a message is in no trace, nothing is allocated for it.
@@ -103,5 +104,25 @@ func TestLatencyHasExemplars(t *testing.T) {
 	}
 	if len(traces) != 1 || traces[0] != inside.TraceID() {
 		t.Errorf("exemplars of the traces %v", traces)
+	}
+}
+
+// What a slow client is given after all has one span, however often it is tried.
+func TestFailedTriesCostNoSpans(t *testing.T) {
+	t.Parallel()
+	tracer, _ := tracingtest.Record(t, 1)
+	p := newSpans(tracer, 10)
+	m := frame.Message{Message: &message.Message{Channel: "chat.a", Offset: 1}, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	spans := 0
+	for range maxRecoverySpans / 2 {
+		b := &behind{}
+		for range 5 { // there is no room four times
+			if told, span := p.belated(m, b); told.Traceparent == span.Context().Traceparent() {
+				spans++
+			}
+		}
+	}
+	if spans != 5*(maxRecoverySpans/2) {
+		t.Errorf("%d tries of %d had a span", spans, 5*(maxRecoverySpans/2))
 	}
 }
