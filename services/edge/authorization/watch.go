@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
 // Backoff before another stream, full jitter; a stream that lasted for the greater
@@ -80,7 +81,7 @@ type watcher struct {
 // run opens one stream after the other.
 func (w *watcher) run(ctx context.Context) {
 	w.tells("")
-	failures := 0
+	var outage rpc.Outage
 	for {
 		started := time.Now()
 		err := w.follow(ctx)
@@ -89,16 +90,16 @@ func (w *watcher) run(ctx context.Context) {
 			return
 		}
 		if time.Since(started) >= maxBackoff {
-			failures = 0
+			outage.Over()
 		}
-		wait := minBackoff + rand.N(min(minBackoff<<min(failures, 10), maxBackoff))
+		wait := minBackoff + rand.N(min(minBackoff<<min(outage.Failures(), 10), maxBackoff))
+		level := outage.Failed(err)
 		if status.Code(err) == codes.Unimplemented {
 			w.noteSilence()
 			wait = silentPause
 		} else {
-			w.noteEnd(err, failures == 0)
+			w.noteEnd(err, level)
 		}
-		failures++
 		pause := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -117,13 +118,9 @@ func (w *watcher) noteSilence() {
 	w.silent = true
 }
 
-// noteEnd logs that a stream has ended, loudly once an outage.
-func (w *watcher) noteEnd(err error, first bool) {
+// noteEnd logs that a stream has ended.
+func (w *watcher) noteEnd(err error, level slog.Level) {
 	w.silent = false
-	level := slog.LevelDebug
-	if first {
-		level = slog.LevelWarn
-	}
 	w.logger.Log(context.Background(), level, "the authorization service is not watched: the stream ended", "error", err)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	presencev1 "github.com/carillon-rt/carillon/gen/carillon/presence/v1"
 	"github.com/carillon-rt/carillon/services/internal/channel"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
 const (
@@ -94,22 +95,17 @@ func (r *replica) redial(silent *grpc.ClientConn) {
 
 // run opens one stream after the other until ctx ends.
 func (r *replica) run(ctx context.Context) {
-	failures := 0
+	var outage rpc.Outage
 	for {
-		reported, err := r.report(ctx, failures > 0)
+		reported, err := r.report(ctx, outage.Failures() > 0)
 		if ctx.Err() != nil {
 			return
 		}
 		if reported {
-			failures = 0
+			outage.Over()
 		}
-		level := slog.LevelDebug
-		if failures == 0 { // once an outage
-			level = slog.LevelWarn
-		}
-		r.logger.Log(ctx, level, "presence is not told: the stream ended", "error", err)
-		pause := pauseAfter(failures)
-		failures++
+		pause := pauseAfter(outage.Failures())
+		r.logger.Log(ctx, outage.Failed(err), "presence is not told: the stream ended", "error", err)
 		select {
 		case <-ctx.Done():
 			return

@@ -170,7 +170,9 @@ func (c *call) finish(panicked any, err error) error {
 	case codes.Internal, codes.Unknown, codes.DataLoss:
 		level = slog.LevelError
 	case codes.Unavailable:
-		level = slog.LevelWarn
+		if answer.reason != fault.Draining { // that is by plan
+			level = slog.LevelWarn
+		}
 	case codes.Canceled:
 		level = slog.LevelDebug
 	}

@@ -39,6 +39,7 @@ func presence() dashboard {
 				}},
 				{title: "Asked", description: "Requests to an authorization service a second; the other questions were answered from memory.", unit: perSecond, queries: []query{
 					{"requests", `sum(rate(carillon_authorization_duration_seconds_count{$of}[$__rate_interval]))`},
+					{"of two replicas, since one was silent", `sum(rate(carillon_authorization_hedges_total{$of}[$__rate_interval]))`},
 				}},
 				{title: "Time to an answer", description: "What an authorization service took to answer. The dots are traces.", unit: seconds, queries: quantiles("carillon_authorization_duration_seconds", "", "")},
 			}},
