@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
@@ -22,8 +21,8 @@ func (p *process) loadKeys() error {
 	if p.clientTokens, err = verifierOf(c.Auth, auth.ForClients, load); err != nil {
 		return err
 	}
-	if p.roleKey, err = roleKey(c.Auth.RolesSecret, load); err != nil {
-		return err
+	if p.roleKey, err = auth.LoadRoleKey(c.Auth.RolesSecret, c.Auth.PreviousRolesSecret, load); err != nil {
+		return fmt.Errorf("auth.roles_secret: %w", err)
 	}
 	var followed []*auth.Verifier
 	follow := func(name string, v *auth.Verifier) {
@@ -39,6 +38,10 @@ func (p *process) loadKeys() error {
 	if p.has(config.PublishRole) || p.has(config.PresenceRole) || p.has(config.EdgeRole) && p.hasConsole() {
 		follow("keys of callers", p.callerTokens)
 	}
+	p.parts.Start("key of roles", func(ctx context.Context) error {
+		p.roleKey.Run(ctx, p.logger)
+		return nil
+	})
 	return observeKeys(p.meter, followed...)
 }
 
@@ -49,17 +52,4 @@ func verifierOf(c config.Auth, kind auth.Kind, load auth.Load) (*auth.Verifier, 
 		reserved = append(reserved, c.Anonymous.UserPrefix)
 	}
 	return auth.NewVerifier(kind, c.Issuers, load, reserved...)
-}
-
-func roleKey(from auth.Secret, load auth.Load) (*auth.RoleKey, error) {
-	secret := make([]byte, auth.MinSecretBytes)
-	if from.IsZero() {
-		_, _ = rand.Read(secret) // nobody else needs to know it; never fails
-		return auth.NewRoleKey(secret)
-	}
-	secret, err := load(from)
-	if err != nil {
-		return nil, fmt.Errorf("auth.roles_secret: %w", err)
-	}
-	return auth.NewRoleKey(secret)
 }

@@ -61,6 +61,13 @@ func (p *process) watchConfiguration(context.Context) error {
 func (p *process) reload(before, now *config.Config) error {
 	changed := config.Differences(before, now)
 	issuers := func(path string) bool { return path == "auth.issuers" }
+	rolesSecret := func(path string) bool {
+		return strings.HasPrefix(path, "auth.roles_secret.") || strings.HasPrefix(path, "auth.previous_roles_secret.")
+	}
+	takeRoles, err := p.roleKey.Reload(now.Auth.RolesSecret, now.Auth.PreviousRolesSecret)
+	if err != nil {
+		return fmt.Errorf("roles' secret: %w", err)
+	}
 	var applied []string
 	for _, part := range []struct {
 		what    string
@@ -68,6 +75,10 @@ func (p *process) reload(before, now *config.Config) error {
 		replace func() error
 	}{
 		{"issuers", issuers, func() error { return auth.Replace(now.Auth.Issuers, p.clientTokens, p.callerTokens) }},
+		{"roles' secret", rolesSecret, func() error {
+			takeRoles()
+			return nil
+		}},
 		// Callers are known by the names of issuers, so they follow them.
 		{"callers", func(path string) bool { return path == "callers" || issuers(path) }, func() error {
 			return p.callers.Replace(now.Callers, now.Auth.Issuers...)

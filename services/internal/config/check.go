@@ -24,9 +24,15 @@ func (c *Config) check(r *report, command Command, load auth.Load) {
 			}
 		}
 	}
-	if !c.Auth.RolesSecret.IsZero() {
-		if _, err := auth.LoadHMAC(c.Auth.RolesSecret, load); err != nil {
-			r.addAll("auth.roles_secret", []string{err.Error()})
+	for _, s := range []struct {
+		path   string
+		secret auth.Secret
+	}{{"auth.roles_secret", c.Auth.RolesSecret}, {"auth.previous_roles_secret", c.Auth.PreviousRolesSecret}} {
+		if s.secret.IsZero() {
+			continue
+		}
+		if _, err := auth.LoadHMAC(s.secret, load); err != nil {
+			r.addAll(s.path, []string{err.Error()})
 		}
 	}
 	c.checkBounds(r)
@@ -67,6 +73,7 @@ func (c *Config) checkTogether(r *report) {
 	}
 	require(c.NATS.User == "" == c.NATS.Password.IsZero(), "nats.user", "is for nats.password, and the other way round")
 	require(c.NATS.User == "" || c.NATS.Credentials == "", "nats.credentials", "is given, and nats.user too")
+	require(c.Auth.PreviousRolesSecret.IsZero() || !c.Auth.RolesSecret.IsZero(), "auth.previous_roles_secret", "is for auth.roles_secret, which is not given")
 	t := &c.Telemetry
 	require(t.Headers.IsZero() || t.Endpoint != "", "telemetry.headers", "needs telemetry.endpoint")
 	require(t.TLS == ClientTLS{} || strings.HasPrefix(t.Endpoint, "https://"), "telemetry.tls", "needs a telemetry.endpoint that begins with https://")

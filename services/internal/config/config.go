@@ -177,8 +177,10 @@ type Console struct {
 type Auth struct {
 	Issuers []auth.Issuer `yaml:"issuers" help:"Issuers of tokens. An issuer is for clients or for callers, and has a secret, a public key or a jwks_url."`
 	// RolesSecret is zero if roles need not talk across processes.
-	RolesSecret auth.Secret    `yaml:"roles_secret" help:"The secret that edges and presence share, at least 32 bytes."`
-	Anonymous   auth.Anonymous `yaml:"anonymous" help:"Clients without a token."`
+	RolesSecret auth.Secret `yaml:"roles_secret" help:"The secret that edges and presence share, at least 32 bytes."`
+	// PreviousRolesSecret lets roles through that do not sign with the present one yet, or any more.
+	PreviousRolesSecret auth.Secret    `yaml:"previous_roles_secret" help:"Another secret whose tokens are good too, and with which nothing is signed, for a rotation."`
+	Anonymous           auth.Anonymous `yaml:"anonymous" help:"Clients without a token."`
 }
 
 // Command is what a configuration is for; each requires other options.

@@ -57,6 +57,8 @@ func NeedRestart(command Command, paths []string) []string {
 		switch {
 		case path == "auth.issuers" || path == "callers" || path == "log.level":
 			return true
+		case strings.HasPrefix(path, "auth.roles_secret.") || strings.HasPrefix(path, "auth.previous_roles_secret."):
+			return true
 		case strings.HasPrefix(path, "namespaces["):
 			return strings.HasSuffix(path, "].rules")
 		default:

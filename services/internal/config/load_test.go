@@ -235,7 +235,12 @@ func TestEveryOption(t *testing.T) {
 				common.env["CARILLON_TELEMETRY_ENDPOINT"] = "https://collector:4317"
 			case "nats.user":
 				common.env["CARILLON_NATS_PASSWORD_ENV"] = "TEXT0"
-			case "auth.roles_secret.file":
+			case "auth.previous_roles_secret.env":
+				common.env["CARILLON_AUTH_ROLES_SECRET_ENV"] = "TEXT0"
+			case "auth.roles_secret.file", "auth.previous_roles_secret.file":
+				if o.Path != "auth.roles_secret.file" {
+					common.env["CARILLON_AUTH_ROLES_SECRET_ENV"] = "TEXT0"
+				}
 				for i := range texts {
 					texts[i] = filepath.Join(t.TempDir(), "key")
 					if err := os.WriteFile(texts[i], []byte(secret), 0o600); err != nil {

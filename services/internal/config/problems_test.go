@@ -62,6 +62,7 @@ func TestProblemsOfTheFile(t *testing.T) {
 		"secret as text":      {"auth: {roles_secret: topsecret}", []string{"auth.roles_secret: must be a mapping, of env, file"}},
 		"secret twice":        {"auth: {roles_secret: {env: GOOD, file: x}}", []string{"auth.roles_secret: gives env and file; it takes one"}},
 		"secret short":        {"auth: {roles_secret: {env: SHORT}}", []string{"auth.roles_secret: has 9 bytes; it needs at least 32"}},
+		"previous secret":     {"auth: {previous_roles_secret: {env: SHORT}}", []string{"auth.previous_roles_secret: has 9 bytes; it needs at least 32", "auth.previous_roles_secret: is for auth.roles_secret, which is not given"}},
 		"callers":             {"callers: [{name: a, publish: [bare]}, {name: a}]", []string{`callers[0].publish[0]: pattern "bare"`, `callers[1].name: there is already a caller "a"`}},
 		"namespace":           {"namespaces: [{name: A, history: {max_age: 1ms}, ephemeral: true}]", []string{`namespaces[0].name: "A"`, "namespaces[0]: says both history and ephemeral: true", "namespaces[0].history.max_age: 1ms is less than 1s"}},
 		"namespace twice":     {"namespaces: [{name: a, ephemeral: true}, {name: a, ephemeral: true}]", []string{`namespaces[1].name: "a" is also the name of [0]`}},
