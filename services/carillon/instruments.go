@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/carillon-rt/carillon/services/internal/auth"
+	"github.com/carillon-rt/carillon/services/internal/rpc"
 	"github.com/carillon-rt/carillon/services/internal/stream"
 )
 
@@ -110,6 +111,27 @@ func observeKeys(meter metric.Meter, verifiers ...*auth.Verifier) error {
 			}
 			return nil
 		}))
+	return err
+}
+
+// observeBounded makes the instruments of listeners that have a bound.
+func observeBounded(meter metric.Meter, bounded map[string]*rpc.Bounded) error {
+	open, err1 := meter.Int64ObservableGauge("carillon.listener.connections",
+		metric.WithDescription("Open connections of a listener for callers, by its name: publish, publish.http, presence."))
+	refused, err2 := meter.Int64ObservableCounter("carillon.listener.refused",
+		metric.WithDescription("Connections that a listener for callers has closed at once, since it had as many as it may."))
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for name, b := range bounded {
+			now, gone := b.Connections()
+			of := metric.WithAttributes(attribute.String("listener", name))
+			o.ObserveInt64(open, now, of)
+			o.ObserveInt64(refused, gone, of)
+		}
+		return nil
+	}, open, refused)
 	return err
 }
 

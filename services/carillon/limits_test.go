@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"reflect"
 	"slices"
 	"testing"
@@ -113,5 +115,34 @@ func TestServeBehindProxies(t *testing.T) {
 				t.Errorf("answered %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// Each listener for callers has the bound of its option, and counts.
+func TestListenersForCallersAreBounded(t *testing.T) {
+	t.Parallel()
+	s := serve(t, fmt.Sprintf(servedConfig, "true")+"publish: {max_connections: 1}\npresence: {max_connections: 2}\n")
+	for _, of := range []struct {
+		listener string
+		most     int
+	}{{"publish", 1}, {"publish.http", 1}, {"presence", 2}} {
+		address := s.logs(`msg=listening on=` + of.listener + ` address=(\S+)`)
+		for n := range of.most + 1 {
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			_ = conn.SetReadDeadline(time.Now().Add(patience)) // a connection has one
+			if n < of.most {
+				continue
+			}
+			if read, err := conn.Read(make([]byte, 1)); read > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s: one more is not closed: %d %v", of.listener, read, err)
+			}
+		}
+		s.measures(fmt.Sprintf(`carillon_listener_connections{listener=%q} %d`, of.listener, of.most))
+		s.measures(fmt.Sprintf(`carillon_listener_refused_total{listener=%q} 1`, of.listener))
+		s.logs(`level=WARN msg="connection limit reached: refusing connections" on=` + of.listener + ` limit=` + fmt.Sprint(of.most))
 	}
 }

@@ -44,6 +44,7 @@ type process struct {
 	logger     *slog.Logger
 	parts      *lifecycle.Group
 	listeners  listeners
+	bounded    map[string]*rpc.Bounded // of listeners, by name
 	ops        *ops.Server
 	tracer     *tracing.Tracer // nil: tracing is off
 	level      *slog.LevelVar
@@ -87,6 +88,7 @@ func newProcess(command config.Command, c *config.Config, flags *config.Flags, e
 	return &process{
 		command: command, config: c, flags: flags, env: env, logger: logger, level: level,
 		parts: lifecycle.New(logger), namespaces: namespace.NewSet(c.Namespaces), instance: rand.Text(),
+		bounded: map[string]*rpc.Bounded{},
 	}
 }
 
@@ -183,12 +185,13 @@ func (p *process) listen(ctx context.Context) error {
 		bound   *net.Listener
 		tls     string // the option; empty if there is none
 		files   config.ServerTLS
+		most    int // connections; 0: its server has a bound of its own, or none
 	}{
-		{p.command, "ops", c.Ops.Listen, &p.listeners.ops, p.opsTLS(), c.Ops.TLS},
-		{config.PresenceRole, "presence", c.Presence.Listen, &p.listeners.presence, "presence.tls", c.Presence.TLS},
-		{config.PublishRole, "publish", c.Publish.Listen, &p.listeners.publish, "publish.tls", c.Publish.TLS},
-		{config.PublishRole, "publish.http", c.Publish.HTTPListen, &p.listeners.publishHTTP, "publish.tls", c.Publish.TLS},
-		{config.EdgeRole, "edge", c.Edge.Listen, &p.listeners.edge, "edge.tls", c.Edge.TLS},
+		{p.command, "ops", c.Ops.Listen, &p.listeners.ops, p.opsTLS(), c.Ops.TLS, 0},
+		{config.PresenceRole, "presence", c.Presence.Listen, &p.listeners.presence, "presence.tls", c.Presence.TLS, c.Presence.MaxConnections},
+		{config.PublishRole, "publish", c.Publish.Listen, &p.listeners.publish, "publish.tls", c.Publish.TLS, c.Publish.MaxConnections},
+		{config.PublishRole, "publish.http", c.Publish.HTTPListen, &p.listeners.publishHTTP, "publish.tls", c.Publish.TLS, c.Publish.MaxConnections},
+		{config.EdgeRole, "edge", c.Edge.Listen, &p.listeners.edge, "edge.tls", c.Edge.TLS, 0},
 	} {
 		if !p.has(l.role) {
 			continue
@@ -198,6 +201,11 @@ func (p *process) listen(ctx context.Context) error {
 			return fmt.Errorf("%s cannot listen: %w", l.name, err)
 		}
 		*l.bound = bound
+		if l.most > 0 {
+			b := rpc.NewBounded(bound, l.most, p.logger.With("on", l.name))
+			*l.bound = b
+			p.bounded[l.name] = b
+		}
 		p.parts.OnStop(l.name+" listener", func() error {
 			_ = bound.Close() // closed already if its server ran
 			return nil

@@ -69,7 +69,8 @@ func (p *process) openTelemetry(ctx context.Context) error {
 
 // observe measures the process itself.
 func (p *process) observe() error {
-	return errors.Join(p.ops.Observe(p.meter), observeBuild(p.meter, runningVersion(), string(p.command)), p.certificates.observe(p.meter))
+	return errors.Join(p.ops.Observe(p.meter), observeBuild(p.meter, runningVersion(), string(p.command)), p.certificates.observe(p.meter),
+		observeBounded(p.meter, p.bounded))
 }
 
 func (p *process) newExporter(ctx context.Context) (*telemetry.Exporter, error) {

@@ -127,11 +127,12 @@ type ClientTLS struct {
 
 // Presence is the presence and authorization service, and where edges find it.
 type Presence struct {
-	Listen    string        `yaml:"listen" default:":9091" check:"listen" help:"Address of gRPC: authorization and presence."`
-	Addresses []string      `yaml:"addresses" check:"address" help:"Addresses of all replicas, which edges dial, and publish to answer /v1/presence; empty: the role in this process."`
-	TLS       ServerTLS     `yaml:"tls" help:"TLS of presence.listen; nothing given: none."`
-	DialTLS   ClientTLS     `yaml:"dial_tls" help:"TLS with which presence.addresses are dialled."`
-	Grace     time.Duration `yaml:"grace" default:"10s" min:"0s" max:"10m" help:"How long a user whose connection was lost stays a member, so that reloading a page is no leave; after a drain, that much longer than the client was told to wait."`
+	Listen         string        `yaml:"listen" default:":9091" check:"listen" help:"Address of gRPC: authorization and presence."`
+	Addresses      []string      `yaml:"addresses" check:"address" help:"Addresses of all replicas, which edges dial, and publish to answer /v1/presence; empty: the role in this process."`
+	TLS            ServerTLS     `yaml:"tls" help:"TLS of presence.listen; nothing given: none."`
+	DialTLS        ClientTLS     `yaml:"dial_tls" help:"TLS with which presence.addresses are dialled."`
+	MaxConnections int           `yaml:"max_connections" default:"10000" min:"1" max:"10000000" help:"Most connections of presence.listen; more are closed at once."`
+	Grace          time.Duration `yaml:"grace" default:"10s" min:"0s" max:"10m" help:"How long a user whose connection was lost stays a member, so that reloading a page is no leave; after a drain, that much longer than the client was told to wait."`
 }
 
 // Authorization is an AuthorizationService that is not Carillon's. Edges show it the
@@ -143,9 +144,10 @@ type Authorization struct {
 
 // Publish is the Publish API.
 type Publish struct {
-	Listen     string    `yaml:"listen" default:":9090" check:"listen" help:"Address of gRPC: the Publish API."`
-	HTTPListen string    `yaml:"http_listen" default:":8081" check:"listen" help:"Address of the same as JSON over HTTP."`
-	TLS        ServerTLS `yaml:"tls" help:"TLS of both; nothing given: none."`
+	Listen         string    `yaml:"listen" default:":9090" check:"listen" help:"Address of gRPC: the Publish API."`
+	HTTPListen     string    `yaml:"http_listen" default:":8081" check:"listen" help:"Address of the same as JSON over HTTP."`
+	TLS            ServerTLS `yaml:"tls" help:"TLS of both; nothing given: none."`
+	MaxConnections int       `yaml:"max_connections" default:"10000" min:"1" max:"10000000" help:"Most connections of each; more are closed at once."`
 }
 
 // Ops is what an operator looks at.

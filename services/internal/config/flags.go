@@ -49,7 +49,7 @@ func (command Command) uses(path string) bool {
 	case EdgeRole:
 		prefixes = append(slices.Concat(prefixes, externalNATS), "edge.", "console.", "presence.addresses", "presence.dial_tls.", "presence.grace", "authorization.", "auth.")
 	case PresenceRole:
-		prefixes = append(prefixes, "presence.listen", "presence.tls.", "auth.")
+		prefixes = append(prefixes, "presence.listen", "presence.tls.", "presence.max_connections", "auth.")
 	case PublishRole:
 		prefixes = append(slices.Concat(prefixes, externalNATS), "publish.", "presence.addresses", "presence.dial_tls.")
 	case NoRole:

@@ -94,8 +94,8 @@ func TestDefaults(t *testing.T) {
 			ConnectTimeout: 5 * time.Second,
 			PingInterval:   25 * time.Second, PongTimeout: 10 * time.Second, DrainWindow: 5 * time.Second,
 		},
-		Presence: config.Presence{Listen: ":9091", Grace: 10 * time.Second},
-		Publish:  config.Publish{Listen: ":9090", HTTPListen: ":8081"},
+		Presence: config.Presence{Listen: ":9091", MaxConnections: 10000, Grace: 10 * time.Second},
+		Publish:  config.Publish{Listen: ":9090", HTTPListen: ":8081", MaxConnections: 10000},
 		Ops:      config.Ops{Listen: ":9464"},
 		Telemetry: config.Telemetry{
 			Protocol: "grpc", ServiceName: "carillon", SampleRatio: 10_000, ClientTraces: 10, MetricsInterval: 15 * time.Second,

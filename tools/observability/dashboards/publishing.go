@@ -22,6 +22,10 @@ func publishing() dashboard {
 					{"{{method}} {{code}}", rateOf("carillon_rpc_calls_total", "method, code")},
 				}},
 				{title: "Duration", description: "From a call's arrival to its answer, by method; streams have none. The dots are traces.", unit: seconds, queries: quantiles("carillon_rpc_duration_seconds", "method", "{{method}}")},
+				{title: "Callers", description: "Open connections of the listeners for callers, and those closed at once since there were too many, a second.", unit: count, queries: []query{
+					{"{{listener}} {{instance}}", sumOf("carillon_listener_connections", "listener, instance")},
+					{"refused: {{listener}}", rateOf("carillon_listener_refused_total", "listener")},
+				}},
 				{title: "Payloads", description: "Bytes of the payloads stored a second, by namespace.", unit: byteRate, queries: []query{
 					{"{{namespace}}", rateOf("carillon_publish_bytes_total", "namespace")},
 				}},
