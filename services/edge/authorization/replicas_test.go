@@ -2,9 +2,6 @@ package authorization
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,8 +13,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
-	"github.com/carillon-rt/carillon/services/chaos/proxy"
-	"github.com/carillon-rt/carillon/services/internal/channel"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 	"github.com/carillon-rt/carillon/services/internal/telemetry/telemetrytest"
 	"github.com/carillon-rt/carillon/services/internal/tracing"
@@ -217,76 +212,4 @@ func TestHedgesAreMeasured(t *testing.T) {
 	if len(statuses) != 3 || statuses["OK"] != 1 || statuses["CANCELLED"] != 1 {
 		t.Errorf("spans by status: %v", statuses)
 	}
-}
-
-// Over real connections, of which one carries nothing any more, questions are answered as
-// before but for those that find it so.
-func TestAReplicaIsCutOff(t *testing.T) {
-	t.Parallel()
-	const questions = 400
-	cables, conns := []*proxy.Proxy{}, []grpc.ClientConnInterface{}
-	for range 2 {
-		cable := cabled(t)
-		conn, err := rpc.Dial([]string{cable.Address()}, nil, rpc.Impatient)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = conn.Close() })
-		cables, conns = append(cables, cable), append(conns, conn)
-	}
-	c := New(conns...)
-	for range 10 { // until both are connected
-		took(t, c, true)
-	}
-	cables[0].Lose(proxy.Both)
-	lasted := make([]time.Duration, questions)
-	var asking sync.WaitGroup
-	for asker := range 4 {
-		asking.Go(func() {
-			for i := asker; i < questions; i += 4 {
-				began := time.Now()
-				if _, err := c.Check(t.Context(), subject("ann"), subscribe(channel.Name(fmt.Sprint("chat.", i)))); err != nil {
-					t.Error(err)
-				}
-				lasted[i] = time.Since(began)
-			}
-		})
-	}
-	asking.Wait()
-	slices.Sort(lasted)
-	p98, most := lasted[questions*98/100], lasted[questions-1]
-	t.Logf("p50 %v, p98 %v, the slowest %v", lasted[questions/2], p98, most)
-	if p98 > hedgeAfter || most > askTimeout/2 {
-		t.Errorf("98 of 100 took %v, the slowest %v", p98, most)
-	}
-}
-
-// cabled is a proxy before a replica.
-func cabled(t *testing.T) *proxy.Proxy {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := rpc.NewServer(rpc.Options{Logger: slog.New(slog.DiscardHandler), Authenticate: map[string]rpc.Authenticator{
-		authzv1.AuthorizationService_ServiceDesc.ServiceName: func(ctx context.Context, _ string) (context.Context, error) { return ctx, nil },
-	}})
-	authzv1.RegisterAuthorizationServiceServer(server, &moody{})
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, listener) }()
-	cable, err := proxy.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cable.Target(listener.Addr().String())
-	cable.Pass()
-	t.Cleanup(func() {
-		_ = cable.Close()
-		stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	return cable
 }
