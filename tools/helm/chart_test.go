@@ -416,6 +416,7 @@ func TestRolling(t *testing.T) {
 		"config.callers.0.name=other":                  false,
 		"config.namespaces.0.rules.0.subscribe=\"id\"": false,
 		"config.auth.issuers.0.skew=10s":               false,
+		"config.auth.roles_secret={file: /other}":      false,
 		"config.log.format=text":                       true,
 		"config.namespaces.0.name=talk":                true,
 		"config.namespaces.1.history.max_age=1h":       true,

@@ -35,7 +35,9 @@
 {{- define "carillon.restartChecksum" -}}
 {{- $c := include "carillon.config" . | fromYaml -}}
 {{- $_ := unset $c "callers" -}}
-{{- $_ := unset (default dict $c.auth) "issuers" -}}
+{{- range list "issuers" "roles_secret" "previous_roles_secret" -}}
+{{- $_ := unset (default dict $c.auth) . -}}
+{{- end -}}
 {{- $_ := unset (default dict $c.log) "level" -}}
 {{- range $c.namespaces -}}
 {{- $_ := unset . "rules" -}}
