@@ -119,7 +119,7 @@ truth: bin/nats-server bin/grpcurl ## Hold presence to the truth for some minute
 	$(GO) test -race -count=1 -timeout 10m -v -run '^TestPresenceTells' ./services/e2e -presence.stopped 30s
 
 .PHONY: e2e-jaeger
-e2e-jaeger: bin/jaeger bin/nats-server ## Follow messages through a real Jaeger (its first build takes minutes)
+e2e-jaeger: bin/jaeger bin/nats-server ## Follow messages through a real Jaeger 2 (its first build takes minutes)
 	$(GO) test -race -count=1 -timeout 10m -v -run '^TestTraces$$' ./services/e2e -jaeger '$(CURDIR)/bin/jaeger'
 
 .PHONY: screenshots
@@ -249,8 +249,9 @@ bin/prometheus-nats-exporter: tools/exporter/go.mod tools/exporter/go.sum
 bin/nats: tools/nats/go.mod tools/nats/go.sum
 	@$(STEP) $@ nice $(GO) -C tools/nats build -trimpath -o ../../$@ github.com/nats-io/natscli/nats
 
+# v1.76.0 is v2.13.0 too, whose tag is none that a module can have; cmd/jaeger is what is 2.
 bin/jaeger: tools/jaeger/go.mod tools/jaeger/go.sum
-	@$(STEP) $@ $(GO) -C tools/jaeger build -trimpath -o ../../$@ github.com/jaegertracing/jaeger/cmd/all-in-one
+	@$(STEP) $@ nice $(GO) -C tools/jaeger build -trimpath -o ../../$@ github.com/jaegertracing/jaeger/cmd/jaeger
 
 # A Docker engine: what it and compose are made of lies together, for it finds the others there.
 bin/docker/dockerd: tools/docker/go.mod tools/docker/go.sum

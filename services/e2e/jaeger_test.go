@@ -16,20 +16,23 @@ import (
 // jaeger is a Jaeger that runs, with what it keeps in memory.
 type jaeger struct{ otlp, api string }
 
+// startJaeger runs it with the configuration of deployments/compose.
 func startJaeger(t testing.TB, program string) *jaeger {
 	t.Helper()
-	arguments := []string{"--log-level=warn"}
-	listen := func(on string) string {
+	var environ []string
+	listen := func(variable string) string {
 		address := reserve(t)
-		arguments = append(arguments, "--"+on+".host-port="+address)
+		environ = append(environ, variable+"="+address)
 		return address
 	}
-	j := &jaeger{otlp: "http://" + listen("collector.otlp.grpc"), api: "http://" + listen("query.http-server") + "/api/traces"}
-	health := "http://" + listen("admin.http")
-	for _, other := range []string{"collector.otlp.http", "collector.grpc-server", "collector.http-server", "query.grpc-server"} {
-		listen(other)
-	}
-	start(t, command{name: "jaeger", program: program, arguments: arguments, environ: []string{"SPAN_STORAGE_TYPE=memory"}})
+	j := &jaeger{otlp: "http://" + listen("JAEGER_OTLP_GRPC"), api: "http://" + listen("JAEGER_QUERY_HTTP") + "/api/traces"}
+	health := "http://" + listen("JAEGER_HEALTH") + "/status"
+	listen("JAEGER_OTLP_HTTP")
+	listen("JAEGER_QUERY_GRPC")
+	start(t, command{
+		name: "jaeger", program: program, environ: environ,
+		arguments: []string{"--config", "../../deployments/observability/jaeger.yaml"},
+	})
 	eventually(t, "jaeger", func() error {
 		response, err := httpClient.Get(health)
 		if err != nil {

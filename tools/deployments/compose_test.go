@@ -114,6 +114,24 @@ func TestComposeNATSVersion(t *testing.T) {
 	}
 }
 
+// Jaeger is that which make e2e-jaeger builds, with the configuration that it is held to.
+func TestComposeJaeger(t *testing.T) {
+	// The one module has both versions: the second is what the program is called by.
+	const module, want = "github.com/jaegertracing/jaeger v1.76.0 ", "jaegertracing/jaeger:2.13.0"
+	for name, text := range map[string]string{"tools/jaeger/go.mod": module, "tilt/jaeger.yaml": "image: " + want + "\n", "docs/operations.md": "`" + want + "`"} {
+		if held, err := os.ReadFile(filepath.Join(repository, name)); err != nil || !strings.Contains(string(held), text) {
+			t.Errorf("%s has no %q, %v", name, text, err)
+		}
+	}
+	service := loadCompose(t).Services["jaeger"]
+	if service.Image != want {
+		t.Errorf("compose has %s", service.Image)
+	}
+	if len(service.Command) != 2 || filepath.Base(mounted(service, service.Command[1])) != "jaeger.yaml" {
+		t.Errorf("it runs %q, with %+v", service.Command, service.Volumes)
+	}
+}
+
 // Without the secrets nothing starts, and it is said what makes them.
 func TestComposeWithoutSecrets(t *testing.T) {
 	_, err := loadWith(t.Context(), repository, nil)
