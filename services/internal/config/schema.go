@@ -66,13 +66,16 @@ func schemaOfField(field reflect.StructField) map[string]any {
 	return leaf
 }
 
-// schemaOfLeaf says how a value is written.
+// schemaOfLeaf says how a value is written, which is what Load takes within its bounds, but
+// for a zero with a minus.
 func schemaOfLeaf(t reflect.Type) map[string]any {
 	switch t {
 	case reflect.TypeFor[time.Duration]():
-		return map[string]any{"type": "string", "pattern": `^(0|([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+)$`}
+		const pattern = `^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$`
+		text, zero := map[string]any{"type": "string", "pattern": pattern}, map[string]any{"const": 0} // which needs no unit
+		return map[string]any{"anyOf": []any{text, zero}}
 	case reflect.TypeFor[namespace.Bytes]():
-		return map[string]any{"type": []string{"string", "integer"}, "pattern": "^[0-9]+ *(B|KiB|MiB|GiB)?$", "minimum": 0}
+		return map[string]any{"type": []string{"string", "integer"}, "pattern": `^\s*\+?[0-9]+\s*(B|KiB|MiB|GiB)?$`, "minimum": 0}
 	case reflect.TypeFor[Ratio]():
 		return map[string]any{"type": []string{"number", "string"}, "minimum": 0, "maximum": 1}
 	}

@@ -3,10 +3,14 @@ package config_test
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,14 +22,7 @@ import (
 // The schema knows every key that is printed and takes what is printed, and no other key.
 func TestSchema(t *testing.T) {
 	t.Parallel()
-	var b strings.Builder
-	if err := config.Schema(&b); err != nil {
-		t.Fatal(err)
-	}
-	var schema map[string]any
-	if err := json.Unmarshal([]byte(b.String()), &schema); err != nil {
-		t.Fatal(err)
-	}
+	schema := readSchema(t)
 	for name, p := range map[string]process{"defaults": {}, "full": {file: full, env: fullEnv}} {
 		var file any
 		if err := yaml.Unmarshal([]byte(printed(t, p.mustLoad(t))), &file); err != nil {
@@ -56,6 +53,83 @@ func TestSchema(t *testing.T) {
 			t.Errorf("%s: %q, want %s", text, problems, want)
 		}
 	}
+}
+
+// Of a duration and of a size the schema takes what Load takes, and nothing else.
+func TestSchemaAgreesWithLoad(t *testing.T) {
+	t.Parallel()
+	schema, name := readSchema(t), filepath.Join(t.TempDir(), "carillon.yaml")
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	for option, form := range map[string]struct{ units, alphabet, plain []string }{
+		"presence: {grace: %s}": {
+			units:    []string{"ns", "us", "µs", "μs", "ms", "s"},
+			alphabet: strings.Split("0,1,5,.,+,-, ,n,u,µ,m,s,h,H,_,e", ","),
+			plain:    []string{"0", "1", "60", "0s", "500µs", "500μs", "1m30s", "10m", "0h", ".5s", "5.s", "+5s", "1_0s", "1e1s", "1d", "s", ".s"},
+		},
+		"edge: {ping_rate: {bytes: %s}}": {
+			units:    []string{"B", "KiB", "MiB", "GiB", "", " KiB"},
+			alphabet: strings.Split("0,1,5,.,+,-, ,B,K,k,M,i,G,_,e", ","),
+			plain:    []string{"0", "1", "1048576", "1KiB", "1 KiB", "1kiB", "1KB", "1.5MiB", "+5", "0GiB", "KiB"},
+		},
+	} {
+		texts := form.plain
+		for range 500 {
+			texts = append(texts, strconv.Quote(randomly(random, form.units, form.alphabet)))
+		}
+		accepted := 0
+		for _, text := range texts {
+			file := fmt.Sprintf(option, text)
+			var value any
+			if err := yaml.Unmarshal([]byte(file), &value); err != nil {
+				t.Fatal(err)
+			}
+			refused := against(schema, value, "")
+			if err := os.WriteFile(name, []byte(file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := config.Load(&config.Flags{File: name}, config.NoRole, process{}.getenv)
+			switch {
+			case err == nil && strings.Contains(text, "-"): // less than nothing by nothing
+			case err != nil && strings.Contains(err.Error(), " is more than "): // which the schema does not know
+			case (err == nil) != (len(refused) == 0):
+				t.Errorf("%s: Load says %v, the schema %q (seed %d)", file, err, refused, seed)
+			case err == nil:
+				accepted++
+			}
+		}
+		if accepted < len(texts)/10 || accepted > len(texts)*9/10 {
+			t.Errorf("%s: %d of %d texts are taken, which is no trial", option, accepted, len(texts))
+		}
+	}
+}
+
+// randomly is a number with a unit or several, and as often as not something is amiss.
+func randomly(random *rand.Rand, units, alphabet []string) string {
+	pick := func(of []string) string { return of[random.IntN(len(of))] }
+	var text []string
+	for range 1 + random.IntN(2)*random.IntN(3) {
+		text = append(text, strconv.Itoa(random.IntN(100)), pick([]string{"", "", "", ".5", "."}), pick(units))
+	}
+	whole := []rune(strings.Join(text, ""))
+	for range random.IntN(3) {
+		at := random.IntN(len(whole) + 1)
+		whole = slices.Concat(whole[:at], []rune(pick(alphabet)), whole[min(len(whole), at+random.IntN(2)):])
+	}
+	return string(whole)
+}
+
+func readSchema(t *testing.T) map[string]any {
+	t.Helper()
+	var b strings.Builder
+	if err := config.Schema(&b); err != nil {
+		t.Fatal(err)
+	}
+	var schema map[string]any
+	if err := json.Unmarshal([]byte(b.String()), &schema); err != nil {
+		t.Fatal(err)
+	}
+	return schema
 }
 
 var update = flag.Bool("update", false, "write the schema into that of the Helm chart's values")
@@ -124,6 +198,14 @@ func against(schema map[string]any, value any, path string) []string {
 }
 
 func againstLeaf(schema map[string]any, value any, path string) []string {
+	if either, ok := schema["anyOf"].([]any); ok {
+		text, _ := either[0].(map[string]any)
+		other, _ := either[1].(map[string]any)
+		if number, ok := value.(int); ok && float64(number) == other["const"] {
+			return nil
+		}
+		return againstLeaf(text, value, path)
+	}
 	kinds := map[reflect.Kind][]string{
 		reflect.String: {"string"}, reflect.Int: {"integer", "number"}, reflect.Float64: {"number"}, reflect.Bool: {"boolean"},
 	}[reflect.ValueOf(value).Kind()]
