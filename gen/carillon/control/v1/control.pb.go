@@ -863,7 +863,8 @@ type Connection struct {
 	EdgeId string `protobuf:"bytes,2,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
 	// The user.
 	UserId string `protobuf:"bytes,3,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// The client's address, behind trusted proxies.
+	// The client's address, behind trusted proxies; with its port, as 192.0.2.1:51234, unless
+	// a proxy tells the address alone.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
 	// Software of the client, as it says.
 	ClientName string `protobuf:"bytes,5,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`
