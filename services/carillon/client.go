@@ -92,6 +92,9 @@ func newSendCommand() sendCommand { return sendCommand{clientFlags: newClientFla
 
 // Run publishes and prints where the message was stored.
 func (s *sendCommand) Run(env environment) error {
+	if err := s.checkCA(s.Server); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(env.ctx, callTimeout)
 	defer cancel()
 	receipt, err := s.publish(ctx, env, s.Server, s.Service, &publishv1.PublishRequest{
@@ -120,6 +123,9 @@ func newTailCommand() tailCommand { return tailCommand{clientFlags: newClientFla
 // Run prints a line of JSON for each message and for what is missing, until a signal.
 // It connects again when a connection ends; not if the first cannot be made.
 func (t *tailCommand) Run(env environment) error {
+	if err := t.checkCA(t.Server); err != nil {
+		return err
+	}
 	if _, err := t.tokenFor(env, auth.ForClients, t.User); err != nil {
 		return err
 	}

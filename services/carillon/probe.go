@@ -30,6 +30,9 @@ func newProbeCommand() probeCommand { return probeCommand{clientFlags: newClient
 // Run subscribes as the user, publishes as the service and waits for the message. It
 // prints a line for each of these, with the time that it took.
 func (p *probeCommand) Run(env environment) error {
+	if err := p.checkCA(p.Edge, p.Publish); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(env.ctx, p.Timeout)
 	defer cancel()
 	began := time.Now()

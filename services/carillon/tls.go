@@ -107,8 +107,6 @@ func (f *clientFlags) dial(servers ...string) (*grpc.ClientConn, error) {
 		addresses = append(addresses, address)
 	}
 	switch {
-	case overTLS == 0 && f.CA != "":
-		return nil, errors.New("--ca is for a server over TLS: https://" + servers[0])
 	case overTLS == 0:
 		return rpc.Dial(addresses, nil)
 	case overTLS < len(servers):
@@ -131,6 +129,27 @@ func (f *clientFlags) httpClient() (*http.Client, error) {
 		return nil, err
 	}
 	return &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: current()}}, nil
+}
+
+// checkCA refuses --ca where none of the servers of a command is one over TLS, by the
+// scheme of its address, so that nobody's certificate would be held to it.
+func (f *clientFlags) checkCA(servers ...string) error {
+	var secured []string
+	for _, server := range servers {
+		scheme, host, found := strings.Cut(server, "://")
+		switch {
+		case !found:
+			secured = append(secured, "https://"+server)
+		case scheme == "ws":
+			secured = append(secured, "wss://"+host)
+		default:
+			return nil
+		}
+	}
+	if f.CA == "" {
+		return nil
+	}
+	return usageError{errors.New("--ca: is for a server over TLS, as " + strings.Join(secured, " or "))}
 }
 
 func (f *clientFlags) tls() (func() *tls.Config, error) {

@@ -172,6 +172,37 @@ func (s *secured) tellsOfCertificates(t *testing.T) {
 	}
 }
 
+// probe holds to --ca whichever of the two is over TLS.
+func TestProbeWithOneSideOverTLS(t *testing.T) {
+	t.Parallel()
+	authority := securetest.NewAuthority(t)
+	ca, files := authority.Write(t, filepath.Join(t.TempDir(), "ca.pem")), authority.Server(t)
+	for role, urls := range map[string][2]string{"edge": {"wss://", ""}, "publish": {"ws://", "https://"}} {
+		text := fmt.Sprintf(`
+auth:
+  issuers:
+    - {name: main, for: clients, algorithms: [HS256], secret: {env: SECRET}}
+    - {name: services, for: callers, algorithms: [HS256], secret: {env: SECRET}}
+callers: [{name: ci, publish: ["chat.{rest...}"]}]
+namespaces: [{name: chat, ephemeral: true, rules: [{channel: "chat.{room}", subscribe: "true"}]}]
+%s: {tls: {cert_file: %q, key_file: %q}}
+`, role, files.CertFile, files.KeyFile)
+		s := &secured{env: map[string]string{"SECRET": testSecret}}
+		s.file, s.at = writeFile(t, text), serving(t, text, s.env)
+		probe := func(edge, publish string) (string, error) {
+			return s.command(t, "probe", "chat.lobby", "--ca", ca, "--user-token", s.token(t, "--user", "alice"), "--token", s.token(t, "--service", "ci"),
+				"--edge", edge+s.at["edge"]+"/v1/ws", "--publish", publish+s.at["publish"])
+		}
+		if out, err := probe(urls[0], urls[1]); err != nil || strings.Count(out, "\n") != 3 {
+			t.Errorf("%s over TLS: %q, %v", role, out, err)
+		}
+		want := "--ca: is for a server over TLS, as wss://" + s.at["edge"] + "/v1/ws or https://" + s.at["publish"]
+		if _, err := probe("ws://", ""); err == nil || err.Error() != want {
+			t.Errorf("neither: %v, want %s", err, want)
+		}
+	}
+}
+
 // A caller may be known by its certificate, over gRPC and over HTTP, where nothing that
 // a request says takes the certificate's place.
 func TestCallersByCertificate(t *testing.T) {

@@ -37,6 +37,9 @@ func (w *whoCommand) Run(env environment) error {
 	case w.Watch && w.User != "":
 		return usageError{errors.New("--watch: goes with a channel")}
 	}
+	if err := w.checkCA(w.Server...); err != nil {
+		return err
+	}
 	if _, err := w.tokenFor(env, auth.ForCallers, w.Service); err != nil {
 		return err
 	}

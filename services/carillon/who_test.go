@@ -172,7 +172,7 @@ func TestWho(t *testing.T) {
 		"":                            "who: give a channel, or --user",
 		"chat.lobby --user bob":       "who: give a channel, or --user",
 		"--user bob --watch":          "--watch: goes with a channel",
-		"chat.lobby --ca x":           "--server: --ca is for a server over TLS: https://" + server,
+		"chat.lobby --ca x":           "--ca: is for a server over TLS, as https://" + server,
 		"nope.x":                      "PERMISSION_DENIED (CALLER_DENIED): ",
 		"nope.x --watch":              "PERMISSION_DENIED (CALLER_DENIED): ",
 		"a.b --server=https://a:1,:2": "--server: all of them over TLS, or none",
