@@ -17,6 +17,8 @@ type environment struct {
 	stdout io.Writer
 	stderr io.Writer
 	getenv func(string) string
+	// variables are those that getenv has, by their names.
+	variables config.Variables
 	// checks are those of a configuration that belong to a service, such as the types
 	// of its rules.
 	checks []func(*config.Config) []string
@@ -54,7 +56,11 @@ func (c *configCheckCommand) Run(env environment) error {
 	if _, err := fmt.Fprintln(env.stdout, "OK"); err != nil {
 		return err
 	}
-	for _, warning := range append(loaded.Warnings(c.For), warnOfRules(loaded)...) {
+	warnings := append(loaded.Warnings(c.For), warnOfRules(loaded)...)
+	for _, name := range env.variables.Strange(loaded) {
+		warnings = append(warnings, "the environment variable "+name+" is no option")
+	}
+	for _, warning := range warnings {
 		if _, err := fmt.Fprintln(env.stdout, "warning:", places.Line(warning)); err != nil {
 			return err
 		}

@@ -47,7 +47,7 @@ type cli struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	os.Exit(exitStatus(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr), os.Stderr))
+	os.Exit(exitStatus(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr, os.Environ()...), os.Stderr))
 }
 
 // usageError is a command line that cannot be run.
@@ -74,9 +74,9 @@ func exitStatus(err error, stderr io.Writer) int {
 	return exitFailed
 }
 
-// run parses the arguments and runs the command until it ends or ctx does.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
-	env := environment{ctx: ctx, stdout: stdout, stderr: stderr, getenv: getenv, checks: []func(*config.Config) []string{checkRules}}
+// run parses the arguments and runs the command until it ends or ctx does. Of the
+// variables, each name=value, it wants to know whether one is misspelt.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer, variables ...string) error {
 	commands := cli{
 		Dev: newRoleCommand(config.Dev), Serve: newRoleCommand(config.Serve), Edge: newRoleCommand(config.EdgeRole),
 		Presence: newRoleCommand(config.PresenceRole), Publish: newRoleCommand(config.PublishRole),
@@ -97,5 +97,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err != nil {
 		return usageError{fmt.Errorf("%w (carillon --help shows how)", err)}
 	}
+	env := environment{ctx: ctx, stdout: stdout, stderr: stderr, getenv: getenv, variables: config.Variables{All: variables, Known: envOfFlags(parser)}}
+	env.checks = []func(*config.Config) []string{checkRules, env.variables.Misspelt}
 	return parsed.Run(env)
+}
+
+// envOfFlags are the variables that flags of commands are set by, which are no options.
+func envOfFlags(parser *kong.Kong) []string {
+	var names []string
+	for _, command := range parser.Model.Leaves(false) {
+		for _, flag := range command.Flags {
+			names = append(names, flag.Envs...)
+		}
+	}
+	return names
 }

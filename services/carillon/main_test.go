@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -111,6 +112,35 @@ func TestStartThatFails(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// A variable that is nearly an option's keeps a process from starting; one that is not is
+// told of, and one of another command, or of Kubernetes, is neither.
+func TestVariablesThatAreNoOptions(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	variables := []string{"CARILLON_REGION=north", "CARILLON_TOKEN=x", "CARILLON_USER_TOKEN=x", "CARILLON_EDGE_PORT=tcp://10.0.0.1:8080"}
+	var printed, log bytes.Buffer
+	check := []string{"config", "check", "--for=dev"}
+	if err := run(t.Context(), check, noEnvironment, &printed, &log, variables...); err != nil || printed.String() != "OK\nwarning: the environment variable CARILLON_REGION is no option\n" {
+		t.Errorf("config check: %v, prints %s", err, printed.String())
+	}
+	start := append(devArguments(t.TempDir()), "--ops.listen="+taken.Addr().String()) // so that it gets no further
+	err = run(t.Context(), start, noEnvironment, io.Discard, &log, variables...)
+	if _, refused := errors.AsType[config.Problems](err); err == nil || refused || strings.Count(log.String(), "names=CARILLON_REGION\n") != 1 {
+		t.Errorf("dev: %v, logs\n%s", err, log.String())
+	}
+	for _, arguments := range [][]string{check, start} {
+		err := run(t.Context(), arguments, noEnvironment, io.Discard, io.Discard, append(variables, "CARILLON_EDGE_LISTN=:1")...)
+		problems, _ := errors.AsType[config.Problems](err)
+		if want := "the environment variable CARILLON_EDGE_LISTN is no option; did you mean CARILLON_EDGE_LISTEN?"; len(problems) != 1 || problems[0] != want {
+			t.Errorf("%q: %v", arguments, err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/carillon-rt/carillon/services/internal/config"
 	"github.com/carillon-rt/carillon/services/internal/tracing"
@@ -35,8 +36,11 @@ func (r *roleCommand) Run(env environment) error {
 	if err := setLevel(level, loaded.Log.Level); err != nil {
 		return err
 	}
-	p := newProcess(r.command, loaded, &r.Flags, env, newLogger(env.stderr, level, loaded.Log.Format), level)
-	return p.run(env.ctx)
+	logger := newLogger(env.stderr, level, loaded.Log.Format)
+	if strange := env.variables.Strange(loaded); len(strange) > 0 {
+		logger.Warn("variables of the environment begin as those of options do, and are none", "names", strings.Join(strange, " "))
+	}
+	return newProcess(r.command, loaded, &r.Flags, env, logger, level).run(env.ctx)
 }
 
 // newLogger returns a logger of what is at least of a level, which may change meanwhile.
