@@ -33,6 +33,8 @@ type balancer struct {
 	silence *regexp.Regexp
 	// server finds the servers, with what it knows of their health.
 	server *regexp.Regexp
+	// misses are those whom somebody misses within a minute when their hosts are gone.
+	misses []string
 	// announced tests the variant with PROXY headers.
 	announced func(t *testing.T, s *system, b balancer)
 	// routes are where the requests to a port go.
@@ -45,6 +47,7 @@ var balancers = []balancer{
 		silence: regexp.MustCompile(`(?s)location = /v1/ws \{.*?proxy_read_timeout (\d+)s;`),
 		server:  regexp.MustCompile(`\bserver ([a-z]+-\d):(\d+) max_fails=0;`),
 		routes:  nginxRoutes, announced: spokenFor,
+		misses: []string{"user"}, // of callers, how long TCP goes on trying is the system's to say
 	},
 	{
 		name: "haproxy", file: "haproxy.cfg", place: "/etc/haproxy",
@@ -52,6 +55,7 @@ var balancers = []balancer{
 		silence: regexp.MustCompile(`timeout tunnel (\d+)s`),
 		server:  regexp.MustCompile(`(?m)^    server ([a-z]+-\d) [a-z]+-\d:(\d+)`),
 		routes:  haproxyRoutes, announced: passedThrough,
+		misses: []string{"user", "silent caller", "caller"},
 	},
 }
 
