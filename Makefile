@@ -191,6 +191,17 @@ chart: bin/helm ## Package the Helm chart in bin/chart, with the NATS chart, whi
 kubernetes: bin/carillon bin/helm bin/etcd bin/kube-apiserver ## Apply the Helm chart to a real kube-apiserver, whose first build takes a quarter of an hour
 	$(GO) -C tools/kubernetes test -count=1 -timeout 10m ./...
 
+CLUSTER := etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl containerd containerd-shim-runc-v2 ctr helm
+
+.PHONY: cluster
+cluster: bin/static/nats-server bin/coredns bin/pause $(CLUSTER:%=bin/%) ## Run the Helm chart on a real Kubernetes node, and upgrade it under load; wants root (first build: half an hour)
+	@$(STEP) 'programs' tools/deps containernetworking-plugins iproute2 nftables runc
+	@rm -rf bin/images
+	@$(STEP) 'images' $(GO) -C tools/deployments run ./images -root $(CURDIR) -out $(CURDIR)/bin/images -versions v0.1.0,v0.2.0 \
+		nats=$(CURDIR)/bin/static/nats-server coredns=$(CURDIR)/bin/coredns pause:1=$(CURDIR)/bin/pause
+	@$(GO) test -c -o bin/cluster.test ./services/e2e/cluster
+	cd services/e2e/cluster && ../../../tools/node ../../../bin/cluster.test -test.run '^$$' -test.bench '^BenchmarkCluster$$' -test.benchtime 1x -test.timeout 30m $(ARGS)
+
 .PHONY: hosts
 hosts: bin/carillon bin/previous/carillon bin/nats-server ## Upgrade ten hosts under load, cut them off, have them die, for a quarter of an hour; root (PREVIOUS=HEAD~, ARGS="-steps regexp")
 	@$(STEP) 'programs' tools/deps iproute2 nginx
@@ -226,6 +237,9 @@ bin/previous/carillon: FORCE
 
 bin/nats-server: go.mod
 	@$(STEP) $@ $(GO) build -trimpath -o $@ github.com/nats-io/nats-server/v2
+
+bin/static/nats-server: go.mod # for an image that holds nothing else
+	@$(STEP) $@ env CGO_ENABLED=0 $(GO) build -trimpath -o $@ github.com/nats-io/nats-server/v2
 
 bin/gofumpt: tool = mvdan.cc/gofumpt
 bin/staticcheck: tool = honnef.co/go/tools/cmd/staticcheck
@@ -274,9 +288,17 @@ bin/schemas: tools/helm/go.mod tools/helm/go.sum tools/helm/schemas.sh tools/hel
 	@$(STEP) $@ tools/helm/schemas.sh $@
 
 bin/etcd: tool = go.etcd.io/etcd/server/v3
-bin/kube-apiserver: tool = k8s.io/kubernetes/cmd/kube-apiserver
-bin/etcd bin/kube-apiserver: tools/kubernetes/go.mod tools/kubernetes/go.sum
+KUBERNETES := $(addprefix bin/,kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
+$(KUBERNETES): tool = k8s.io/kubernetes/cmd/$(@F)
+bin/etcd $(KUBERNETES): tools/kubernetes/go.mod tools/kubernetes/go.sum
 	@$(STEP) $@ nice $(GO) -C tools/kubernetes build -trimpath -ldflags "$$(tools/kubernetes/version)" -o ../../$@ $(tool)
+
+CONTAINERD := $(addprefix bin/,containerd containerd-shim-runc-v2 ctr)
+$(CONTAINERD): tools/containerd/go.mod tools/containerd/go.sum
+	@$(STEP) $@ env CGO_ENABLED=0 nice $(GO) -C tools/containerd build -trimpath -o ../../$@ github.com/containerd/containerd/v2/cmd/$(@F)
+
+bin/coredns bin/pause: tools/cluster/go.mod tools/cluster/go.sum tools/cluster/coredns/main.go tools/cluster/pause/main.go
+	@$(STEP) $@ env CGO_ENABLED=0 nice $(GO) -C tools/cluster build -trimpath -ldflags '-s -w' -o ../../$@ ./$(@F)
 
 installed := tools/node_modules/.package-lock.json services/e2e/js/node_modules/.package-lock.json
 .PHONY: node_modules

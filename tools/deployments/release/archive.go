@@ -6,16 +6,12 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
-	"time"
 
-	"github.com/distribution/reference"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -42,7 +38,7 @@ func (o Options) archive(tree, name string) error {
 		if err != nil {
 			return err
 		}
-		if err := add(files, path.Join(name, file.name), content, file.mode, o.Time); err != nil {
+		if err := image.AddFile(files, path.Join(name, file.name), content, file.mode, o.Time); err != nil {
 			return err
 		}
 	}
@@ -50,16 +46,6 @@ func (o Options) archive(tree, name string) error {
 		return err
 	}
 	return o.write(name+".tar.gz", text.Bytes())
-}
-
-// add adds a file that is nobody's.
-func add(to *tar.Writer, name string, content []byte, mode int64, at time.Time) error {
-	err := to.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: mode, ModTime: at, Format: tar.FormatPAX})
-	if err != nil {
-		return err
-	}
-	_, err = to.Write(content)
-	return err
 }
 
 // platformImage is the image for one platform.
@@ -80,50 +66,15 @@ func (o Options) image(ctx context.Context, tree string, platform v1.Platform) (
 	return plan.Build(tree, platform, o.Time)
 }
 
-// writeImages writes the images under one name as an OCI archive, which is an OCI layout
-// in a tar: what `docker load` and `skopeo copy oci-archive:…` take.
-func (o Options) writeImages(images []platformImage) (err error) {
+// writeImages writes the images under one name as an OCI archive.
+func (o Options) writeImages(images []platformImage) error {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, i := range images {
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: i.image, Descriptor: v1.Descriptor{Platform: &i.platform}})
 	}
-	dir, err := os.MkdirTemp("", "carillon-image-")
+	text, err := image.Archive(index, o.Time, "carillon-rt/carillon:"+o.Version)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	written, err := layout.Write(dir, empty.Index)
-	if err != nil {
-		return err
-	}
-	name, err := reference.ParseNormalizedNamed("carillon-rt/carillon:" + o.Version)
-	if err != nil {
-		return err
-	}
-	if err := written.AppendIndex(index, layout.WithAnnotations(map[string]string{
-		"org.opencontainers.image.ref.name": o.Version,     // what the specification has, for skopeo
-		"io.containerd.image.name":          name.String(), // by which Docker and containerd know it
-	})); err != nil {
-		return err
-	}
-	var text bytes.Buffer
-	files := tar.NewWriter(&text)
-	err = filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		content, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		below, err := filepath.Rel(dir, name)
-		if err != nil {
-			return err
-		}
-		return add(files, filepath.ToSlash(below), content, 0o644, o.Time)
-	})
-	if err := errors.Join(err, files.Close()); err != nil {
-		return err
-	}
-	return o.write("carillon_"+o.Version+"_image.oci.tar", text.Bytes())
+	return o.write("carillon_"+o.Version+"_image.oci.tar", text)
 }

@@ -1,0 +1,168 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/carillon-rt/carillon/services/chaos/checker"
+	"github.com/carillon-rt/carillon/services/chaos/load"
+	"github.com/carillon-rt/carillon/services/internal/auth"
+)
+
+// valuesFile is for a load from one address, with two of each role, and stops that take less
+// time than people have.
+const valuesFile = `
+edge:
+  replicas: 2
+  resources: &small
+    requests: {cpu: 50m, memory: 64Mi}
+    limits: {memory: 256Mi}
+publish: {replicas: 2, resources: *small}
+presence: {replicas: 2, resources: *small}
+shutdown: {preStopSeconds: 5, drainWindowSeconds: 10, timeoutSeconds: 30}
+config:
+  edge: {max_connections_per_address: 0, rate: {messages: 100000, per: 1s}}
+  callers:
+    - {name: backend, publish: ["{rest...}"], history: ["{rest...}"], purge: ["{rest...}"]}
+  namespaces:
+    - name: chat
+      history: {max_messages: 10000, max_bytes: 256MiB}
+      presence: true
+      rules: [{channel: "chat.{rest...}", subscribe: "true", publish: "true"}]
+    - name: user
+      history: {max_messages: 10000, max_bytes: 256MiB}
+      rules: [{channel: "user.{id}", subscribe: "id == user"}]
+`
+
+// traffic is the load of make chaos, through the Services of the chart.
+type traffic struct {
+	load     *load.Load
+	records  *checker.Checker
+	sessions *sessions
+	events   counter
+}
+
+// counter counts what is written to it, a line at a time.
+type counter struct{ atomic.Int64 }
+
+func (c *counter) Write(line []byte) (int, error) {
+	c.Add(1)
+	return len(line), nil
+}
+
+const clients = 40
+
+func (c *cluster) startLoad(b *testing.B) {
+	b.Helper()
+	issuer := func(kind auth.Kind, name, key string) auth.Issuer {
+		file := filepath.Join(c.dir, key)
+		write(b, file, c.shell(b, "kubectl get secret carillon-keys --output=jsonpath={.data."+key+"} | base64 --decode"))
+		return auth.Issuer{Name: name, For: kind, Algorithms: []string{"HS256"}, Secret: auth.Secret{File: file}}
+	}
+	address := func(service string) string {
+		return c.run(b, "kubectl", "get", "service", service, "--output=jsonpath={.spec.clusterIP}")
+	}
+	c.traffic = &traffic{records: checker.New(), sessions: &sessions{}}
+	c.sessions.reset()
+	o := load.Options{
+		Edges: []string{"ws://" + address("carillon-edge") + "/v1/ws"}, Publishers: []string{address("carillon-publish") + ":9090"},
+		Chained: []string{"chat.chain"}, Clients: clients, PerClient: 4, Rate: 100, Seed: 1,
+		Tokens: load.NewTokens(issuer(auth.ForClients, "web", "clients"), issuer(auth.ForCallers, "services", "callers")),
+		Check:  c.records, Logger: slog.New(slog.DiscardHandler), Sessions: slog.New(c.sessions), Events: &c.events, History: io.Discard,
+	}
+	for i := range 12 {
+		o.Channels = append(o.Channels, fmt.Sprint("chat.load.", i))
+	}
+	starting, cancel := context.WithTimeout(b.Context(), patience)
+	defer cancel()
+	l, err := load.Start(starting, o)
+	must(b, err)
+	c.load = l
+	b.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+}
+
+// flow waits until the load has moved on by enough messages to tell.
+func (c *cluster) flow(b *testing.B) {
+	b.Helper()
+	const enough = 1500
+	began := c.events.Load()
+	eventually(b, "the load flows", func(context.Context) error {
+		if more := c.events.Load() - began; more < enough {
+			return fmt.Errorf("clients were told %d of %d things", more, enough)
+		}
+		return nil
+	})
+}
+
+// finishLoad ends the load, and wants every promise kept.
+func (c *cluster) finishLoad(b *testing.B) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.Context(), patience)
+	defer cancel()
+	c.load.StopPublishing(ctx)
+	if err := errors.Join(c.load.AwaitHeads(ctx), c.load.Record(ctx), c.load.Close()); err != nil {
+		b.Error(err)
+	}
+	report := c.records.Check()
+	b.Logf("\n%v", report)
+	if !report.OK() || report.Resumed == 0 || report.Acked == 0 || report.Resets > 0 || len(report.Gaps) > 0 || len(c.load.Problems()) > 0 {
+		b.Errorf("problems: %v", c.load.Problems())
+	}
+}
+
+// sessions counts how the connections of clients ended, by the code of the close frame. Its
+// methods may be called concurrently.
+type sessions struct {
+	mu    sync.Mutex
+	ended map[int64]int
+	slog.Handler
+}
+
+// closeDraining is how an edge that stops ends a connection (docs/protocol.md).
+const closeDraining = 1012
+
+func (s *sessions) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = map[int64]int{}
+}
+
+func (s *sessions) codes() map[int64]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.ended)
+}
+
+// Enabled implements slog.Handler.
+func (s *sessions) Enabled(context.Context, slog.Level) bool { return true }
+
+// WithAttrs implements slog.Handler.
+func (s *sessions) WithAttrs([]slog.Attr) slog.Handler { return s }
+
+// Handle implements slog.Handler.
+func (s *sessions) Handle(_ context.Context, r slog.Record) error {
+	if r.Message != "disconnected" {
+		return nil
+	}
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "close_code" {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.ended[a.Value.Int64()]++
+		}
+		return true
+	})
+	return nil
+}
