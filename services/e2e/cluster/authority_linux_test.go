@@ -30,11 +30,13 @@ func newAuthority(b *testing.B, dir string) *authority {
 	return a
 }
 
-// server makes name.pem and name.key for a server with these addresses and names.
+// server makes name.pem and name.key for a server with these addresses and names, which may
+// be the client of another.
 func (a *authority) server(b *testing.B, name string, addresses []net.IP, names ...string) {
 	b.Helper()
 	a.issue(b, name, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IPAddresses: addresses, DNSNames: names, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		Subject: pkix.Name{CommonName: name}, IPAddresses: addresses, DNSNames: names,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})
 }
 

@@ -18,6 +18,7 @@ func BenchmarkCluster(b *testing.B) {
 	b.Cleanup(func() { c.describe(b) })
 	c.step(b, "to a message in five minutes", c.fiveMinutes)
 	c.watch(b)
+	c.step(b, "NATS cluster", c.startNATS)
 	c.step(b, "two of each", c.scale)
 	c.startLoad(b)
 	c.step(b, "upgrade", c.upgrade)
@@ -35,8 +36,6 @@ type cluster struct {
 	chart string
 	pods  *podWatch
 }
-
-const namespace = "carillon"
 
 // The images that there are of Carillon, of which the chart's own is the first.
 const firstVersion, nextVersion = "v0.1.0", "v0.2.0"
@@ -116,10 +115,9 @@ func (c *cluster) fiveMinutes(b *testing.B) {
 	})
 }
 
-// scale makes two of each role, who can be upgraded without anybody noticing, for a load from
-// one address.
+// scale makes two of each role, which can be upgraded without anybody noticing, beside three
+// servers of NATS.
 func (c *cluster) scale(b *testing.B) {
-	c.apply(b, namespace, natsManifest)
 	write(b, filepath.Join(c.dir, "values.yaml"), valuesFile)
 	c.helm(b, "upgrade", "--set", "image.tag="+firstVersion)
 	for _, role := range roles {
@@ -182,23 +180,33 @@ func (c *cluster) wrongConfiguration(b *testing.B) {
 	}
 }
 
-// killed has an edge's process die, and a pod taken away without a word: Kubernetes starts the
-// one again, and makes another of the other.
+// killed has an edge's process die, then one of NATS, and a pod taken away without a word:
+// Kubernetes starts those again, and makes another of this one.
 func (c *cluster) killed(b *testing.B) {
+	for _, who := range [][]string{{"carillon", "app.kubernetes.io/component=edge"}, {"nats", "app=nats"}} {
+		c.flow(b)
+		c.kill(b, who[0], who[1])
+	}
 	c.flow(b)
-	one := c.staying(b, "edge")[0]
-	edge := one.Metadata.Name
-	c.run(b, "ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", strings.TrimPrefix(one.Status.ContainerStatuses[0].ContainerID, "containerd://"))
-	eventually(b, "the edge is started again", func(ctx context.Context) error {
-		said, err := c.try(ctx, "", "kubectl", "get", "pod", edge, "--output=jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}")
+	c.run(b, "kubectl", "delete", "pod", c.staying(b, "publish")[0].Metadata.Name, "--grace-period=0", "--force")
+	c.run(b, "kubectl", "rollout", "status", "deployment/carillon-publish", "--timeout="+patience.String())
+	c.flow(b)
+}
+
+// kill ends the process of the first pod that a selector finds, and waits until it is back.
+func (c *cluster) kill(b *testing.B, namespace, selector string) {
+	b.Helper()
+	status := func(ctx context.Context, fields string) (string, error) {
+		return c.try(ctx, "", "kubectl", "get", "pods", "--namespace="+namespace, "--selector="+selector, "--output=jsonpath="+fields)
+	}
+	id, err := status(b.Context(), "{.items[0].status.containerStatuses[0].containerID}")
+	must(b, err)
+	c.run(b, "ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", strings.TrimPrefix(id, "containerd://"))
+	eventually(b, selector+" is started again", func(ctx context.Context) error {
+		said, err := status(ctx, "{.items[0].status.containerStatuses[0].restartCount} {.items[0].status.containerStatuses[0].ready}")
 		if err == nil && said != "1 true" {
 			err = fmt.Errorf("%s", said)
 		}
 		return err
 	})
-	c.flow(b)
-	publish := c.staying(b, "publish")[0].Metadata.Name
-	c.run(b, "kubectl", "delete", "pod", publish, "--grace-period=0", "--force")
-	c.run(b, "kubectl", "rollout", "status", "deployment/carillon-publish", "--timeout="+patience.String())
-	c.flow(b)
 }

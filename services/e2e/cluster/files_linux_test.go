@@ -135,34 +135,3 @@ spec:
   selector: {k8s-app: kube-dns}
   ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
 `
-
-// natsManifest is a NATS server by the name that the chart finds by itself (docs/kubernetes.md).
-const natsManifest = `
-apiVersion: v1
-kind: Service
-metadata: {name: nats}
-spec:
-  clusterIP: None
-  publishNotReadyAddresses: true
-  selector: {app: nats}
-  ports: [{name: nats, port: 4222}]
----
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: nats}
-spec:
-  serviceName: nats
-  selector: {matchLabels: {app: nats}}
-  template:
-    metadata: {labels: {app: nats}}
-    spec:
-      enableServiceLinks: false
-      containers:
-        - name: nats
-          image: nats
-          imagePullPolicy: Never
-          args: [--jetstream, --store_dir=/data, --http_port=8222]
-          readinessProbe: {httpGet: {path: /healthz, port: 8222}, periodSeconds: 1}
-          volumeMounts: [{name: data, mountPath: /data}]
-      volumes: [{name: data, emptyDir: {}}]
-`

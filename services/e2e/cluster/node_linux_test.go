@@ -19,7 +19,10 @@ import (
 
 // node is a cluster of one node. Its programs end with the benchmark; its containers, which
 // are theirs, with the namespaces of tools/node.
-type node struct{ dir string }
+type node struct {
+	dir       string
+	authority *authority
+}
 
 // place is what the texts of files_linux_test.go are filled with.
 type place struct{ Dir, Node, DNS, PodNetwork, Cgroup, User string }
@@ -68,6 +71,7 @@ func startNode(b *testing.B) *node {
 func (n *node) writeFiles(b *testing.B) {
 	b.Helper()
 	a := newAuthority(b, n.dir)
+	n.authority = a
 	a.server(b, "kube-apiserver", []net.IP{net.ParseIP(nodeAddress), net.ParseIP(apiAddress)}, "kubernetes.default.svc")
 	a.server(b, "kubelet", []net.IP{net.ParseIP(nodeAddress)})
 	a.server(b, "service-accounts", nil) // for its key alone

@@ -28,16 +28,19 @@ edge:
 publish: {replicas: 2, resources: *small}
 presence: {replicas: 2, resources: *small}
 shutdown: {preStopSeconds: 5, drainWindowSeconds: 10, timeoutSeconds: 30}
+nats: {url: "tls://nats.nats.svc:4222", caSecret: nats-ca, passwordSecret: carillon-nats}
 config:
   edge: {max_connections_per_address: 0, rate: {messages: 100000, per: 1s}}
   callers:
     - {name: backend, publish: ["{rest...}"], history: ["{rest...}"], purge: ["{rest...}"]}
   namespaces:
     - name: chat
+      replicas: 3
       history: {max_messages: 10000, max_bytes: 256MiB}
       presence: true
       rules: [{channel: "chat.{rest...}", subscribe: "true", publish: "true"}]
     - name: user
+      replicas: 3
       history: {max_messages: 10000, max_bytes: 256MiB}
       rules: [{channel: "user.{id}", subscribe: "id == user"}]
 `
