@@ -200,7 +200,7 @@ cluster: bin/static/nats-server bin/coredns bin/pause $(CLUSTER:%=bin/%) ## Run 
 	@$(STEP) 'images' $(GO) -C tools/deployments run ./images -root $(CURDIR) -out $(CURDIR)/bin/images -versions v0.1.0,v0.2.0 \
 		nats=$(CURDIR)/bin/static/nats-server coredns=$(CURDIR)/bin/coredns pause:1=$(CURDIR)/bin/pause
 	@$(GO) test -c -o bin/cluster.test ./services/e2e/cluster
-	cd services/e2e/cluster && ../../../tools/node ../../../bin/cluster.test -test.run '^$$' -test.bench '^BenchmarkCluster$$' -test.benchtime 1x -test.timeout 30m $(ARGS)
+	cd services/e2e/cluster && ../../../tools/node ../../../bin/cluster.test -test.v -test.run '^$$' -test.bench '^BenchmarkCluster$$' -test.benchtime 1x -test.timeout 30m $(ARGS)
 
 .PHONY: hosts
 hosts: bin/carillon bin/previous/carillon bin/nats-server ## Upgrade ten hosts under load, cut them off, have them die, for a quarter of an hour; root (PREVIOUS=HEAD~, ARGS="-steps regexp")

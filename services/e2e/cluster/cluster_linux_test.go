@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -135,29 +136,32 @@ func (c *cluster) helm(b *testing.B, command string, arguments ...string) {
 	}, arguments...)...)
 }
 
-// upgrade brings another image. Each pod of the old one ends by itself, and in time, and
-// clients are told to come back: none finds that out by a connection that breaks.
+// upgrade brings another image.
 func (c *cluster) upgrade(b *testing.B) {
-	c.flow(b)
-	before := c.all(b)
-	c.sessions.reset()
-	c.helm(b, "upgrade", "--set", "image.tag="+nextVersion)
-	c.rolled(b, before)
-	if said := c.run(b, "kubectl", "exec", "deploy/carillon-edge", "--", "/carillon", "version"); !strings.HasPrefix(said, "carillon "+nextVersion) {
-		b.Errorf("the new version is %s", said)
-	}
-	c.flow(b)
+	c.roll(b, nextVersion, func() { c.helm(b, "upgrade", "--set", "image.tag="+nextVersion) })
 }
 
-// rollback goes back to the revision before, as smoothly.
+// rollback goes back to the revision before.
 func (c *cluster) rollback(b *testing.B) {
+	c.roll(b, firstVersion, func() { c.run(b, "helm", "rollback", "carillon", "2", "--wait", "--timeout", patience.String()) })
+}
+
+// roll has something replace every pod. Each ends by itself, and in time; clients are told to
+// come back, and none finds that out by a connection that breaks; nobody who comes is refused.
+func (c *cluster) roll(b *testing.B, version string, do func()) {
+	b.Helper()
 	c.flow(b)
 	before := c.all(b)
 	c.sessions.reset()
-	c.run(b, "helm", "rollback", "carillon", "2", "--wait", "--timeout", patience.String())
+	coming, gone := context.WithCancel(b.Context())
+	var newcomers sync.WaitGroup
+	defer newcomers.Wait()
+	defer gone()
+	newcomers.Go(func() { c.comeAndGo(coming, b) })
+	do()
 	c.rolled(b, before)
-	if said := c.run(b, "kubectl", "exec", "deploy/carillon-edge", "--", "/carillon", "version"); !strings.HasPrefix(said, "carillon "+firstVersion) {
-		b.Errorf("the old version is %s", said)
+	if said := c.run(b, "kubectl", "exec", "deploy/carillon-edge", "--", "/carillon", "version"); !strings.HasPrefix(said, "carillon "+version) {
+		b.Errorf("the version is %s", said)
 	}
 	c.flow(b)
 }

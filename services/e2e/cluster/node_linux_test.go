@@ -120,7 +120,7 @@ func (n *node) importImages(b *testing.B) {
 		b.Fatalf("no images in %s", *imagesFlag)
 	}
 	for _, file := range files {
-		b.Log(n.run(b, "ctr", "--namespace=k8s.io", "images", "import", file))
+		n.run(b, "ctr", "--namespace=k8s.io", "images", "import", file)
 	}
 }
 

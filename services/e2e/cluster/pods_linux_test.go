@@ -3,7 +3,6 @@ package cluster_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -97,14 +96,15 @@ func (w *podWatch) spare(b *testing.B, uid string) (time.Duration, error) {
 	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, s := range w.last[uid].Status.ContainerStatuses {
-		t := s.State.Terminated
-		if t == nil || t.ExitCode != 0 || t.Signal != 0 {
-			return 0, fmt.Errorf("it ended like this: %+v", t)
-		}
-		return w.killed[uid].Sub(t.FinishedAt), nil
+	containers := w.last[uid].Status.ContainerStatuses
+	if len(containers) != 1 || containers[0].State.Terminated == nil {
+		return 0, fmt.Errorf("nothing was heard of its end: %+v", containers)
 	}
-	return 0, errors.New("nothing was heard of its end")
+	end := containers[0].State.Terminated
+	if end.ExitCode != 0 || end.Signal != 0 {
+		return 0, fmt.Errorf("it ended like this: %+v", end)
+	}
+	return w.killed[uid].Sub(end.FinishedAt), nil
 }
 
 // all are the UIDs of the pods of roles that are to stay, by name.

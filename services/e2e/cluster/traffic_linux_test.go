@@ -7,10 +7,14 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/carillon-rt/carillon/services/chaos/checker"
 	"github.com/carillon-rt/carillon/services/chaos/load"
@@ -48,6 +52,8 @@ config:
 // traffic is the load of make chaos, through the Services of the chart.
 type traffic struct {
 	load     *load.Load
+	edge     string // its Service, as a URL
+	tokens   *load.Tokens
 	records  *checker.Checker
 	sessions *sessions
 	events   counter
@@ -73,13 +79,15 @@ func (c *cluster) startLoad(b *testing.B) {
 	address := func(service string) string {
 		return c.run(b, "kubectl", "get", "service", service, "--output=jsonpath={.spec.clusterIP}")
 	}
-	c.traffic = &traffic{records: checker.New(), sessions: &sessions{}}
+	c.traffic = &traffic{
+		records: checker.New(), sessions: &sessions{}, edge: "ws://" + address("carillon-edge") + "/v1/ws",
+		tokens: load.NewTokens(issuer(auth.ForClients, "web", "clients"), issuer(auth.ForCallers, "services", "callers")),
+	}
 	c.sessions.reset()
 	o := load.Options{
-		Edges: []string{"ws://" + address("carillon-edge") + "/v1/ws"}, Publishers: []string{address("carillon-publish") + ":9090"},
+		Edges: []string{c.edge}, Publishers: []string{address("carillon-publish") + ":9090"},
 		Chained: []string{"chat.chain"}, Clients: clients, PerClient: 4, Rate: 100, Seed: 1,
-		Tokens: load.NewTokens(issuer(auth.ForClients, "web", "clients"), issuer(auth.ForCallers, "services", "callers")),
-		Check:  c.records, Logger: slog.New(slog.DiscardHandler), Sessions: slog.New(c.sessions), Events: &c.events, History: io.Discard,
+		Tokens: c.tokens, Check: c.records, Logger: slog.New(slog.DiscardHandler), Sessions: slog.New(c.sessions), Events: &c.events, History: io.Discard,
 	}
 	for i := range 12 {
 		o.Channels = append(o.Channels, fmt.Sprint("chat.load.", i))
@@ -107,6 +115,35 @@ func (c *cluster) flow(b *testing.B) {
 		}
 		return nil
 	})
+}
+
+// comeAndGo opens WebSockets, one after the other, none of which is refused: who comes is taken
+// to an edge that is ready, and not to one that stops.
+func (c *cluster) comeAndGo(ctx context.Context, b *testing.B) {
+	token, err := c.tokens.Client(ctx, "newcomer")
+	if err != nil {
+		b.Error(err)
+		return
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for came := 0; ; came++ {
+		select {
+		case <-ctx.Done():
+			b.Logf("%d newcomers", came)
+			return
+		case <-tick.C:
+		}
+		ws, _, err := websocket.Dial(ctx, c.edge, &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + token}}})
+		if ctx.Err() != nil {
+			continue
+		}
+		if err != nil {
+			b.Errorf("a newcomer is refused: %v", err)
+			continue
+		}
+		_ = ws.CloseNow() // it has been let in
+	}
 }
 
 // finishLoad ends the load, and wants every promise kept.
