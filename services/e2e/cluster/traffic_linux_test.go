@@ -125,7 +125,7 @@ func (c *cluster) comeAndGo(ctx context.Context, b *testing.B) {
 		b.Error(err)
 		return
 	}
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for came := 0; ; came++ {
 		select {
