@@ -51,7 +51,7 @@ func (c *cluster) describe(b *testing.B) {
 	for _, arguments := range [][]string{
 		{"get", "pods", "--all-namespaces", "--output=wide"},
 		{"events", "--all-namespaces", "--types=Warning"},
-		{"logs", "--selector=app.kubernetes.io/instance=carillon", "--prefix", "--tail=10"},
+		{"logs", "--selector=app.kubernetes.io/instance=carillon", "--prefix", "--tail=100"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		said, err := c.try(ctx, "", "kubectl", arguments...)

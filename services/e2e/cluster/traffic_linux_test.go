@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -56,15 +57,19 @@ type traffic struct {
 	tokens   *load.Tokens
 	records  *checker.Checker
 	sessions *sessions
-	events   counter
+	events   *counter
+	left     string // a directory
 }
 
-// counter counts what is written to it, a line at a time.
-type counter struct{ atomic.Int64 }
+// counter counts what is written to a file, a line at a time.
+type counter struct {
+	atomic.Int64
+	io.Writer
+}
 
 func (c *counter) Write(line []byte) (int, error) {
 	c.Add(1)
-	return len(line), nil
+	return c.Writer.Write(line)
 }
 
 const clients = 40
@@ -84,10 +89,11 @@ func (c *cluster) startLoad(b *testing.B) {
 		tokens: load.NewTokens(issuer(auth.ForClients, "web", "clients"), issuer(auth.ForCallers, "services", "callers")),
 	}
 	c.sessions.reset()
+	c.events = &counter{Writer: c.create(b, "events.log")}
 	o := load.Options{
 		Edges: []string{c.edge}, Publishers: []string{address("carillon-publish") + ":9090"},
 		Chained: []string{"chat.chain"}, Clients: clients, PerClient: 4, Rate: 100, Seed: 1,
-		Tokens: c.tokens, Check: c.records, Logger: slog.New(slog.DiscardHandler), Sessions: slog.New(c.sessions), Events: &c.events, History: io.Discard,
+		Tokens: c.tokens, Check: c.records, Logger: slog.New(slog.DiscardHandler), Sessions: slog.New(c.sessions), Events: c.events, History: c.create(b, "history.log"),
 	}
 	for i := range 12 {
 		o.Channels = append(o.Channels, fmt.Sprint("chat.load.", i))
@@ -102,6 +108,27 @@ func (c *cluster) startLoad(b *testing.B) {
 			b.Error(err)
 		}
 	})
+}
+
+// create makes a file that is left if the benchmark fails.
+func (c *cluster) create(b *testing.B, name string) io.Writer {
+	b.Helper()
+	if c.left == "" {
+		var err error
+		c.left, err = os.MkdirTemp("", "carillon-cluster-") //nolint:usetesting // it is kept if something is wrong
+		must(b, err)
+		b.Cleanup(func() {
+			if b.Failed() {
+				b.Logf("what clients were told, and what is stored: %s", c.left)
+			} else if err := os.RemoveAll(c.left); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	file, err := os.Create(filepath.Join(c.left, name)) //nolint:gosec // a constant
+	must(b, err)
+	b.Cleanup(func() { _ = file.Close() }) // it is for reading by eye
+	return file
 }
 
 // flow waits until the load has moved on by enough messages to tell.
@@ -152,7 +179,12 @@ func (c *cluster) finishLoad(b *testing.B) {
 	ctx, cancel := context.WithTimeout(b.Context(), patience)
 	defer cancel()
 	c.load.StopPublishing(ctx)
-	if err := errors.Join(c.load.AwaitHeads(ctx), c.load.Record(ctx), c.load.Close()); err != nil {
+	if err := c.load.AwaitHeads(ctx); err != nil {
+		b.Error(err) // and what was lost is found below
+	}
+	ctx, cancel = context.WithTimeout(b.Context(), patience)
+	defer cancel()
+	if err := errors.Join(c.load.Record(ctx), c.load.Close()); err != nil {
 		b.Error(err)
 	}
 	report := c.records.Check()
