@@ -40,7 +40,7 @@ func (l *Load) AwaitHeads(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return fmt.Errorf("the head of %s cannot be read: %w", channel, ctx.Err())
 			}
-			heads[channel] = l.backend.lastOf(ctx, channel)
+			heads[channel] = l.headOf(ctx, channel)
 		}
 	}
 	tick := time.NewTicker(headInterval)
@@ -56,6 +56,25 @@ func (l *Load) AwaitHeads(ctx context.Context) error {
 			return fmt.Errorf("%d subscriptions are behind, for example %s", len(behind), strings.Join(behind[:min(3, len(behind))], "; "))
 		}
 	}
+}
+
+// headOf returns where the last message of a channel is that everybody gets: one with a ttl
+// passes by whoever comes later. Nil if that cannot be told.
+func (l *Load) headOf(ctx context.Context, channel string) *publishv1.PublishResponse {
+	page, err := call(ctx, l.backend, l.backend.history.ListMessages, &publishv1.ListMessagesRequest{
+		Target: &publishv1.ListMessagesRequest_Channel{Channel: channel}, Limit: pageMessages, NewestFirst: true,
+	})
+	if err != nil {
+		return nil
+	}
+	head := &publishv1.PublishResponse{Epoch: page.GetEpoch()}
+	for _, m := range page.GetMessages() {
+		if m.GetTtl() == nil {
+			head.Offset = m.GetOffset()
+			break
+		}
+	}
+	return head
 }
 
 // behind names the subscriptions that have not got what their channel has.

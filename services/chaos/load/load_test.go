@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	clientv1 "github.com/carillon-rt/carillon/gen/carillon/client/v1"
 	publishv1 "github.com/carillon-rt/carillon/gen/carillon/publish/v1"
@@ -166,7 +167,8 @@ func (s *store) ListMessages(_ context.Context, request *publishv1.ListMessagesR
 	page := &publishv1.ListMessagesResponse{Epoch: epoch}
 	kept := s.kept[request.GetChannel()]
 	if request.GetNewestFirst() {
-		page.Messages = kept[max(0, len(kept)-1):]
+		page.Messages = slices.Clone(kept[max(0, len(kept)-int(request.GetLimit())):])
+		slices.Reverse(page.Messages)
 		return page, nil
 	}
 	for _, m := range kept {
@@ -349,6 +351,21 @@ func TestChainIsChecked(t *testing.T) {
 	}
 	if problems := fmt.Sprint(l.Problems()); len(l.Problems()) != 1 || !strings.Contains(problems, `"chain-1/3" at 6 was to follow 3 and follows 5`) {
 		t.Error(problems)
+	}
+}
+
+// Who comes when a message has outlived its ttl is not waited for to get it.
+func TestTheHeadIsWhatEverybodyGets(t *testing.T) {
+	t.Parallel()
+	short := durationpb.New(time.Second)
+	s := &store{kept: map[string][]*publishv1.StoredMessage{
+		"chat.a": {{Offset: 3}, {Offset: 5}, {Offset: 6, Ttl: short}, {Offset: 8, Ttl: short}}, "chat.b": {{Offset: 7, Ttl: short}},
+	}}
+	l, _ := newLoad(t, s)
+	for channel, want := range map[string]uint64{"chat.a": 5, "chat.b": 0, "chat.c": 0} {
+		if got := l.headOf(t.Context(), channel); got.GetOffset() != want || got.GetEpoch() != epoch {
+			t.Errorf("%s: %v, want %d", channel, got, want)
+		}
 	}
 }
 
