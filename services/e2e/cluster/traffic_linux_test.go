@@ -125,7 +125,7 @@ func (c *cluster) create(b *testing.B, name string) io.Writer {
 			}
 		})
 	}
-	file, err := os.Create(filepath.Join(c.left, name)) //nolint:gosec // a constant
+	file, err := os.Create(filepath.Join(c.left, name))
 	must(b, err)
 	b.Cleanup(func() { _ = file.Close() }) // it is for reading by eye
 	return file
