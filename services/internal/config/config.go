@@ -83,7 +83,7 @@ type Edge struct {
 	ConnectTimeout              time.Duration   `yaml:"connect_timeout" default:"5s" min:"10ms" max:"10m" help:"Time in which a client must send connect, or be closed 4408."`
 	PingInterval                time.Duration   `yaml:"ping_interval" default:"25s" min:"10ms" max:"1h" help:"Time between pings of the server."`
 	PongTimeout                 time.Duration   `yaml:"pong_timeout" default:"10s" min:"10ms" max:"1h" help:"Time in which a client must answer a ping, or be closed 4408."`
-	DrainWindow                 time.Duration   `yaml:"drain_window" default:"5s" min:"0s" max:"10m" help:"Time over which connections are closed 1012 when the edge stops, less than shutdown_timeout."`
+	DrainWindow                 time.Duration   `yaml:"drain_window" default:"5s" min:"0s" max:"10m" help:"Time over which clients are told to reconnect when the edge stops, less than shutdown_timeout."`
 }
 
 // Rate is the token bucket of one connection's commands. It converts to
