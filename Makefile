@@ -15,6 +15,15 @@ BENCH ?= .
 PACKAGES ?= ./...
 PREVIOUS ?= HEAD~
 PARALLEL ?= 5 # tests of a package at once: most wait for something, and leave the processors alone
+TRIMMED := $(strip $(filter-out -trimpath,$(shell $(GO) env GOFLAGS)) -trimpath)
+
+# What is compiled for these serves every clone and worktree, since its directory is in no
+# build; that of modules is the same anyhow. What tests build themselves takes it from here.
+check unit tools bench-test benchmarks fuzz truth: export GOFLAGS := $(TRIMMED)
+
+# A program with the race detector waits for a second when it ends, for races of goroutines
+# that still run; those of a test have ended, or goleak tells.
+unit bench-test truth: export GORACE := $(strip atexit_sleep_ms=0 $(GORACE))
 
 ##@ Every day
 

@@ -210,18 +210,7 @@ func (r *run) startLoad(ctx context.Context) (err error) {
 	for _, publish := range r.fleet.Publishes {
 		o.Publishers = append(o.Publishers, r.fleet.ClientCable(publish).Address())
 	}
-	for i := range r.options.Channels {
-		switch {
-		case i%40 == 7:
-			o.Purged = append(o.Purged, fmt.Sprintf("%s.%d", fleet.Wiped, i))
-		case i%40 == 11:
-			o.Chained = append(o.Chained, fmt.Sprintf("%s.chain-%d", fleet.Feed, i))
-		case i%3 == 0:
-			o.Channels = append(o.Channels, fmt.Sprintf("%s.%d", fleet.Feed, i))
-		default:
-			o.Channels = append(o.Channels, fmt.Sprintf("%s.room.%d", fleet.Chat, i))
-		}
-	}
+	o.Name(r.options.Channels, 40)
 	r.load, err = load.Start(ctx, o)
 	return err
 }

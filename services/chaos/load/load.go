@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/carillon-rt/carillon/services/chaos/checker"
+	"github.com/carillon-rt/carillon/services/chaos/fleet"
 	"github.com/carillon-rt/carillon/services/internal/rpc"
 )
 
@@ -44,6 +45,23 @@ type Options struct {
 	// message that is there in the end: to find out how what the checker has found came
 	// about. Events is written to by one goroutine at a time.
 	Events, History io.Writer
+}
+
+// Name fills in count channels in the namespaces of a fleet: of every so many one is
+// purged, and one chained.
+func (o *Options) Name(count, every int) {
+	for i := range count {
+		switch {
+		case i%every == 7:
+			o.Purged = append(o.Purged, fmt.Sprintf("%s.%d", fleet.Wiped, i))
+		case i%every == 11:
+			o.Chained = append(o.Chained, fmt.Sprintf("%s.chain-%d", fleet.Feed, i))
+		case i%3 == 0:
+			o.Channels = append(o.Channels, fmt.Sprintf("%s.%d", fleet.Feed, i))
+		default:
+			o.Channels = append(o.Channels, fmt.Sprintf("%s.room.%d", fleet.Chat, i))
+		}
+	}
 }
 
 // Load is what runs.

@@ -129,18 +129,7 @@ func (r *run) startAll(ctx context.Context) error {
 		Tokens: r.tokens,
 		Check:  r.check, Logger: slog.New(slog.NewTextHandler(log, nil)), Sessions: slog.New(r.sessions), Events: events, History: history,
 	}
-	for i := range channels {
-		switch {
-		case i%30 == 7:
-			o.Purged = append(o.Purged, fmt.Sprintf("%s.%d", fleet.Wiped, i))
-		case i%30 == 11:
-			o.Chained = append(o.Chained, fmt.Sprintf("%s.chain-%d", fleet.Feed, i))
-		case i%3 == 0:
-			o.Channels = append(o.Channels, fmt.Sprintf("%s.%d", fleet.Feed, i))
-		default:
-			o.Channels = append(o.Channels, fmt.Sprintf("%s.room.%d", fleet.Chat, i))
-		}
-	}
+	o.Name(channels, 30)
 	var err error
 	if r.load, err = load.Start(ctx, o); err != nil {
 		return err
