@@ -72,7 +72,6 @@ func TestReportRefusals(t *testing.T) {
 		c.Info = info
 		return c
 	}
-	s.report(t).ok(incarnated("e0", 7))
 	for name, c := range map[string]struct {
 		before  []*presencev1.ReportRequest
 		bad     *presencev1.ReportRequest
@@ -104,7 +103,6 @@ func TestReportRefusals(t *testing.T) {
 		"an info too long":        {begun, connections(said(`"` + strings.Repeat("x", 1023) + `"`)), "changes.connections[0].info", "info has 1025 bytes, more than 1024"},
 		"an info too deep":        {begun, connections(said(strings.Repeat("[", 33) + strings.Repeat("]", 33))), "changes.connections[0].info", ""},
 		"too many connected":      {begun, connections(make([]*presencev1.Connection, 1001)...), "changes.connections", "connections has 1001 entries, more than 1000"},
-		"an old incarnation":      {nil, incarnated("e0", 6), "hello.incarnation", ""},
 		"a part too large":        {begun, changes(make([]*presencev1.Attendance, 1001)...), "changes.attendances", "attendances has 1001 entries, more than 1000"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -129,6 +127,18 @@ func TestReportRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An edge that has started again has more to say than its last stream.
+func TestReportOfAnOldIncarnation(t *testing.T) {
+	t.Parallel()
+	s := started(t)
+	s.report(t).ok(incarnated("e0", 7)) // which is forgotten after a silence
+	f := fault.FromGRPC(s.report(t).send(incarnated("e0", 6)), "none")
+	if f == nil || f.Code() != codes.InvalidArgument || f.Field != "hello.incarnation" {
+		t.Fatalf("got %v", f)
+	}
+	s.report(t).ok(incarnated("e0", 8))
 }
 
 // The interceptor refuses what the contract bounds.

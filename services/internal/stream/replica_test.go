@@ -476,7 +476,7 @@ func TestReadOfAStreamThatIsEmptyByNow(t *testing.T) {
 		r.stored = slices.Repeat([]channel.Name{"chat.a"}, 10)
 		r.first, r.has = 11, 10
 	})
-	page, err := s.Read(soon(t), "chat.a", 5, 10)
+	page, err := s.Read(t.Context(), "chat.a", 5, 10)
 	if err != nil || page.Trimmed != 10 || offsetsOf(page) != "[] 0" {
 		t.Errorf("%s, trimmed %d, %v", offsetsOf(page), page.Trimmed, err)
 	}
