@@ -1,6 +1,7 @@
-package e2e_test
+package main
 
 import (
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"unicode"
 )
+
+const root = "../.." // of the repository
 
 // pages are the documents at the root and all below docs/, as paths from the root.
 func pages(t testing.TB) []string {
@@ -70,6 +73,7 @@ func anchors(text string) map[string]bool {
 // Every link within the repository leads to something, its heading included.
 func TestLinks(t *testing.T) {
 	t.Parallel()
+	anchorsOf := map[string]map[string]bool{} // by page
 	for _, from := range pages(t) {
 		for _, l := range link.FindAllStringSubmatch(fenced.ReplaceAllString(page(t, from), ""), -1) {
 			if strings.Contains(l[1], "://") || strings.HasPrefix(l[1], "mailto:") {
@@ -84,7 +88,13 @@ func TestLinks(t *testing.T) {
 				t.Errorf("%s links to %s, which is not there", from, l[1])
 				continue
 			}
-			if anchor != "" && !anchors(page(t, to))[anchor] {
+			if anchor == "" {
+				continue
+			}
+			if anchorsOf[to] == nil {
+				anchorsOf[to] = anchors(page(t, to))
+			}
+			if !anchorsOf[to][anchor] {
 				t.Errorf("%s links to %s, and %s has no such heading", from, l[1], to)
 			}
 		}
@@ -180,9 +190,8 @@ func TestDocumentedCommands(t *testing.T) {
 				}
 				tested[command] = true
 				// With --help the command is parsed, and not run.
-				_, stderr, status := execute(t, nil, program(t, carillonProgram), append(arguments, "--help")...)
-				if status != 0 {
-					t.Errorf("%s has carillon %s: exit %d: %s", path, command, status, stderr)
+				if err := run(t.Context(), append(arguments, "--help"), noEnvironment, io.Discard, io.Discard); err != nil {
+					t.Errorf("%s has carillon %s: %v", path, command, err)
 				}
 			}
 		}
@@ -202,14 +211,17 @@ func TestDocumentedConfiguration(t *testing.T) {
 		}
 		checked = true
 		file := filepath.Join(t.TempDir(), "carillon.yaml")
-		write(t, file, block[2])
-		environ := []string{
-			"CLIENTS_SECRET=" + strings.Repeat("c", 32), "CALLERS_SECRET=" + strings.Repeat("s", 32), "ROLES_SECRET=" + strings.Repeat("r", 32),
+		if err := os.WriteFile(file, []byte(block[2]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		environ := map[string]string{
+			"CLIENTS_SECRET": strings.Repeat("c", 32), "CALLERS_SECRET": strings.Repeat("s", 32), "ROLES_SECRET": strings.Repeat("r", 32),
 		}
 		for _, role := range []string{"serve", "edge", "presence", "publish"} {
-			stdout, stderr, status := execute(t, environ, program(t, carillonProgram), "config", "check", "--for", role, "--config", file)
-			if status != 0 || !strings.HasPrefix(stdout, "OK\n") { // warnings may follow
-				t.Errorf("for %s: exit %d\n%s%s", role, status, stdout, stderr)
+			var stdout strings.Builder
+			err := run(t.Context(), []string{"config", "check", "--for", role, "--config", file}, func(name string) string { return environ[name] }, &stdout, io.Discard)
+			if err != nil || !strings.HasPrefix(stdout.String(), "OK\n") { // warnings may follow
+				t.Errorf("for %s: %v\n%s", role, err, stdout.String())
 			}
 		}
 	}
