@@ -57,9 +57,9 @@ func observeStore(meter metric.Meter, stats func() stream.Stats) error {
 		metric.WithDescription("Messages that a stream keeps, as its leader last told this process."))
 	bytes, err4 := meter.Int64ObservableGauge("carillon.nats.stream.bytes", metric.WithUnit("By"),
 		metric.WithDescription("Bytes that a stream keeps, as its leader last told this process."))
-	limits, err6 := meter.Int64ObservableGauge("carillon.nats.stream.limit.bytes", metric.WithUnit("By"),
+	limits, err5 := meter.Int64ObservableGauge("carillon.nats.stream.limit.bytes", metric.WithUnit("By"),
 		metric.WithDescription("Bytes that a stream may keep, as this process is configured; beyond them the oldest messages are dropped."))
-	slots, err5 := meter.Int64ObservableGauge("carillon.store.slots.used",
+	slots, err6 := meter.Int64ObservableGauge("carillon.store.slots.used",
 		metric.WithDescription("Messages on their way into the store, of 256; more wait in line."))
 	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
 		return err

@@ -17,27 +17,34 @@ func Measure(t testing.TB) (metric.Meter, func() map[string]int64) {
 	reader := sdk.NewManualReader()
 	return sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("test"), func() map[string]int64 {
 		t.Helper()
-		var all metricdata.ResourceMetrics
-		if err := reader.Collect(t.Context(), &all); err != nil {
-			t.Fatal(err)
-		}
-		values := map[string]int64{}
-		for _, scope := range all.ScopeMetrics {
-			for _, m := range scope.Metrics {
-				switch data := m.Data.(type) {
-				case metricdata.Sum[int64]:
-					for _, p := range data.DataPoints {
-						values[series(m.Name, p.Attributes)] = p.Value
-					}
-				case metricdata.Histogram[float64]:
-					for _, p := range data.DataPoints {
-						values[series(m.Name, p.Attributes)] = int64(p.Count)
-					}
+		return Measured(t, reader)
+	}
+}
+
+// Measured is what Measure tells, of a meter whose reader the test has for something else
+// too.
+func Measured(t testing.TB, reader *sdk.ManualReader) map[string]int64 {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]int64{}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				for _, p := range data.DataPoints {
+					values[series(m.Name, p.Attributes)] = p.Value
+				}
+			case metricdata.Histogram[float64]:
+				for _, p := range data.DataPoints {
+					values[series(m.Name, p.Attributes)] = int64(p.Count)
 				}
 			}
 		}
-		return values
 	}
+	return values
 }
 
 func series(name string, labels attribute.Set) string {
