@@ -294,10 +294,10 @@ func TestLoadBalancers(t *testing.T) {
 				t.Run("addressed", func(t *testing.T) { addressed(t, s, f) })
 				t.Run("forged", func(t *testing.T) { forged(t, s, f) })
 				t.Run("restarts", func(t *testing.T) { restarts(t, s, f) })
+				t.Run("unready", func(t *testing.T) { unready(t, s, f) })
 				silent.stay(t)
 				gone.missed(t, b.misses)
 				t.Run("reloaded", func(t *testing.T) { reloaded(t, s, f, b.reload) })
-				t.Run("unready", func(t *testing.T) { unready(t, s, f) })
 			})
 			t.Run("tls", func(t *testing.T) {
 				f := b.start(t, "tls")
