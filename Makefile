@@ -15,8 +15,6 @@ BENCH ?= .
 PACKAGES ?= ./...
 PREVIOUS ?= HEAD~
 PARALLEL ?= 5 # tests of a package at once: most wait for something, and leave the processors alone
-ATONCE ?= 3 # packages; those of SLOW first, since nothing is left to run beside what comes last
-SLOW := ./services/e2e ./services/internal/stream ./services/edge
 TRIMMED := $(strip $(filter-out -trimpath,$(shell $(GO) env GOFLAGS)) -trimpath)
 
 # What is compiled for these serves every clone and worktree, since its directory is in no
@@ -50,7 +48,7 @@ test: ## Install what is needed, then run every check and every test
 
 .PHONY: unit
 unit: node_modules bin/carillon bin/nats-server bin/grpcurl ## Run the tests only, end to end included (PACKAGES=./services/edge/...)
-	@$(STEP) 'go test -race' $(GO) test -race -shuffle=on -p $(ATONCE) -parallel $(PARALLEL) -timeout 15m $(if $(filter ./...,$(PACKAGES)),$(SLOW)) $(PACKAGES)
+	@$(STEP) 'go test -race' $(GO) test -race -shuffle=on -parallel $(PARALLEL) -timeout 15m $(PACKAGES)
 
 .PHONY: check
 check: deps node_modules bin/gofumpt bin/staticcheck ## Run the checks only: contract, format, vet, modules
