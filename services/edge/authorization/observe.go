@@ -31,6 +31,7 @@ func (c *Client) Observe(tracer *tracing.Tracer, meter metric.Meter) error {
 	of := func(outcome string) []metric.AddOption {
 		return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", outcome)))}
 	}
+	hedges.Add(context.Background(), 0) // so that it is there before the first
 	c.tracer = tracer
 	c.metrics = &metrics{checks: checks, duration: duration, hedges: hedges, allowed: of("allowed"), denied: of("denied"), failed: of("error")}
 	return nil
