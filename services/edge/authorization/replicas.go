@@ -121,6 +121,7 @@ func (r *replicas) race(ctx context.Context, req *authzv1.CheckPermissionsReques
 			switch {
 			case len(left) > 0:
 				begin()
+				silence.Reset(wait) // who is asked in its place has as long
 			case len(silent) == 0:
 				return nil, hedged, a.err
 			}
@@ -161,11 +162,15 @@ func (r *replicas) patience() time.Duration {
 
 // note learns from an answer: who was asked before, and has said nothing yet, is avoided.
 func (r *replicas) note(asked []*attempt, answered *attempt, hedged bool) {
-	if answered.err != nil { // as where the caller has given up
-		return
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	spend := func() { r.credit = max(r.credit-hedgeCost, 0) }
+	if answered.err != nil { // else, as where the caller has given up, there is nothing to learn
+		if hedged && status.Code(answered.err) == codes.DeadlineExceeded { // all are silent
+			spend()
+		}
+		return
+	}
 	answered.replica.avoidance = 0
 	before := slices.Index(asked, answered)
 	now := time.Now()
@@ -176,7 +181,7 @@ func (r *replicas) note(asked []*attempt, answered *attempt, hedged bool) {
 	case !hedged:
 		r.credit = min(r.credit+1, maxCredit)
 	case before == 0: // it would have come without
-		r.credit = max(r.credit-hedgeCost, 0)
+		spend()
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	authzv1 "github.com/carillon-rt/carillon/gen/carillon/authz/v1"
@@ -24,6 +26,7 @@ type moody struct {
 	authzv1.UnimplementedAuthorizationServiceServer
 	takes atomic.Int64 // nanoseconds
 	asked atomic.Int64
+	away  atomic.Bool // it says so then, in place of an answer
 }
 
 const forGood = time.Hour
@@ -36,6 +39,9 @@ func (m *moody) CheckPermissions(ctx context.Context, req *authzv1.CheckPermissi
 	case <-thought.C:
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+	if m.away.Load() {
+		return nil, status.Error(codes.Unavailable, "away")
 	}
 	res := &authzv1.CheckPermissionsResponse{}
 	for range req.GetChecks() {
@@ -102,6 +108,42 @@ func TestAReplicaThatSaysNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who is asked in place of a replica that cannot be reached has as long as that had.
+func TestWhoIsAskedInsteadHasTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const each = hedgeAfter * 3 / 5
+		cl, all := among(t, each, each, 0)
+		all[0].away.Store(true)
+		if lasted := took(t, cl, true); lasted != 2*each {
+			t.Errorf("took %v, want %v", lasted, 2*each)
+		}
+		if asked := calls(all); !slices.Equal(asked, []int64{1, 1, 0}) {
+			t.Errorf("asked %v times", asked)
+		}
+	})
+}
+
+// Where nobody answers any more few are asked: who is overloaded is not given all questions
+// of the others too.
+func TestWhereAllAreSilentFewAreAsked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cl, all := among(t, forGood, forGood, forGood, forGood, forGood)
+		const questions, free = 20, (maxCredit - maxCredit/2) / hedgeCost
+		for range questions {
+			took(t, cl, false)
+		}
+		sum, most := int64(0), int64(free*len(all)+(questions-free)*3)
+		for _, asked := range calls(all) {
+			sum += asked
+		}
+		if sum > most {
+			t.Errorf("%d questions were asked %d times, want %d at most", questions, sum, most)
+		}
+	})
 }
 
 // Who was silent is left alone, tried by one question now and then, less and less often, and
