@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,26 +12,36 @@ import (
 )
 
 // certificates are the files by which a process speaks TLS. Parts that start late add
-// theirs while others are measured already.
+// theirs while others are measured already, and who dials again adds the same once more.
 type certificates struct {
 	mu    sync.Mutex
-	files []func() map[string]time.Time
+	files map[expiring]struct{}
 }
 
-// add takes what tells until when some files are good.
-func (c *certificates) add(files func() map[string]time.Time) {
+// expiring are some files, which tell until when they are good. Equal ones are the same.
+type expiring interface{ Expiries() map[string]time.Time }
+
+func (c *certificates) add(files expiring) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.files = append(c.files, files)
+	if c.files == nil {
+		c.files = map[expiring]struct{}{}
+	}
+	c.files[files] = struct{}{}
 }
 
-// expiries reads all files, each of which may have several uses.
+// expiries reads all files. Of one that has several uses the first end counts.
 func (c *certificates) expiries() map[string]time.Time {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	files := slices.Collect(maps.Keys(c.files))
+	c.mu.Unlock()
 	all := map[string]time.Time{}
-	for _, files := range c.files {
-		maps.Copy(all, files())
+	for _, f := range files {
+		for file, end := range f.Expiries() {
+			if known, ok := all[file]; !ok || end.Before(known) {
+				all[file] = end
+			}
+		}
 	}
 	return all
 }

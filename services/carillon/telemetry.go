@@ -104,7 +104,7 @@ func (p *process) telemetryTLS() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("telemetry.tls: %w", err)
 	}
-	p.certificates.add(c.Expiries)
+	p.certificates.add(c)
 	return current(), nil
 }
 

@@ -28,7 +28,7 @@ func (p *process) serverTLS(name string, files config.ServerTLS, protocol string
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls: %w", name, err)
 	}
-	p.certificates.add(secure.Server(files).Expiries)
+	p.certificates.add(secure.Server(files))
 	return c, nil
 }
 
@@ -50,7 +50,7 @@ func (p *process) dial(addresses []string, creds credentials.PerRPCCredentials, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	p.certificates.add(secure.Client(options).Expiries)
+	p.certificates.add(secure.Client(options))
 	return rpc.DialTLS(addresses, creds, current, how...)
 }
 
@@ -64,7 +64,7 @@ func (p *process) natsTLS() (func() *tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats.tls: %w", err)
 	}
-	p.certificates.add(c.Expiries)
+	p.certificates.add(c)
 	return current, nil
 }
 

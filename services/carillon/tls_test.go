@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -169,6 +171,31 @@ func (s *secured) tellsOfCertificates(t *testing.T) {
 		if end, err := strconv.ParseFloat(f[2], 64); err != nil || time.Until(time.Unix(int64(end), 0)) < 50*time.Minute {
 			t.Errorf("%s ends at %s (%v), want in an hour", f[1], f[2], err)
 		}
+	}
+}
+
+// Who dials again and again adds nothing, and of a file with two uses the first end counts.
+func TestCertificatesAreNotedOnce(t *testing.T) {
+	t.Parallel()
+	authority, dir := securetest.NewAuthority(t), t.TempDir()
+	var text []byte
+	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	for _, ends := range []time.Time{end, end.Add(time.Hour)} {
+		certFile, _ := authority.Files(t, dir, securetest.Options{NotAfter: ends})
+		one, err := os.ReadFile(certFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, one...)
+	}
+	file := writeFile(t, string(text))
+	var c certificates
+	for range 3 {
+		c.add(secure.Client{CAFile: file})
+		c.add(secure.Server{CertFile: file})
+	}
+	if got, want := c.expiries(), map[string]time.Time{file: end}; len(c.files) != 2 || !maps.Equal(got, want) {
+		t.Errorf("%d are noted, and tell %v, want %v", len(c.files), got, want)
 	}
 }
 
