@@ -140,8 +140,8 @@ func (f *clientFlags) checkCA(servers ...string) error {
 		switch {
 		case !found:
 			secured = append(secured, "https://"+server)
-		case scheme == "ws":
-			secured = append(secured, "wss://"+host)
+		case scheme == "ws" || scheme == "http":
+			secured = append(secured, scheme+"s://"+host)
 		default:
 			return nil
 		}

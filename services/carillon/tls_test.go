@@ -223,9 +223,11 @@ namespaces: [{name: chat, ephemeral: true, rules: [{channel: "chat.{room}", subs
 		if out, err := probe(urls[0], urls[1]); err != nil || strings.Count(out, "\n") != 3 {
 			t.Errorf("%s over TLS: %q, %v", role, out, err)
 		}
-		want := "--ca: is for a server over TLS, as wss://" + s.at["edge"] + "/v1/ws or https://" + s.at["publish"]
-		if _, err := probe("ws://", ""); err == nil || err.Error() != want {
-			t.Errorf("neither: %v, want %s", err, want)
+		for plain, over := range map[string]string{"ws://": "wss://", "http://": "https://"} {
+			want := "--ca: is for a server over TLS, as " + over + s.at["edge"] + "/v1/ws or https://" + s.at["publish"]
+			if _, err := probe(plain, ""); err == nil || err.Error() != want {
+				t.Errorf("neither: %v, want %s", err, want)
+			}
 		}
 	}
 }
