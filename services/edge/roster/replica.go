@@ -2,6 +2,7 @@ package roster
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -106,6 +107,9 @@ func (r *replica) run(ctx context.Context) {
 		}
 		pause := pauseAfter(outage.Failures())
 		r.logger.Log(ctx, outage.Failed(err), "presence is not told: the stream ended", "error", err)
+		if errors.Is(err, errAway) { // it has been waited for
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return

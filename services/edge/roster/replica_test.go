@@ -151,6 +151,7 @@ type presence struct {
 	gate     chan struct{}
 	streams  int
 	broken   error // of the order
+	stops    error // ends the stream at the next request
 	failWith error // of ListMembers
 	lists    int
 	listed   func() // is called before an answer is given
@@ -220,6 +221,9 @@ func (p *presence) Report(stream grpc.BidiStreamingServer[presencev1.ReportReque
 func (p *presence) apply(n uint64, req *presencev1.ReportRequest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.stops != nil {
+		return p.stops
+	}
 	if req.GetSequence() != n || (n == 1) != (req.GetHello() != nil) {
 		p.broken = fmt.Errorf("request %d: %v", n, req)
 		return p.broken
@@ -375,6 +379,11 @@ type system struct {
 // started starts n replicas and a Roster that tells them.
 func started(t testing.TB, n int) *system {
 	t.Helper()
+	return startedLogging(t, n, discard)
+}
+
+func startedLogging(t testing.TB, n int, logger *slog.Logger) *system {
+	t.Helper()
 	s := &system{}
 	var addresses []string
 	for i := range n {
@@ -387,7 +396,7 @@ func started(t testing.TB, n int) *system {
 		EdgeID:    "edge-1",
 		Addresses: addresses,
 		Dial:      func(address string) (*grpc.ClientConn, error) { return s.hosts[address[0]-'0'].dial(address) },
-		Logger:    discard,
+		Logger:    logger,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -22,13 +22,18 @@ const (
 	ackTimeout = 5 * time.Second
 	// goodbyeTimeout bounds how long the end takes.
 	goodbyeTimeout = time.Second
+	// awayTimeout is how long a connection is waited for before that counts as a failure.
+	awayTimeout = time.Second
 )
 
-var errUnacknowledged = errors.New("the replica did not acknowledge in time")
+var (
+	errUnacknowledged = errors.New("the replica did not acknowledge in time")
+	errAway           = errors.New("the replica cannot be reached")
+)
 
 // report keeps one stream until it fails or ctx ends; reported tells whether a
 // snapshot arrived. With wait it first waits for a connection, where it would
-// otherwise fail.
+// otherwise fail; errAway: for as long as that is worth.
 func (r *replica) report(ctx context.Context, wait bool) (reported bool, err error) {
 	conn := r.connection()
 	s, err := r.open(ctx, conn, wait)
@@ -153,7 +158,14 @@ type stream struct {
 func (r *replica) open(ctx context.Context, conn *grpc.ClientConn, wait bool) (*stream, error) {
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	opening := context.AfterFunc(ctx, cancel)
+	away := time.AfterFunc(awayTimeout, cancel)
+	if !wait {
+		away.Stop()
+	}
 	client, err := presencev1.NewPresenceReportServiceClient(conn).Report(streamCtx, grpc.WaitForReady(wait))
+	if !away.Stop() && wait {
+		err = errAway
+	}
 	if !opening() && err == nil {
 		err = ctx.Err()
 	}

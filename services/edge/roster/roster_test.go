@@ -3,8 +3,10 @@ package roster
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -266,6 +268,39 @@ func TestReplicaThatDoesNotAcknowledgeIsLeft(t *testing.T) {
 		synctest.Wait()
 		if got, log := s.replicas[0].state(); len(got) != 1 || s.replicas[0].streams < 2 {
 			t.Fatalf("%v in %d streams: %s", got, s.replicas[0].streams, log)
+		}
+		s.stop()
+	})
+}
+
+// lines counts what is written to it, a line at a time.
+type lines struct{ atomic.Int64 }
+
+func (l *lines) Write(line []byte) (int, error) {
+	l.Add(1)
+	return len(line), nil
+}
+
+// A replica that has said that it stops is no news, but that it does not come back is.
+func TestAReplicaThatDoesNotComeBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var warnings lines
+		s := startedLogging(t, 1, slog.New(slog.NewTextHandler(&warnings, &slog.HandlerOptions{Level: slog.LevelWarn})))
+		synctest.Wait()
+		s.replicas[0].mu.Lock()
+		s.replicas[0].stops = fault.Unavailable(fault.Draining, nil, "stopping").GRPCStatus().Err()
+		s.replicas[0].mu.Unlock()
+		time.Sleep(heartbeat)
+		synctest.Wait()
+		s.hosts[0].stop()
+		time.Sleep(10 * time.Second)
+		if n := warnings.Load(); n != 0 {
+			t.Errorf("%d warnings while it may come back", n)
+		}
+		time.Sleep(time.Minute)
+		if n := warnings.Load(); n != 1 {
+			t.Errorf("%d warnings of a replica that does not come back", n)
 		}
 		s.stop()
 	})
