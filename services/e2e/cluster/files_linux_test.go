@@ -17,6 +17,9 @@ root = "/var/lib/containerd"
 state = "/run/containerd"
 [grpc]
 address = "/run/containerd/containerd.sock"
+# Not in the machine's /opt, which comes first where programs are looked for.
+[plugins.'io.containerd.internal.v1.opt']
+path = "/run/containerd/opt"
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = "pause:1"
 [plugins.'io.containerd.cri.v1.runtime']
@@ -45,6 +48,7 @@ failCgroupV1: false
 failSwapOn: false
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 resolvConf: {{.Dir}}/resolv.conf
+volumePluginDir: {{.Dir}}/volume-plugins
 clusterDomain: cluster.local
 clusterDNS: [{{.DNS}}]
 authentication:

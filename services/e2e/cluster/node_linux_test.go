@@ -107,7 +107,8 @@ func (n *node) startControlPlane(b *testing.B) {
 		return err
 	})
 	n.start(b, "kube-controller-manager", "--kubeconfig="+in("system:kube-controller-manager.kubeconfig"), "--use-service-account-credentials",
-		"--root-ca-file="+in("ca.pem"), "--service-account-private-key-file="+in("service-accounts.key"), "--leader-elect=false")
+		"--root-ca-file="+in("ca.pem"), "--service-account-private-key-file="+in("service-accounts.key"), "--leader-elect=false",
+		"--flex-volume-plugin-dir="+in("volume-plugins"))
 	n.start(b, "kube-scheduler", "--kubeconfig="+in("system:kube-scheduler.kubeconfig"), "--leader-elect=false")
 }
 
