@@ -36,15 +36,18 @@ type engine struct {
 }
 
 // inEngine is what a program has that is in the engine's namespaces: nothing of the
-// machine's network, and mounts that nobody else sees.
+// machine's network, mounts that nobody else sees, and a /run without the containerd of the
+// machine, which dockerd would use. It takes nothing of the machine's daemon.json either.
 const inEngine = `
 set -eu
 mount --make-rprivate /
+mount -t tmpfs tmpfs /run
 ip link set lo up
-exec dockerd --data-root "$1/data" --exec-root "$1/exec" --pidfile "$1/pid" --host "unix://$1/socket" --userland-proxy-path "$2/docker-proxy"
+exec dockerd --config-file /dev/null --data-root "$1/data" --exec-root "$1/exec" --pidfile "$1/pid" --host "unix://$1/socket" --userland-proxy-path "$2/docker-proxy"
 `
 
-// startEngine starts one. It ends with the test, and with it all containers.
+// startEngine starts one. It ends with the test, however that ends, and with it all
+// containers.
 func startEngine(t *testing.T) *engine {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -60,7 +63,8 @@ func startEngine(t *testing.T) *engine {
 	daemon := exec.CommandContext(context.WithoutCancel(t.Context()), "unshare", "--net", "--mount", "sh", "-c", inEngine, "dockerd", dir, programs)
 	daemon.Env = append(os.Environ(), "PATH="+programs+":/usr/sbin:/usr/bin:/sbin:/bin")
 	daemon.Stdout, daemon.Stderr = log, log
-	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is for the test, which ends it
+	// An interrupt is for the test, whose end has the engine stop.
+	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}

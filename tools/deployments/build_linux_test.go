@@ -51,7 +51,7 @@ func BenchmarkImage(b *testing.B) {
 	for b.Loop() {
 		k := startBuildKit(b)
 		from := k.base(b, base, suite)
-		sources := copyTracked(b, "go.mod", "go.sum", "LICENSE", "clients", "gen", "services", "deployments/docker", ".dockerignore")
+		sources := copyTracked(b, "go.mod", "go.sum", "LICENSE", "clients", "gen", "services", "deployments/docker")
 		out := filepath.Join(b.TempDir(), "image")
 		k.build(b, sources, filepath.Join(sources, "deployments/docker"), out,
 			"--opt", "platform=linux/amd64,linux/arm64", "--opt", "build-arg:VERSION="+testVersion, "--opt", "build-arg:REVISION="+testRevision,
@@ -72,7 +72,7 @@ func BenchmarkImage(b *testing.B) {
 type buildKit struct{ address string }
 
 // startBuildKit starts one that keeps everything in a directory of its own. It ends with
-// the test.
+// the test, however that ends.
 func startBuildKit(b *testing.B) buildKit {
 	b.Helper()
 	dir := b.TempDir()
@@ -81,7 +81,8 @@ func startBuildKit(b *testing.B) buildKit {
 	daemon := exec.CommandContext(context.WithoutCancel(b.Context()), filepath.Join(repository, "bin/buildkitd"),
 		"--root", filepath.Join(dir, "root"), "--addr", k.address, "--containerd-worker=false", "--oci-worker-net=host")
 	daemon.Stdout, daemon.Stderr = log, log
-	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is for the test, which ends it
+	// An interrupt is for the test, whose end has the daemon stop.
+	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := daemon.Start(); err != nil {
 		b.Fatal(err)
 	}
