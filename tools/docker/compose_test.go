@@ -312,7 +312,10 @@ func (p *project) observed() {
 				ActiveTargets []struct{ ScrapeURL, Health, LastError string }
 			}
 		}
-		err := json.Unmarshal([]byte(must(p.t, p.command("curl", "-fsS", "http://127.0.0.1:9091/api/v1/targets"))), &answer)
+		text, err := p.get("http://127.0.0.1:9091/api/v1/targets")
+		if err == nil {
+			err = json.Unmarshal(text, &answer)
+		}
 		if len(answer.Data.ActiveTargets) < 10 {
 			err = errors.Join(err, fmt.Errorf("%d targets", len(answer.Data.ActiveTargets)))
 		}
@@ -324,9 +327,19 @@ func (p *project) observed() {
 		return err
 	})
 	eventually(p.t, "Jaeger has traces", func(context.Context) error {
-		if text := must(p.t, p.command("curl", "-fsS", "http://127.0.0.1:16686/api/traces?service=carillon&limit=1")); !strings.Contains(text, `"traceID"`) {
-			return errors.New(text)
+		text, err := p.get("http://127.0.0.1:16686/api/traces?service=carillon&limit=1")
+		if err == nil && !strings.Contains(string(text), `"traceID"`) {
+			err = errors.New(string(text))
 		}
-		return nil
+		return err
 	})
+}
+
+// get asks a port of the engine's machine, which may not be open yet.
+func (p *project) get(url string) ([]byte, error) {
+	text, err := p.command("curl", "-sS", "--fail-with-body", url).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, text)
+	}
+	return text, err
 }
