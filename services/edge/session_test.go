@@ -200,7 +200,7 @@ func TestMalformedFrames(t *testing.T) {
 		{"not JSON", websocket.MessageText, "hello", 4400, "malformed", `{"disconnect":{"code":"INVALID_ARGUMENT","reason":"FRAME_MALFORMED","message":"the frame is not a JSON object: invalid character 'h' looking for beginning of value","reconnectAfterMs":0}}`},
 		{"no id", websocket.MessageText, `{"ping":{}}`, 4400, "malformed", `{"disconnect":{"code":"INVALID_ARGUMENT","reason":"FRAME_MALFORMED","message":"the frame has no usable id: a positive integer of at most 9007199254740991","reconnectAfterMs":0}}`},
 		{"binary on JSON", websocket.MessageBinary, `{"id":1,"ping":{}}`, 4400, "malformed", `{"disconnect":{"code":"INVALID_ARGUMENT","reason":"FRAME_MALFORMED","message":"carillon.v1.json wants text messages","reconnectAfterMs":0}}`},
-		{"1 MiB", websocket.MessageText, `{"id":1,"publish":{"data":"` + strings.Repeat("a", 1<<20) + `"}}`, 1009, "frame_too_big", `{"disconnect":{"code":"INVALID_ARGUMENT","reason":"FRAME_TOO_LARGE","message":"the frame has more than 65536 bytes","reconnectAfterMs":0}}`},
+		{"128 KiB", websocket.MessageText, `{"id":1,"publish":{"data":"` + strings.Repeat("a", 128<<10) + `"}}`, 1009, "frame_too_big", `{"disconnect":{"code":"INVALID_ARGUMENT","reason":"FRAME_TOO_LARGE","message":"the frame has more than 65536 bytes","reconnectAfterMs":0}}`},
 	}
 	honest := w.connect(t, "honest")
 	for _, tt := range tests {
