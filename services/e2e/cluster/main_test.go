@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/carillon-rt/carillon/services/e2e/await"
 )
 
 var (
@@ -41,23 +43,5 @@ func write(b *testing.B, name, text string) {
 // eventually tries again until there is no error.
 func eventually(b *testing.B, what string, try func(ctx context.Context) error) {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(b.Context(), patience)
-	defer cancel()
-	again := time.NewTicker(pollInterval)
-	defer again.Stop()
-	var last error
-	for {
-		err := try(ctx)
-		if err == nil {
-			return
-		}
-		if last == nil || ctx.Err() == nil { // else it may be about ctx
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			b.Fatalf("%s: not within %v: %v", what, patience, last)
-		case <-again.C:
-		}
-	}
+	await.Success(b, what, patience, pollInterval, try)
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/carillon-rt/carillon/services/e2e/await"
 )
 
 var (
@@ -52,23 +54,5 @@ func write(t testing.TB, name, text string) {
 // eventually tries again until there is no error.
 func eventually(t testing.TB, what string, try func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	again := time.NewTicker(pollInterval)
-	defer again.Stop()
-	var last error
-	for {
-		err := try(ctx)
-		if err == nil {
-			return
-		}
-		if last == nil || ctx.Err() == nil { // else it may be about ctx
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %v: %v", what, patience, last)
-		case <-again.C:
-		}
-	}
+	await.Success(t, what, patience, pollInterval, try)
 }
